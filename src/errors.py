@@ -1,0 +1,59 @@
+"""Mistakes of the user, told in one line: what was got, what was expected, where, and how to mend it."""
+
+import difflib
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user can mend. Entry scripts print its text as one line and exit with 2, without a traceback."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """' Did you mean X?' for the nearest known word, or '' when nothing is near."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {match[0]}?" if match else ""
+
+
+def first_few(items: Iterable, count: int = 5) -> str:
+    """'a, b, c, ... (9 in all)': enough to find the fault, short enough for one line."""
+    items = [str(i) for i in items]
+    return ", ".join(items[:count]) + (f", ... ({len(items)} in all)" if len(items) > count else "")
+
+
+def need_writable_folder(folder: Path | str, option: str) -> Path:
+    """Make `folder` if it is missing and prove that a file can be written there, before a long run starts.
+
+    Raises:
+        UserError: naming the option and the reason.
+    """
+    folder = Path(folder)
+    probe = folder / ".write_test"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise UserError(f"{option}: cannot write into {folder} ({e.strerror}). Give a folder you may write to.") from e
+    return folder
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run an entry script's `main` and end the process: 0, its own int, 2 for a UserError, 130 for Ctrl-C."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except UserError as e:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print(f"error: {e}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("\nstopped by Ctrl-C", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # the reader of our output (head, less) has gone: not an error of ours
+        sys.stderr.close()
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)
