@@ -27,14 +27,20 @@ MODELS = {"MIMO-UNet": Variant(num_res=8, dropout=0.0), "MIMO-UNetPlus": Variant
 MASK_CHANNELS = BASE + 2 * BASE  # one number per channel of the two fused maps: see MIMOUNet.construct
 
 
+# Both resizes are written as reshapes: `ops.interpolate` cannot be exported with a dynamic shape, nor to ONNX at all, and the
+# gradient of a strided slice fails in PyNative mode on CPU.
+
+
 def downsample(x: Tensor) -> Tensor:
     """Nearest x0.5: pixel [2i, 2j]. Earlier MindSpore ports use bilinear here; the published weights do not fit that."""
-    return ops.interpolate(x, size=(x.shape[2] // 2, x.shape[3] // 2), mode="nearest")
+    n, c, h, w = x.shape
+    return x.reshape(n, c, h // 2, 2, w // 2, 2)[:, :, :, 0, :, 0]
 
 
 def upsample(x: Tensor) -> Tensor:
     """Nearest x2: every pixel becomes a 2x2 block."""
-    return ops.interpolate(x, size=(x.shape[2] * 2, x.shape[3] * 2), mode="nearest")
+    n, c, h, w = x.shape
+    return ops.broadcast_to(x.reshape(n, c, h, 1, w, 1), (n, c, h, 2, w, 2)).reshape(n, c, h * 2, w * 2)
 
 
 class MIMOUNet(nn.Cell):

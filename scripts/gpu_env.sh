@@ -1,0 +1,34 @@
+# Lets MindSpore find the CUDA 11 libraries that `setup.sh --gpu` put into .venv. Read it into a bash shell before Python
+# starts, from any folder; a second time does nothing:
+#     source scripts/gpu_env.sh
+# shellcheck shell=bash
+
+_mimo_gpu_env() {
+  local venv site folders libs
+  venv="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)/.venv"
+  site=$(compgen -G "$venv/lib/python3.*/site-packages" | head -n 1 || true)
+  # The wheels first: they are of one make, whatever CUDA the machine has.
+  folders=$(compgen -G "$site/nvidia/*/lib" | sort || true)
+  if [ ! -e "$site/nvidia/cudnn/lib/libcudnn.so.8" ] || [ ! -x "$venv/cuda/bin/nvcc" ]; then
+    echo "error: no CUDA 11 libraries in $venv; run 'bash scripts/setup.sh --gpu' once" >&2
+    return 2
+  fi
+  libs="${folders//$'\n'/:}:$site/mindspore/lib:$site/mindspore/lib/plugin/gpu"
+  case ":${LD_LIBRARY_PATH:-}:" in
+    *":$libs:"*) ;;
+    *) export LD_LIBRARY_PATH="$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" ;;
+  esac
+  # MindSpore asks nvcc for its version, for nothing else, and picks its CUDA plug-in by the answer.
+  export CUDA_HOME="$venv/cuda"
+}
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  echo "error: this file sets variables of your shell: read it in with 'source ${BASH_SOURCE[0]}'" >&2
+  exit 2
+fi
+if _mimo_gpu_env; then
+  unset -f _mimo_gpu_env
+else
+  unset -f _mimo_gpu_env
+  return 2
+fi

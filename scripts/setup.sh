@@ -1,0 +1,290 @@
+#!/usr/bin/env bash
+# Makes .venv at the root of the repository, or completes it: bash scripts/setup.sh [options], --help lists them.
+#
+# .venv/setup_stamp says what is installed: the Python and the checksum of each requirements file. A file that is not in
+# it, or has changed, is installed; what an earlier call with other options installed stays. While this script works,
+# the stamp is replaced by .venv/setup_unfinished: a .venv with that file and nobody at work was cut off, and is made anew.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+# In an activated .venv the first python3.11 on the PATH is its own, which goes when .venv is made anew.
+PATH=":$PATH:"
+PATH=${PATH//":$VENV/bin:"/:}
+PATH=${PATH#:} PATH=${PATH%:}
+
+STAMP="$VENV/setup_stamp"
+LOG="$VENV/setup.log"
+PYTHONS_WANTED="3.10, 3.11 or 3.12" # the wheels that MindSpore 2.10 has
+# What mindspore/run_check of 2.10 accepts; its own Ascend operators were compiled with the last one.
+CANN_VERSIONS="8.2 8.3 8.5 9.0 9.1"
+
+usage() {
+  cat <<END
+usage: bash scripts/setup.sh [--dev] [--gpu] [--ascend] [--torch] [--fast] [--app] [--system]
+Makes .venv with what training, evaluation and export need on CPU. Options add to what is there already:
+  --dev     tests and formatter, and PyTorch, which some tests compare with
+  --gpu     CUDA 11 libraries from wheels (1.7 GB); needs only an NVIDIA driver
+  --ascend  Python packages of the CANN toolkit, which must be installed
+  --torch   PyTorch, to convert .pkl weights
+  --fast    ONNX Runtime and OpenVINO, several times faster on CPU
+  --app     the web page
+  --system  Debian packages of the slow tests (mpirun, a browser), by apt-get
+PYTHON=/path/to/python chooses the Python, which must be $PYTHONS_WANTED.
+END
+}
+
+say() { echo "setup: $*"; }
+
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+main() {
+  local option file changed=() with_system=false
+  WANTED=(requirements.txt)
+  for option in "$@"; do
+    case $option in
+      -h | --help) usage && exit 0 ;;
+      --dev) want requirements-torch.txt requirements-dev.txt ;;
+      --gpu | --ascend | --torch | --fast | --app) want "requirements-${option#--}.txt" ;;
+      --system) with_system=true ;;
+      *) die "setup.sh: unknown option $option (--help lists the options)" ;;
+    esac
+  done
+
+  # What cannot succeed says so before the long downloads.
+  case " $* " in *" --gpu "*) check_nvidia_driver ;; esac
+  case " $* " in *" --ascend "*) check_ascend ;; esac
+  if $with_system; then install_system_packages; fi
+
+  take_lock
+  make_venv_if_needed
+  for file in "${WANTED[@]}"; do
+    stamp_has "$file" || changed+=("$file")
+  done
+  if [ ${#changed[@]} -eq 0 ]; then
+    say "everything is up to date in $VENV"
+    return
+  fi
+  install "${changed[@]}"
+  say "done: $VENV ($("$VENV_PYTHON" -V))"
+}
+
+# Adds requirements files to WANTED, each once.
+want() {
+  local file
+  for file in "$@"; do
+    if [[ " ${WANTED[*]} " != *" $file "* ]]; then WANTED+=("$file"); fi
+  done
+}
+
+# ---- checks before anything is installed -----------------------------------------------------------------------------
+
+check_nvidia_driver() {
+  has_nvidia_driver || die "--gpu: no NVIDIA driver here (no /proc/driver/nvidia/version, and nvidia-smi lists no GPU);" \
+    "install the driver of your distribution first, or leave --gpu out for CPU"
+}
+
+check_ascend() {
+  local home="" device="" version="" need
+  need="MindSpore 2.10 needs CANN 9.1 (it accepts ${CANN_VERSIONS// /, }): the packages Ascend-cann-toolkit and Ascend-cann-<chip>-ops"
+  home=$(cann_home) || true
+  if [ "$(ascend_count)" -gt 0 ] || command -v npu-smi >/dev/null; then device="$(ascend_count) device(s)"; fi
+  [ -n "$home$device" ] || die "--ascend: neither a CANN toolkit (ASCEND_HOME_PATH, /usr/local/Ascend) nor a device (npu-smi, /dev/davinci*) here; $need"
+  [ -n "$home" ] || die "--ascend: $device here, but no CANN toolkit (ASCEND_HOME_PATH, /usr/local/Ascend); $need"
+  [ -n "$device" ] || die "--ascend: a CANN toolkit in $home, but no device (no npu-smi, no /dev/davinci*): install the driver and firmware"
+  version=$(sed -n 's/^[Vv]ersion=//p' "$home/compiler/version.info" 2>/dev/null | head -n 1) || true
+  say "Ascend: $device, CANN ${version:-of unknown version} in $home"
+  if [ -n "$version" ] && [[ " $CANN_VERSIONS " != *" $(cut -d. -f1,2 <<<"$version") "* ]]; then
+    say "warning: CANN $version is not one that MindSpore 2.10 was tested with (${CANN_VERSIONS// /, })"
+  fi
+}
+
+# The slow tests start ranks by mpirun and look at the web page through a browser.
+install_system_packages() {
+  local packages=() as_root=() log
+  command -v mpirun >/dev/null || packages+=(openmpi-bin)
+  # Ubuntu has no chromium package outside snap, but often Chrome.
+  command -v chromium >/dev/null || command -v google-chrome >/dev/null || packages+=(chromium)
+  command -v chromedriver >/dev/null || packages+=(chromium-driver)
+  if [ ${#packages[@]} -eq 0 ]; then
+    say "system packages are there: mpirun, a browser and its driver"
+    return
+  fi
+  command -v apt-get >/dev/null || die "--system: this system has no apt-get; install by its own means what corresponds to: ${packages[*]}"
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || die "--system: you are not root and there is no sudo; ask an administrator for: apt-get install ${packages[*]}"
+    as_root=(sudo)
+  fi
+  say "installing ${packages[*]} by apt-get"
+  log=$(mktemp)
+  if ! { "${as_root[@]}" apt-get update -q && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -q --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
+    tail -n 15 "$log" >&2
+    fail "--system: apt-get failed, its last lines are above, all of it is in $log"
+  fi
+  rm -f "$log"
+}
+
+# Two calls at a time would write into one .venv: the second waits. The lock ends with the process that holds it.
+take_lock() {
+  command -v flock >/dev/null || return 0 # macOS has none; there two at a time are the user's care
+  exec 9<"$ROOT/scripts/setup.sh"
+  if ! flock -n 9; then
+    say "another setup.sh is at work on this folder, waiting for it"
+    flock 9
+  fi
+}
+
+# ---- Python ----------------------------------------------------------------------------------------------------------
+
+# "3.11" for a Python that starts and is CPython, else what it said, or nothing. -I: no user's sitecustomize.
+python_version() {
+  local answer
+  answer=$("$1" -I -c 'import platform as p; print(p.python_implementation(), p.python_version())' 2>/dev/null </dev/null) || return 0
+  if [[ $answer =~ ([0-9]+\.[0-9]+) && $answer != *PyPy* ]]; then answer=${BASH_REMATCH[1]}; fi
+  echo "$answer" | head -n 1
+}
+
+is_fit() {
+  [[ $1 =~ ^3\.1[012]$ ]]
+}
+
+# Sets CHOSEN to the first fit Python. One named by PYTHON is taken or refused, never passed over in silence.
+choose_python() {
+  local name version found="" candidates=(python3.11 python3.12 python3.10 python3 python)
+  if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
+  for name in "${candidates[@]}"; do
+    version=$(python_version "$name")
+    if is_fit "$version"; then
+      CHOSEN=$name
+      return
+    fi
+    if [ -n "$version" ]; then found+="${found:+, }$name is $version"; fi
+  done
+  if [ -n "${PYTHON:-}" ]; then
+    die "PYTHON: ${found:-$PYTHON does not start}, but MindSpore 2.10 needs Python $PYTHONS_WANTED"
+  fi
+  die "found no fit Python (${found:-none on the PATH}), MindSpore 2.10 needs Python $PYTHONS_WANTED;" \
+    "install one, or name it: PYTHON=/path/to/python3.11 bash scripts/setup.sh"
+}
+
+# Why the present .venv cannot be kept; nothing when it can.
+fault_of_venv() {
+  local version asked=""
+  if [ -e "$UNFINISHED" ]; then
+    echo "an earlier setup was cut off"
+    return
+  fi
+  version=$(python_version "$VENV_PYTHON")
+  if [ -n "${PYTHON:-}" ]; then asked=$(python_version "$CHOSEN"); fi
+  if ! is_fit "$version"; then
+    echo "its Python is ${version:-broken}"
+  elif [ ! -d "$VENV/lib/python$version/site-packages" ] || { [ -e "$STAMP" ] && ! grep -qx "python $version" "$STAMP"; }; then
+    echo "it was made with another Python than its present $version"
+  elif [ -n "$asked" ] && [ "$asked" != "$version" ]; then
+    echo "it has Python $version, PYTHON asks for $asked"
+  elif [ -e "$STAMP" ] && [ ! -d "$VENV/lib/python$version/site-packages/mindspore" ]; then
+    echo "MindSpore has gone from it"
+  elif [ ! -d "$VENV/lib/python$version/site-packages/pip" ]; then
+    echo "it has no pip"
+  fi
+}
+
+make_venv_if_needed() {
+  local fault file
+  # Looked at even when .venv is complete: a PYTHON that is asked for and unfit must not go unnoticed.
+  if [ -n "${PYTHON:-}" ]; then choose_python; fi
+  if [ -e "$VENV" ] || [ -L "$VENV" ]; then
+    fault=$(fault_of_venv)
+    [ -n "$fault" ] || return 0
+    say "making .venv anew: $fault"
+  fi
+  choose_python
+  # What earlier calls installed, or were about to, comes back.
+  # shellcheck disable=SC2046 # one word for each file
+  want $(cat "$STAMP" "$UNFINISHED" 2>/dev/null | awk 'NF == 3 { print $3 }')
+  "$CHOSEN" -c 'import venv, ensurepip' 2>/dev/null || die "$CHOSEN cannot make a virtual environment (no ensurepip):" \
+    "apt-get install python3-venv (or python$(python_version "$CHOSEN")-venv), then run this again"
+  rm -rf "$VENV"
+  mkdir "$VENV" 2>/dev/null || die "cannot write into $ROOT"
+  for file in "${WANTED[@]}"; do checksum "$file"; done >"$UNFINISHED"
+  say "making .venv with $CHOSEN ($(python_version "$CHOSEN"))"
+  "$CHOSEN" -m venv "$VENV" >"$LOG" 2>&1 || fail "$CHOSEN -m venv failed: $(tail -n 1 "$LOG") (all of it is in $LOG)"
+}
+
+# ---- packages --------------------------------------------------------------------------------------------------------
+
+checksum() {
+  (cd "$ROOT" && cksum "$1") # `sum bytes name`; POSIX, so it is everywhere
+}
+
+stamp_has() {
+  [ -e "$STAMP" ] && grep -qxF "$(checksum "$1")" "$STAMP"
+}
+
+# Everything of the project imports, and no two packages contradict each other.
+installation_works() {
+  "$VENV_PYTHON" -m pip --disable-pip-version-check check >>"$LOG" 2>&1 &&
+    "$VENV_PYTHON" -c 'import mindspore, numpy, PIL, skimage, yaml, tqdm, tensorboardX, matplotlib' >>"$LOG" 2>&1
+}
+
+# install FILE...: pip installs the requirements files, the stamp gets their checksums.
+install() {
+  local file old_stamp sum size
+  old_stamp=$(cat "$STAMP" 2>/dev/null) || true
+  {
+    echo "$old_stamp"
+    for file in "$@"; do checksum "$file"; done
+  } >"$UNFINISHED"
+  rm -f "$STAMP"
+  for file in "$@"; do
+    case $file in
+      requirements.txt) say "installing $file (MindSpore is 2.4 GB unpacked: one to two minutes on a fast line)" ;;
+      *) say "installing $file" ;;
+    esac
+    # -c: an addition may not move what the base has pinned, numpy below 2 above all.
+    if ! "$VENV_PYTHON" -m pip --disable-pip-version-check --no-input install --quiet \
+      -r "$ROOT/$file" -c "$ROOT/requirements.txt" >>"$LOG" 2>&1; then
+      give_up "$old_stamp" "pip could not install $file: $(grep -E '^ERROR' "$LOG" | tail -n 1)"
+    fi
+    if [ "$file" = requirements-gpu.txt ]; then write_nvcc; fi
+  done
+  say "checking the installation"
+  installation_works || give_up "$old_stamp" "the installation does not work: $(tail -n 1 "$LOG")"
+
+  {
+    echo "python $(python_version "$VENV_PYTHON")"
+    for file in "$@"; do checksum "$file"; done
+    # The files of earlier calls, unless just installed. One that has changed since stays with its old sum, so that
+    # the next call that asks for it installs it.
+    while read -r sum size file; do
+      if [ -n "$file" ] && [[ " $* " != *" $file "* ]]; then echo "$sum $size $file"; fi
+    done <<<"$old_stamp"
+  } >"$STAMP.new"
+  mv "$STAMP.new" "$STAMP"
+  rm -f "$UNFINISHED"
+}
+
+# give_up OLD_STAMP MESSAGE: pip stopped by itself, mostly before it changed anything. If what was there before still
+# works, it stays claimed; otherwise the mark of an unfinished .venv stays, and the next call makes it anew.
+give_up() {
+  if [ -n "$1" ] && installation_works; then
+    printf '%s\n' "$1" >"$STAMP"
+    rm -f "$UNFINISHED"
+  fi
+  fail "$2 (all of it is in $LOG)"
+}
+
+# MindSpore asks $CUDA_HOME/bin/nvcc which CUDA is there and picks its plug-in by the answer; it compiles nothing with
+# it. The wheels bring no compiler, so this answers for them: 11.6 is the newest that the plug-in exists for, and CUDA 11
+# libraries of later minor versions serve it.
+write_nvcc() {
+  mkdir -p "$VENV/cuda/bin"
+  printf '#!/bin/sh\necho "Cuda compilation tools, release 11.6, V11.6.124"\n' >"$VENV/cuda/bin/nvcc"
+  chmod +x "$VENV/cuda/bin/nvcc"
+}
+
+# Called on the last line, so that bash has read the whole file before a `git pull` can change it.
+main "$@"

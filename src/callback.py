@@ -1,0 +1,246 @@
+"""Training callbacks, one job each.
+
+`Clock` comes first: it turns the framework's counters, which restart when a run is resumed and advance by whole sinks with data
+sink on, into `global_step`, `previous_step`, `epoch` and `scalars` of the run, and leaves them in `cb_params` for the others.
+"Every N" therefore means: a multiple of N was reached or passed since the last call.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore.train import Callback, RunContext
+from tqdm import tqdm
+
+from src.picture import save_curves
+from src.run_folder import RunLog, checkpoint_name, numbered_checkpoints, read_log
+
+VALUES = ("loss", "content", "fft", "lr", "scale", "finite")  # what src.train_step.TrainStep returns, in order
+
+
+def passed(state: Any, interval: int) -> bool:
+    """Whether a multiple of `interval` steps lies in (previous_step, global_step]; never for 0."""
+    return interval > 0 and state.global_step // interval > state.previous_step // interval
+
+
+class Clock(Callback):
+    """Steps, epochs and times of the run."""
+
+    def __init__(self, first_step: int, steps_per_epoch: int):
+        self.first_step, self.steps_per_epoch = first_step, steps_per_epoch
+        self.global_step = first_step
+
+    def on_train_begin(self, run_context: RunContext) -> None:
+        self.last_end = time.perf_counter()
+        self.begin = self.last_end
+
+    def on_train_step_begin(self, run_context: RunContext) -> None:
+        self.begin = time.perf_counter()
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        state = run_context.original_args()
+        state.previous_step, self.global_step = self.global_step, self.first_step + state.cur_step_num
+        state.global_step = self.global_step
+        state.epoch = (self.global_step - 1) // self.steps_per_epoch + 1  # counted from 1
+        # Reading a value waits for the device, so the clock stops after it.
+        outputs = state.net_outputs if isinstance(state.net_outputs, tuple | list) else (state.net_outputs,)
+        state.scalars = dict(zip(VALUES, (float(v.asnumpy()) for v in outputs)))
+        now = time.perf_counter()
+        steps = max(1, self.global_step - state.previous_step)
+        state.scalars["seconds_per_step"] = (now - self.last_end) / steps
+        state.scalars["data_wait"] = (self.begin - self.last_end) / steps
+        self.last_end = now
+
+
+
+class ClockRestart(Callback):
+    """Last in the list: leaves what the other callbacks did (validation, checkpoints) out of the next step's time."""
+
+    def __init__(self, clock: Clock):
+        self.clock = clock
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        self.clock.last_end = time.perf_counter()
+
+
+class Progress(Callback):
+    """A progress bar on a terminal; elsewhere a line at most every ten seconds."""
+
+    def __init__(self, first_step: int, last_step: int):
+        self.first_step, self.last_step = first_step, last_step
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, run_context: RunContext) -> None:
+        is_terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            initial=self.first_step, total=self.last_step, unit="step", dynamic_ncols=True, disable=not is_terminal
+        )
+        self.next_line = 0.0
+        self.start = time.perf_counter()
+        if not is_terminal:
+            print("compiling the training step ...", flush=True)
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        state = run_context.original_args()
+        v = state.scalars
+        text = f"loss {v['loss']:.4f} (content {v['content']:.4f}, fft {v['fft']:.3f}) lr {v['lr']:.2e}"
+        now = time.perf_counter()
+        if not self.bar.disable:
+            self.bar.set_description(f"epoch {state.epoch} {text}", refresh=False)
+            self.bar.update(state.global_step - self.bar.n)
+        elif now >= self.next_line or state.global_step == self.last_step:
+            self.next_line = now + 10
+            per_step = (now - self.start) / (state.global_step - self.first_step)
+            left = _clock((self.last_step - state.global_step) * per_step)
+            print(
+                f"epoch {state.epoch} step {state.global_step}/{self.last_step} {text} {v['seconds_per_step']:.2f} s/step, "
+                f"{left} left",
+                flush=True,
+            )
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+
+
+class LogWriter(Callback):
+    """Means of every `interval` steps into `log.csv`."""
+
+    def __init__(self, log: RunLog, interval: int):
+        self.log, self.interval = log, interval
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        state = run_context.original_args()
+        self.count += 1
+        for name, value in state.scalars.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        if passed(state, self.interval):
+            self.write(state)
+
+    def write(self, state: Any) -> None:
+        means = {name: total / self.count for name, total in self.sums.items()}
+        means |= {"lr": state.scalars["lr"], "scale": state.scalars["scale"], "skipped": self.count - self.sums["finite"]}
+        self.log.add(state.epoch, state.global_step, **{k: v for k, v in means.items() if k != "finite"})
+        self.sums, self.count = {}, 0
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        if self.count:
+            self.write(run_context.original_args())
+        self.log.flush()
+
+
+class StopAt(Callback):
+    """End after `step` steps, without changing the schedule."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        if run_context.original_args().global_step >= self.step:
+            run_context.request_stop()
+
+
+class StopOnBadLoss(Callback):
+    """A NaN or infinite loss cannot heal: the step was not applied, and the run ends while its checkpoints are good."""
+
+    def __init__(self, fail: Callable[[int, int, Mapping[str, float]], Exception]):
+        self.fail = fail
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        state = run_context.original_args()
+        if not np.isfinite(state.scalars["loss"]):
+            raise self.fail(state.epoch, state.global_step, state.scalars)
+
+
+class Validate(Callback):
+    """Score on the test images every `interval` steps; remembers the best.
+
+    Args:
+        score: () -> summary with at least `psnr` and `psnr_input` (src.evaluation.summarize).
+        save_best: called after a new best.
+    """
+
+    def __init__(self, score: Callable[[], Mapping[str, Any]], interval: int, log: RunLog,
+                 save_best: Callable[[int, int, float], None], best: float = -np.inf):  # fmt: skip
+        self.score, self.interval, self.log = score, interval, log
+        self.save_best, self.best = save_best, best
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        state = run_context.original_args()
+        if not passed(state, self.interval):
+            return
+        summary = self.score()
+        psnr = summary["psnr"]
+        self.log.add(state.epoch, state.global_step, psnr=psnr, psnr_input=summary["psnr_input"])
+        is_best = psnr is not None and psnr > self.best
+        tqdm.write(
+            f"epoch {state.epoch} validation: psnr {_db(psnr)} (blurred input {_db(summary['psnr_input'])}) "
+            f"on {summary['images']} images, {summary['seconds_per_image']:.2f} s each{', the best so far' if is_best else ''}"
+        )
+        if is_best:
+            self.best = psnr
+            self.save_best(state.epoch, state.global_step, psnr)
+
+
+def _db(value: float | None) -> str:
+    return "inf dB" if value is None else f"{value:.2f} dB"
+
+
+class SaveCheckpoints(Callback):
+    """`last.ckpt` and a numbered checkpoint every so many epochs or steps and at the end; old numbered ones go.
+
+    Args:
+        save: (path, epoch, step) -> None.
+    """
+
+    def __init__(self, folder: Path, model_name: str, save: Callable[[Path, int, int], None], clock: Clock,
+                 epoch_interval: int, step_interval: int, keep: int):  # fmt: skip
+        self.folder, self.model_name, self.save, self.clock = folder, model_name, save, clock
+        self.intervals = (epoch_interval * clock.steps_per_epoch, step_interval)
+        self.keep = keep
+        self.saved_step = clock.first_step
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        state = run_context.original_args()
+        if any(passed(state, interval) for interval in self.intervals):
+            self.write(state)
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        state = run_context.original_args()
+        if self.clock.global_step > self.saved_step:
+            self.write(state)
+
+    def write(self, state: Any) -> None:
+        self.save(self.folder / checkpoint_name(self.model_name, state.epoch, state.global_step), state.epoch, state.global_step)
+        self.save(self.folder / "last.ckpt", state.epoch, state.global_step)
+        self.saved_step = state.global_step
+        for path in numbered_checkpoints(self.folder, self.model_name)[: -self.keep]:
+            path.unlink()
+
+
+class Curves(Callback):
+    """`curves.png`, redrawn at every validation and at the end."""
+
+    def __init__(self, log: RunLog, path: Path, interval: int):
+        self.log, self.path, self.interval = log, path, interval
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        if passed(run_context.original_args(), self.interval):
+            self.draw()
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        self.draw()
+
+    def draw(self) -> None:
+        self.log.flush()
+        save_curves(self.path, {self.path.parent.name: read_log(self.log.path)})

@@ -1,0 +1,256 @@
+"""Settings: one typed, frozen dataclass. Defaults < device YAML < recipe YAML < command line.
+
+This file is the full list of options. An unknown key or a value of the wrong type stops the run with its name, its value and
+what was expected. Nothing here imports MindSpore, so that `--help` answers at once.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src import __version__
+from src.errors import UserError, nearest
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG_DIR = ROOT / "configs"
+# The values of src.mimo_unet.MODELS, repeated here because that module needs MindSpore; a test holds the two together.
+MODEL_NAMES = ("MIMO-UNet", "MIMO-UNetPlus")
+DEVICES = ("CPU", "GPU", "Ascend")
+SCRIPTS = ("train", "eval", "export")
+
+
+def option(default: Any, help: str, scripts: str = "train", choices: Sequence[str] = (), low: float | None = None) -> Any:
+    """A field with its help text, the scripts that offer it, its legal values or its smallest value."""
+    return field(default=default, metadata={"help": help, "scripts": scripts.split(), "choices": choices, "low": low})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option of `train.py`, `eval.py` and `export.py`. A YAML file may hold any of them, whichever script reads it."""
+
+    # device
+    device_target: str = option("CPU", "where the network runs", "train eval", DEVICES)
+    device_id: int = option(0, "which device of that kind; with several ranks each takes its own", "train eval", low=0)
+    is_train_distributed: bool = option(False, "one of several ranks, started by mpirun or msrun")
+
+    # network
+    model_name: str = option("MIMO-UNet", "variant of the network", "train eval export", MODEL_NAMES)
+    num_res: int = option(0, "residual blocks per stage, 0 = the variant's own (8 or 20); small for trials", low=0)
+
+    # data
+    dataset_root: str = option(
+        "", "folder with {train,test}/{blur,sharp}; empty = ./dataset, else a sample set made on the spot", "train eval"
+    )
+    slice_dataset: int = option(0, "use only the first N images, 0 = all", "train eval", low=0)
+    crop_size: int = option(256, "side of the square training crops, pixels, a multiple of 4", low=16)
+    num_worker: int = option(4, "loader workers, clamped to the cores", low=1)
+    worker_type: str = option("thread", "loader workers are threads or processes", choices=("thread", "process"))
+
+    # schedule
+    seed: int = option(1, "of initialisation, order, crops, flips and channel dropout", low=0)
+    epochs_num: int = option(3000, "epochs", low=1)
+    max_steps: int = option(0, "end after N optimizer steps, without changing the schedule; 0 = no limit", low=0)
+    train_batch_size: int = option(4, "crops per device and step", low=1)
+    learning_rate: float = option(1e-4, "of Adam at the start")
+    lr_decay_epochs: int = option(500, "the learning rate is halved every N epochs", low=1)
+    fft_weight: float = option(0.1, "weight of the Fourier term of the loss", low=0)
+
+    # precision
+    amp_level: str = option("O0", "O0 = float32, O3 = float16 network", choices=("O0", "O3"))
+    loss_scale: str = option("dynamic", "'dynamic' or a number, for O3")
+
+    # device feeding
+    train_use_data_sink: bool = option(False, "hand whole epochs to the device (Ascend); CPU runs without")
+    eval_use_data_sink: bool = option(False, "scores are computed on the host: evaluation never sinks, and says so", "eval")
+    sink_size: int = option(100, "steps between two returns to the host with data sink on", low=1)
+
+    # run folder
+    ckpt_save_directory: str = option("runs/MIMO-UNet", "run folder: settings, log, curves, checkpoints")
+    pretrained: str = option("", "start from the network of this checkpoint, with a fresh optimizer, at step 0")
+    overwrite: bool = option(False, "if the run folder holds a run, rename it aside and start anew")
+    ckpt_save_frequency: int = option(1, "epochs between checkpoints", low=1)
+    ckpt_save_steps: int = option(0, "also save every N steps, 0 = never", low=0)
+    log_frequency: int = option(10, "steps between two rows of log.csv, each the mean of its steps", low=1)
+    keep_checkpoint_max: int = option(5, "numbered checkpoints kept beside last.ckpt and best.ckpt", low=1)
+    val_acc_monitor_interval: int = option(10, "epochs between validations, 0 = never", low=0)
+
+    # evaluation
+    ckpt_file: str = option("", "checkpoint", "eval export")
+    eval_batch_size: int = option(1, "images at a time; neighbours of one size go together", "train eval", low=1)
+    img_save_directory: str = option("", "write the restored images here, as PNG", "eval")
+    report_file: str = option("", "summary as JSON; a table of all images is written beside it as CSV", "eval")
+
+    # export
+    export_device_target: str = option("CPU", "device the file is meant for; the export itself runs anywhere", "export", DEVICES)
+    export_file_format: str = option("MINDIR", "file format", "export", ("MINDIR",))
+    export_file_name: str = option("", "name without suffix, empty = the model's name", "export")
+    export_batch_size: int = option(0, "images per call, 0 = any", "export", low=0)
+
+    # not options
+    origin: str = field(default="defaults", metadata={"scripts": []})
+    """Where the settings came from and why, printed as the first line of a run."""
+    debug: bool = field(default=False, metadata={"scripts": []})
+    """Run operator by operator and show tracebacks."""
+
+    def __post_init__(self):
+        problems = []
+        for f in option_fields():
+            value, low, choices = getattr(self, f.name), f.metadata["low"], f.metadata["choices"]
+            if choices and value not in choices:
+                problems.append(
+                    f"--{f.name}: got {value!r}, expected one of {', '.join(choices)}.{nearest(str(value), choices)}"
+                )
+            elif low is not None and value < low:
+                problems.append(f"--{f.name}: got {value}, expected {low} or more")
+        if self.crop_size % 4:
+            problems.append(f"--crop_size: got {self.crop_size}, expected a multiple of 4 (the network has three scales)")
+        if self.learning_rate <= 0:
+            problems.append(f"--learning_rate: got {self.learning_rate}, expected more than 0")
+        if self.loss_scale != "dynamic" and not _is_positive_number(self.loss_scale):
+            problems.append(f"--loss_scale: got {self.loss_scale!r}, expected 'dynamic' or a number of 1 or more")
+        if problems:
+            raise UserError("; ".join(problems))
+
+    def to_yaml(self) -> str:
+        """The resolved settings, for the run folder; `--config_path` reads them back."""
+        values = {f.name: getattr(self, f.name) for f in option_fields()}
+        return f"# {self.origin}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def option_fields(script: str | None = None) -> list[dataclasses.Field]:
+    """The fields that are options, of one script or of all."""
+    return [
+        f for f in dataclasses.fields(Config)
+        if f.metadata["scripts"] and (script is None or script in f.metadata["scripts"])
+    ]  # fmt: skip
+
+
+def _is_positive_number(text: str) -> bool:
+    try:
+        return float(text) >= 1
+    except ValueError:
+        return False
+
+
+EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def coerce(name: str, value: Any, where: str) -> Any:
+    """`value` as the declared type of the field `name`. PyYAML reads 1e-4 as a text, the command line gives texts only.
+
+    Raises:
+        UserError: with the place, the value and the expected type.
+    """
+    kind = Config.__annotations__[name]
+    try:
+        if kind is bool:
+            return value if isinstance(value, bool) else BOOLS[str(value).lower()]
+        if kind is int and not isinstance(value, bool):
+            return int(str(value))
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+        if kind is str and isinstance(value, str | int | float) and not isinstance(value, bool):
+            return str(value)
+        if kind is str and value is None:
+            return ""
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise UserError(f"{where}: got {value!r}, expected {EXPECTED[kind]}")
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The settings of one YAML file, checked for unknown keys and wrong types."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except OSError as e:
+        raise UserError(f"--config_path: cannot read {path} ({e.strerror}); shipped ones are in {CONFIG_DIR}") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: not a YAML file ({' '.join(str(e).split())})") from e
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: got a {type(values).__name__}, expected lines of 'key: value'")
+    known = [f.name for f in option_fields()]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{path}: unknown key {key!r}.{nearest(str(key), known)}")
+    return {key: coerce(key, value, f"{path}: {key}") for key, value in values.items()}
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with this project's manners: no abbreviations, `--version`, `--debug`, one-line errors with a suggestion."""
+
+    def __init__(self, description: str, **kwargs):
+        super().__init__(description=description, allow_abbrev=False, **kwargs)
+        self.add_argument("--version", action="version", version=f"MIMO-UNet for MindSpore {__version__}")
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (--help lists the options)")
+
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            word = next((u for u in unknown if u.startswith("-")), unknown[0]).split("=")[0]
+            known = [s for action in self._actions for s in action.option_strings]
+            raise UserError(f"unknown option {word}.{nearest(word, known)} (--help lists the options)")
+        return parsed
+
+
+def make_parser(script: str) -> ArgumentParser:
+    """The command line of one script, made from the fields of `Config`."""
+    parser = ArgumentParser(f"{script}.py of MIMO-UNet for MindSpore. Defaults < --config_path < --recipe < options.")
+    parser.add_argument("--config_path", metavar="FILE", help="YAML with settings; default: the best device present chooses")
+    parser.add_argument("--recipe", metavar="FILE", help="YAML that overrides a few keys, a file or a name in configs/recipes")
+    for f in option_fields(script):
+        choices = f" ({' | '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
+        bare_flag = {"nargs": "?", "const": "true"} if f.type is bool else {}
+        help_text = f"{f.metadata['help']}{choices} [{f.default}]".replace("%", "%%")
+        parser.add_argument(f"--{f.name}", metavar=f.type.__name__.upper(), help=help_text, **bare_flag)
+    return parser
+
+
+def load_config(
+    script: str, argv: Sequence[str] | None, best_device: Callable[[], tuple[str, str]] = lambda: ("CPU", "the default")
+) -> Config:
+    """Read the command line and the YAML files it names.
+
+    Args:
+        script: one of `SCRIPTS`; decides which options exist.
+        argv: arguments without the program's name; None reads the process's own.
+        best_device: asked for (device target, reason) only when neither a config nor a device is named.
+
+    Raises:
+        UserError: unknown option, key or value, with the nearest known one.
+    """
+    args = vars(make_parser(script).parse_args(argv))
+    given = {f.name: args[f.name] for f in option_fields(script) if args[f.name] is not None}
+    given = {name: coerce(name, value, f"--{name}") for name, value in given.items()}
+    config_path = args["config_path"]
+    if config_path:
+        origin = f"{config_path}, as asked"
+    else:
+        target, why = (given["device_target"], "as asked") if "device_target" in given else best_device()
+        if target not in DEVICES:
+            raise UserError(f"--device_target: got {target!r}, expected one of {', '.join(DEVICES)}.{nearest(target, DEVICES)}")
+        config_path = CONFIG_DIR / f"{target.lower()}_config.yaml"
+        origin = f"configs/{config_path.name}: {why}"
+    values = read_yaml(config_path)
+    if args["recipe"]:
+        recipe = find_recipe(args["recipe"])
+        values |= read_yaml(recipe)
+        origin += f"; recipe {recipe.name}"
+    return Config(**(values | given), origin=origin, debug=args["debug"])
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe given as a file, or by its name in configs/recipes."""
+    recipes = {p.stem: p for p in sorted((CONFIG_DIR / "recipes").glob("*.yaml"))}
+    path = recipes.get(name, Path(name))
+    if not path.is_file():
+        raise UserError(f"--recipe: no file {name}; recipes by name: {', '.join(recipes) or 'none'}.{nearest(name, recipes)}")
+    return path

@@ -1,0 +1,44 @@
+"""Augmentation of one blurred/sharp pair. Every draw comes from a generator that belongs to the sample.
+
+Arrays are (H, W, 3) uint8 unless said otherwise; both images of a pair always get the same treatment.
+"""
+
+import numpy as np
+
+
+def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Generator of one sample in one epoch: the same run repeats whatever the number of workers or ranks."""
+    return np.random.default_rng([seed, epoch, index])
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Order of the `count` samples in one epoch, (count,) int64."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def paired_crop(
+    blur: np.ndarray, sharp: np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same `size` x `size` window of both, uniformly placed. Needs sides of at least `size`."""
+    height, width = blur.shape[:2]
+    top = int(rng.integers(height - size + 1))
+    left = int(rng.integers(width - size + 1))
+    window = np.s_[top : top + size, left : left + size]
+    return blur[window], sharp[window]
+
+
+def paired_flip(blur: np.ndarray, sharp: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Left-right flip of both with probability 0.5, as in the paper."""
+    if rng.random() < 0.5:
+        return blur[:, ::-1], sharp[:, ::-1]
+    return blur, sharp
+
+
+def draw_channel_mask(rng: np.random.Generator, channels: int, dropout: float) -> np.ndarray:
+    """Channel dropout of one sample, (channels,) float32: 0 with probability `dropout`, else 1 / (1 - dropout)."""
+    return ((rng.random(channels) >= dropout) / (1 - dropout)).astype(np.float32)
+
+
+def to_chw(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (3, H, W) float32 in [0, 1]."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)

@@ -1,0 +1,185 @@
+"""The one room for device matters: which devices are here, choosing one, ranks, and what a CPU needs.
+
+MindSpore is imported inside functions, so that asking for the best device costs nothing and settings that must precede the
+import can be made in time.
+"""
+
+import contextlib
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+from src.errors import UserError
+
+MICRO_BATCH_PIXELS = 256 * 256  # on CPU; see micro_batches()
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where this process runs. A single process is rank 0 of 1: nobody needs to ask whether ranks exist."""
+
+    target: str
+    rank: int = 0
+    world_size: int = 1
+
+
+def best_device() -> tuple[str, str]:
+    """(device target, reason) of the best device present: Ascend, then GPU, then CPU. Does not import MindSpore."""
+    if ascend_devices():
+        return "Ascend", "an Ascend device is present"
+    if gpu_driver_present():
+        if cuda_libraries_present():
+            return "GPU", "an NVIDIA GPU is present"
+        return "CPU", "an NVIDIA GPU is present but not the CUDA 11 libraries (bash scripts/setup.sh --gpu brings them)"
+    return "CPU", "no Ascend device and no NVIDIA GPU is present"
+
+
+def ascend_devices() -> list[str]:
+    return sorted(glob("/dev/davinci[0-9]*"))
+
+
+def gpu_driver_present() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or bool(glob("/dev/nvidia[0-9]*"))
+
+
+def cuda_libraries_present() -> bool:
+    """MindSpore's GPU plug-in is linked against CUDA 11 and cuDNN 8."""
+    try:
+        for name in ("libcudart.so.11.0", "libcudnn.so.8"):
+            ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+def core_count() -> int:
+    """Cores this process may use (a container's share, not the machine's)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def micro_batches(target: str, batch_size: int, crop_size: int) -> int:
+    """In how many equal parts a step runs its batch.
+
+    On CPU every convolution of the compiled graph keeps a scratchpad in proportion to its input: batch 1 of 256x256 takes
+    10.5 GB, batch 4 would take 27. So a CPU step goes through its batch in parts of at most 65,536 pixels and adds up the
+    gradients, which is the same to float rounding. Other devices take the batch whole.
+    """
+    if target != "CPU":
+        return 1
+    fitting = max(1, MICRO_BATCH_PIXELS // crop_size**2)
+    return next(parts for parts in range(1, batch_size + 1) if batch_size % parts == 0 and batch_size // parts <= fitting)
+
+
+def setup(target: str, device_id: int = 0, distributed: bool = False, debug: bool = False) -> Runtime:
+    """Make `target` the device of this process and join the other ranks.
+
+    Args:
+        debug: run operator by operator and wait for each, so that an error shows at its cause.
+
+    Raises:
+        UserError: the device is not there, or the ranks cannot meet.
+    """
+    require_device(target)
+    os.environ.setdefault("GLOG_v", "3")  # the framework's warnings are not ours to show; GLOG_v=2 brings them back
+    import mindspore as ms
+
+    try:
+        if distributed:
+            ms.set_device(target)  # communication decides which one
+        else:
+            ms.set_device(target, device_id)
+    except (RuntimeError, ValueError) as e:
+        raise UserError(
+            f"--device_target {target}: MindSpore cannot use device {device_id} ({_first_line(e)}). "
+            "python scripts/doctor.py names the cause; --device_target CPU runs anywhere."
+        ) from e
+    ms.set_context(mode=ms.PYNATIVE_MODE if debug else ms.GRAPH_MODE)
+    if debug:
+        ms.runtime.launch_blocking()
+    if target == "CPU":
+        disarm_convolution_trap()
+    if target == "Ascend":
+        # Keep float32 where it is written (the loss); the network's precision is chosen by --amp_level alone.
+        ms.device_context.ascend.op_precision.precision_mode("must_keep_origin_dtype")
+    return _join_ranks(target) if distributed else Runtime(target)
+
+
+def require_device(target: str) -> None:
+    """Raise a one-line UserError when the device is not there: the framework's own message is a page long."""
+    hint = "Add --device_target CPU to run the same command on this machine."
+    if target == "GPU" and not gpu_driver_present():
+        raise UserError(f"--device_target GPU: no NVIDIA driver on this machine. {hint}")
+    if target == "GPU" and not cuda_libraries_present():
+        raise UserError(
+            "--device_target GPU: the CUDA 11 libraries are not on LD_LIBRARY_PATH. Once: bash scripts/setup.sh --gpu; "
+            f"then, in each shell: source scripts/gpu_env.sh. {hint}"
+        )
+    if target == "Ascend" and not ascend_devices():
+        raise UserError(f"--device_target Ascend: no Ascend device (/dev/davinci*) on this machine. {hint}")
+
+
+def disarm_convolution_trap() -> None:
+    """Give MindSpore's CPU convolutions their fast kernels.
+
+    oneDNN 3.10, which MindSpore 2.9 and 2.10 carry, falls to a reference loop for plain-layout float32 convolutions on a CPU
+    with AVX-512: 1,200 ms instead of 10 ms for one 3x3 convolution of 32 channels at 256x256. Asked to stop at AVX2 it picks
+    its fast kernel. oneDNN reads the variable once, at its first primitive, so a tiny convolution runs here and the old
+    environment is restored: other libraries in this process or its children would be slowed down, or broken, by the setting.
+    A value that the user has set is respected.
+    """
+    if "ONEDNN_MAX_CPU_ISA" in os.environ or not has_avx512():
+        return
+    import mindspore as ms
+
+    with _environment(ONEDNN_MAX_CPU_ISA="AVX2_VNNI"):
+        ones = ms.ops.ones((1, 1, 4, 4), ms.float32)
+        ms.ops.conv2d(ones, ms.ops.ones((1, 1, 3, 3), ms.float32)).asnumpy()
+
+
+def has_avx512() -> bool:
+    try:
+        return platform.machine() == "x86_64" and " avx512f" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    old = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _join_ranks(target: str) -> Runtime:
+    import mindspore as ms
+    from mindspore import communication
+
+    if not any(name in os.environ for name in ("MS_ROLE", "OMPI_COMM_WORLD_SIZE", "RANK_TABLE_FILE")):
+        raise UserError(
+            "--is_train_distributed: this process was not started by mpirun or msrun. "
+            f"Use bash scripts/run_distribute_train_{target.lower()}.sh DATASET CKPT_DIR [N]"
+        )
+    try:
+        communication.init()
+    except (RuntimeError, ValueError) as e:
+        raise UserError(f"the ranks could not meet ({_first_line(e)}); see the log folder named by the launcher") from e
+    world_size = communication.get_group_size()
+    ms.set_auto_parallel_context(
+        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world_size
+    )
+    return Runtime(target, communication.get_rank(), world_size)
+
+
+def _first_line(e: Exception) -> str:
+    return next((line.strip() for line in str(e).splitlines() if line.strip(" -")), type(e).__name__)

@@ -1,0 +1,68 @@
+"""Pictures for people: restored images, before/after strips, training curves. Images are (H, W, 3) float32 in [0, 1]."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from src.metric import to_uint8
+
+GAP = 8  # pixels between the images of a strip
+CAPTION = 18  # pixels above them
+
+
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Clip, round to 8 bits, write; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(to_uint8(image)).save(path)
+
+
+def save_strip(path: Path, images: Mapping[str, np.ndarray]) -> None:
+    """Images of one size side by side, each under its caption, e.g. {"blurred": a, "restored 31.20 dB": b, "sharp": c}."""
+    height, width = next(iter(images.values())).shape[:2]
+    sheet = Image.new("RGB", (len(images) * (width + GAP) - GAP, height + CAPTION), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (caption, image) in enumerate(images.items()):
+        left = i * (width + GAP)
+        draw.text((left + 2, 3), caption, fill="black")
+        sheet.paste(Image.fromarray(to_uint8(image)), (left, CAPTION))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def save_curves(path: Path, runs: Mapping[str, Mapping[str, Sequence[float | None]]]) -> None:
+    """Loss and validation PSNR over the steps, one line per run.
+
+    Args:
+        runs: label -> columns of its log (`src.run_folder.read_log`).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, no global state, 0.5 s saved elsewhere
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss_axes, psnr_axes = figure.subplots(1, 2)
+    for label, log in runs.items():
+        step, loss, psnr, psnr_input = (_as_floats(log[c]) for c in ("step", "loss", "psnr", "psnr_input"))
+        known = np.isfinite(loss)
+        loss_axes.plot(step[known], loss[known], linewidth=0.8, label=label)
+        known = np.isfinite(psnr)
+        (line,) = psnr_axes.plot(step[known], psnr[known], marker="o", markersize=3, label=label)
+        if np.isfinite(psnr_input).any():
+            psnr_axes.axhline(
+                psnr_input[np.isfinite(psnr_input)][-1], linestyle="--", linewidth=0.8, color=line.get_color(),
+                label=f"{label}: blurred input",
+            )  # fmt: skip
+    loss_axes.set(xlabel="step", ylabel="loss", yscale="log")
+    psnr_axes.set(xlabel="step", ylabel="validation PSNR, dB")
+    for axes in (loss_axes, psnr_axes):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _as_floats(column: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if v is None else v for v in column], dtype=np.float64)

@@ -1,0 +1,303 @@
+"""Image files on disk: reading any of them as RGB, and pairing the folders {train,test}/{blur,sharp} by name.
+
+Everything here speaks of 8-bit RGB, (H, W, 3). EXIF orientation is never applied: a blurred photograph and its sharp
+partner must stay aligned pixel by pixel even when only one of them still carries the tag.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from src.errors import UserError, first_few
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+KINDS = ("blur", "sharp")
+# Written by src/preprocessing.py: the first while it works, the second when every file is in its place.
+PARTIAL_MANIFEST = "manifest.csv.partial"
+MANIFEST = "manifest.csv"
+
+READABLE_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "L", "LA", "La", "P", "PA", "1", "CMYK", "YCbCr")
+SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+# The bytes a whole file ends with, and how far from the end they may lie: some cameras append notes.
+END_MARKS = {
+    "PNG": (b"\0\0\0\0IEND\xaeB`\x82", 4096, "its last chunk, IEND,"),
+    "JPEG": (b"\xff\xd9", 65536, "its end marker"),
+}
+
+ORIENTATION = 0x0112  # the EXIF tag
+TIFF_SIZE_TAGS = (256, 257)  # ImageWidth, ImageLength
+# What takes back the turn or flip that Pillow's TIFF reader, alone among its readers, makes by itself.
+UNDO_ORIENTATION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a file's header says: size in pixels as stored (before any EXIF orientation), Pillow's name of its mode."""
+
+    width: int
+    height: int
+    mode: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One blurred image and its sharp partner; `name` is their common file name without the suffix."""
+
+    name: str
+    blur: Path
+    sharp: Path
+
+
+def natural_key(name: str) -> tuple:
+    """Sort key with digits as numbers: 1, 2, 10. The name itself comes last, so that 01 and 1 have a fixed order."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))], name
+
+
+# ---- one file
+
+
+def read_rgb(path: Path | str) -> np.ndarray:
+    """Pixels of an image file as (H, W, 3) uint8, RGB.
+
+    Grey is repeated, a palette looked up, alpha dropped (not blended with any background). 16-bit grey is scaled to 8
+    bits by rounding value * 255 / 65535; 16-bit colour reaches Python as 8-bit already, Pillow keeps the upper byte.
+
+    Raises:
+        UserError: naming the file, when it is missing, cut off, not an image, or has 32-bit or float pixels.
+    """
+    info = probe(path)
+    try:
+        with Image.open(path) as image:
+            pixels = _rgb_pixels(image, info.mode)
+    except Exception as e:  # on damaged files Pillow raises anything from struct.error to SyntaxError
+        raise UserError(f"{path}: cannot be read ({_reason(e)}). Fetch or save this file again.") from e
+    return pixels
+
+
+def _rgb_pixels(image: Image.Image, mode: str) -> np.ndarray:
+    orientation = image.getexif().get(ORIENTATION, 1) if image.format == "TIFF" else 1
+    image.load()
+    if (
+        orientation in UNDO_ORIENTATION and ORIENTATION not in image.getexif()
+    ):  # Pillow has turned it and dropped the tag
+        image = image.transpose(UNDO_ORIENTATION[orientation])
+    if _is_sixteen_bit(mode, image.format):
+        # 255 / 65535 = 1 / 257, and 257 is odd: adding its half and dividing rounds to the nearest, without ties.
+        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)  # (H, W)
+        return np.repeat(grey[..., None], 3, axis=2)
+    image.info.pop("transparency", None)  # else Pillow warns about palettes with alpha: it is dropped on purpose
+    if mode in ("RGBa", "La"):  # premultiplied: Pillow divides by alpha on the way to these only
+        image = image.convert(mode.upper())
+    return np.array(image.convert("RGB"))  # a copy of its own: writable, and free of Pillow's buffer
+
+
+def probe(path: Path | str) -> ImageInfo:
+    """Size and mode from the header, without decoding, and a look whether the end of a PNG or JPEG file is there.
+
+    Raises:
+        UserError: naming the file, when it is missing, cut off, not an image, or has 32-bit or float pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            (width, height), mode, file_format = image.size, image.mode, image.format
+            if (
+                file_format == "TIFF"
+            ):  # `size` is that after the turn that `read_rgb` takes back; the tags tell the stored one
+                width, height = (int(image.tag_v2[tag]) for tag in TIFF_SIZE_TAGS)
+    except FileNotFoundError as e:
+        raise UserError(f"{path}: no such file{', a broken link' if Path(path).is_symlink() else ''}") from e
+    except Exception as e:  # see `read_rgb`
+        raise UserError(f"{path}: not a readable image ({_reason(e)}). Fetch or save this file again.") from e
+    if mode not in READABLE_MODES and not _is_sixteen_bit(mode, file_format):
+        raise UserError(
+            f"{path}: got pixels of mode {mode}, which have no fixed range; expected 8 or 16 bits. Save it as PNG."
+        )
+    if file_format in END_MARKS:
+        mark, reach, words = END_MARKS[file_format]
+        if mark not in _tail(path, reach):
+            raise UserError(
+                f"{path}: this {file_format} file is cut off, {words} is missing. Fetch or save this file again."
+            )
+    return ImageInfo(width, height, mode)
+
+
+def _is_sixteen_bit(mode: str, file_format: str | None) -> bool:
+    # Older Pillow opens 16-bit grey PNG as 32-bit integers; in other formats those may hold any range.
+    return mode in SIXTEEN_BIT_MODES or (mode == "I" and file_format == "PNG")
+
+
+def _tail(path: Path | str, count: int) -> bytes:
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - count))
+        return file.read()
+
+
+def _reason(error: Exception) -> str:
+    """One line, without the path that the caller names anyway."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "its content is of no known image format"
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+# ---- folders
+
+
+def _names(folder: Path, folders: bool) -> list[str]:
+    """Names directly in `folder`, of folders or of everything else, in natural order.
+
+    Hidden ones are skipped: copying from a Mac leaves `._1.png` beside `1.png`. Broken links count as files, so that
+    reading them fails with their name.
+    """
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.is_dir() is folders]
+    except OSError as e:
+        raise UserError(f"{folder}: cannot be listed ({e.strerror})") from e
+    return sorted((name for name in names if not name.startswith(".")), key=natural_key)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Folders directly in `folder` except hidden ones, in natural order."""
+    return [folder / name for name in _names(folder, folders=True)]
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """Image files directly in `folder` except hidden ones, by name without suffix, in natural order.
+
+    Raises:
+        UserError: the folder cannot be read, or two files differ in the suffix only.
+    """
+    images: dict[str, Path] = {}
+    for name in _names(folder, folders=False):
+        path = folder / name
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if path.stem in images:
+            raise UserError(f"{folder}: two images of one name, {images[path.stem].name} and {name}. Keep one of them.")
+        images[path.stem] = path
+    return images
+
+
+def check_partners(blur: Iterable[str], sharp: Iterable[str], folder: Path) -> None:
+    """Raise a UserError unless `folder`/blur and `folder`/sharp hold the same names."""
+    blur, sharp = set(blur), set(sharp)
+    problems = [
+        f"{len(lonely)} in {kind} without a partner in {other}: {first_few(sorted(lonely, key=natural_key))}"
+        for lonely, kind, other in ((blur - sharp, "blur", "sharp"), (sharp - blur, "sharp", "blur"))
+        if lonely
+    ]
+    if problems:
+        raise UserError(
+            f"{folder}: {'; '.join(problems)}. Expected the same names in both; add the missing images or remove these."
+        )
+
+
+def find_pairs(root: Path | str, split: str) -> list[Pair]:
+    """Pairs of `root`/`split`/{blur,sharp}, by name without suffix (a.jpg belongs to a.png), in natural order 1, 2, 10.
+
+    Only names are looked at; `check_pairs` looks into the files.
+
+    Raises:
+        UserError: a folder is missing or empty, an image has no partner, a name occurs twice, or
+            `src/preprocessing.py` was interrupted there.
+    """
+    root = Path(root)
+    folder = root / split
+    _check_layout(root, split)
+    if (root / PARTIAL_MANIFEST).exists():
+        raise UserError(
+            f"{root}: src/preprocessing.py was interrupted here. Run the same command again, it will go on."
+        )
+    images = {kind: list_images(folder / kind) for kind in KINDS}
+    for kind in KINDS:
+        if not images[kind]:
+            deeper = first_few(f.name for f in subfolders(folder / kind))
+            hint = f" Sub-folders are not searched: {deeper}." if deeper else ""
+            raise UserError(f"{folder / kind}: no image, expected files ending in {' '.join(IMAGE_SUFFIXES)}.{hint}")
+    check_partners(images["blur"], images["sharp"], folder)
+    return [Pair(name, path, images["sharp"][name]) for name, path in images["blur"].items()]
+
+
+def _check_layout(root: Path, split: str) -> None:
+    """Raise a UserError with a hint for the usual slips unless `root`/`split`/{blur,sharp} are folders."""
+    folder = root / split
+    expected = f"expected {folder}/{{blur,sharp}}"
+    missing = [kind for kind in KINDS if not (folder / kind).is_dir()]
+    if not missing:
+        return
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder, {expected}. src/preprocessing.py makes it from GOPRO_Large.")
+    if not folder.is_dir():
+        if any((root / kind).is_dir() for kind in KINDS):
+            raise UserError(f"{root}: holds blur or sharp itself, {expected}. Give the folder above it.")
+        inside = first_few(f.name for f in subfolders(root)) or "nothing"
+        raise UserError(f"{root}: no folder {split} in it, got {inside}; {expected}")
+    if any((sequence / kind).is_dir() for sequence in subfolders(folder) for kind in KINDS):
+        raise UserError(
+            f"{root}: holds one folder per sequence, like GOPRO_Large itself; {expected}. Run "
+            f"`python src/preprocessing.py --root_src {root} --root_dst dataset` and give that folder."
+        )
+    raise UserError(f"{folder}: no folder {' and no folder '.join(missing)} in it, {expected}")
+
+
+def check_pairs(pairs: Sequence[Pair], min_side: int = 0) -> dict[str, int]:
+    """Look into every file's header and end, and at the sizes of each pair.
+
+    Args:
+        pairs: from `find_pairs`.
+        min_side: smallest width and height allowed, pixels: the side of the training crops.
+
+    Returns:
+        How many files `read_rgb` converts from each mode other than RGB, e.g. {"L": 3, "RGBA": 1}, most frequent first.
+
+    Raises:
+        UserError: unreadable files; else pairs of two sizes; else images below `min_side`. The first five are named.
+    """
+    paths = [path for pair in pairs for path in (pair.blur, pair.sharp)]
+    with ThreadPoolExecutor(max_workers=8) as pool:  # network disks answer slowly: ask for several files at once
+        infos = list(pool.map(_probe_or_error, paths))
+    unreadable = [str(info) for info in infos if isinstance(info, UserError)]
+    if unreadable:
+        raise UserError(
+            unreadable[0] if len(unreadable) == 1 else f"{len(unreadable)} bad files: {first_few(unreadable)}"
+        )
+    sized = list(zip(pairs, infos[::2], infos[1::2], strict=True))
+    differ = [
+        f"{pair.name} (blur {blur.width}x{blur.height}, sharp {sharp.width}x{sharp.height})"
+        for pair, blur, sharp in sized
+        if (blur.width, blur.height) != (sharp.width, sharp.height)
+    ]
+    if differ:
+        raise UserError(
+            f"{pairs[0].blur.parent.parent}: blur and sharp must be of one size, but are not in {first_few(differ)}"
+        )
+    small = [f"{pair.name} ({i.width}x{i.height})" for pair, i, _ in sized if min(i.width, i.height) < min_side]
+    if small:
+        largest = min(min(i.width, i.height) for _, i, _ in sized) // 4 * 4
+        raise UserError(
+            f"{pairs[0].blur.parent.parent}: expected images of {min_side}x{min_side} or more, the size of the crops, "
+            f"but got {first_few(small)}. Remove them or take crops of {largest} or less."
+        )
+    return dict(Counter(info.mode for info in infos if info.mode != "RGB").most_common())
+
+
+def _probe_or_error(path: Path) -> ImageInfo | UserError:
+    try:
+        return probe(path)
+    except UserError as e:
+        return e

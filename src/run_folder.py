@@ -1,0 +1,116 @@
+"""The folder of one training run: `config.yaml`, `versions.json`, `log.csv`, `curves.png`, checkpoints, samples.
+
+The folder alone is enough to repeat the run, to resume it and to draw it.
+"""
+
+import csv
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from src import __version__
+from src.errors import UserError, need_writable_folder
+
+COLUMNS = ["epoch", "step", "loss", "content", "fft", "lr", "scale", "skipped", "seconds_per_step", "data_wait", "psnr",
+           "psnr_input"]  # fmt: skip
+
+
+def claim(folder: Path | str, overwrite: bool) -> Path:
+    """Make a run folder for a new run.
+
+    Raises:
+        UserError: it already holds a run and `overwrite` is not set (then the old one is renamed aside), or is not writable.
+    """
+    folder = Path(folder)
+    if holds_run(folder):
+        if not overwrite:
+            raise UserError(
+                f"--ckpt_save_directory {folder} already holds a run. Name another folder, or rename the old run aside with "
+                "--overwrite."
+            )
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+            number += 1
+        folder.rename(aside)
+        print(f"the run that was in {folder} is now {aside}")
+    return need_writable_folder(folder, "--ckpt_save_directory")
+
+
+def holds_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists() or (folder / "log.csv").exists() or any(folder.glob("*.ckpt"))
+
+
+def describe(folder: Path, config_yaml: str) -> None:
+    """Write the resolved settings and the versions of everything that could change the result."""
+    (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
+    (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of this repository, its git commit, Python and the packages; None for what is absent."""
+    found: dict[str, str | None] = {"mimo_unet": __version__, "git_commit": _git_commit(), "python": platform.python_version()}
+    for package in ("mindspore", "numpy", "Pillow", "scikit-image"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+class RunLog:
+    """`log.csv`: one row per logged step. Values of one step may come from several callbacks; a row is written when the next
+    step begins, and stays readable if the process is killed."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.row: dict[str, Any] = {}
+        if not path.exists():
+            with open(path, "w", newline="", encoding="utf-8") as f:
+                csv.writer(f).writerow(COLUMNS)
+
+    def add(self, epoch: int, step: int, **values: Any) -> None:
+        if self.row and self.row["step"] != step:
+            self.flush()
+        self.row |= {"epoch": epoch, "step": step, **values}
+
+    def flush(self) -> None:
+        if self.row:
+            with open(self.path, "a", newline="", encoding="utf-8") as f:
+                csv.DictWriter(f, COLUMNS).writerow(self.row)
+        self.row = {}
+
+
+def read_log(path: Path) -> dict[str, list[float | None]]:
+    """Columns of a `log.csv` as numbers, None for an empty cell."""
+    with open(path, newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    return {name: [float(row[name]) if row.get(name) else None for row in rows] for name in COLUMNS}
+
+
+def checkpoint_name(model_name: str, epoch: int, step: int) -> str:
+    return f"{model_name}_{epoch}_{step}.ckpt"
+
+
+def numbered_checkpoints(folder: Path, model_name: str) -> list[Path]:
+    """Numbered checkpoints of a run, oldest first."""
+    found: Mapping[int, Path] = {
+        int(path.stem.rsplit("_", 1)[1]): path
+        for path in folder.glob(f"{model_name}_*_*.ckpt")
+        if path.stem.removeprefix(f"{model_name}_").replace("_", "").isdigit()
+    }
+    return [found[step] for step in sorted(found)]

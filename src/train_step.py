@@ -1,0 +1,155 @@
+"""One optimisation step as one compiled cell: gradients, loss scale, overflow skip, Adam.
+
+`mindspore.train.Model` takes the cell as its whole network, because `Model`'s own mixed precision refuses CPU and knows
+nothing of accumulation. The global step lives in a Parameter here: `Model`'s counters restart when a run is resumed.
+"""
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+_add = ops.MultitypeFuncGraph("add")
+_scale = ops.MultitypeFuncGraph("scale")
+_zero = ops.MultitypeFuncGraph("zero")
+_each = ops.HyperMap()
+
+
+@_add.register("Tensor", "Tensor")
+def _add_one(total: Parameter, gradient: Tensor) -> Tensor:
+    return ops.assign_add(total, gradient)
+
+
+@_scale.register("Tensor", "Tensor")
+def _scale_one(factor: Tensor, gradient: Tensor) -> Tensor:
+    return gradient * factor
+
+
+@_zero.register("Tensor")
+def _zero_one(total: Parameter) -> Tensor:
+    return ops.assign(total, ops.zeros_like(total))
+
+
+class Adam(nn.Cell):
+    """Adam in PyTorch's form, with which the published weights were trained: eps is added after the bias correction of v.
+
+    `nn.Adam` adds it before, which moves losses by up to 1e-4. The fused kernel computes
+    lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + e); with e = eps * sqrt(1 - beta2^t) that is PyTorch's update.
+    """
+
+    def __init__(self, parameters: list[Parameter], beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple(parameters)
+        self.moment1 = self.parameters.clone("moment1", "zeros")
+        self.moment2 = self.parameters.clone("moment2", "zeros")
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.update = ops.Adam()
+
+    def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, step: Tensor) -> bool:
+        """Update the parameters. `step` counts from 0, float32."""
+        beta1_power = ops.pow(self.beta1, step + 1)
+        beta2_power = ops.pow(self.beta2, step + 1)
+        eps = self.eps * ops.sqrt(1 - beta2_power)
+        done = True
+        for i in range(len(self.parameters)):
+            updated = self.update(
+                self.parameters[i], self.moment1[i], self.moment2[i], beta1_power, beta2_power, learning_rate, self.beta1,
+                self.beta2, eps, gradients[i],
+            )  # fmt: skip
+            done = ops.depend(done, updated)
+        return done
+
+
+class StepDecay(nn.Cell):
+    """Learning rate of a step: `start`, multiplied by `factor` every `steps_per_decay` steps (paper: halved every 500 epochs)."""
+
+    def __init__(self, start: float, steps_per_decay: int, factor: float = 0.5):
+        super().__init__()
+        self.start, self.steps_per_decay, self.factor = start, steps_per_decay, factor
+
+    def construct(self, step: Tensor) -> Tensor:
+        """`step` int32, counted from 0 -> float32."""
+        decays = (step // self.steps_per_decay).astype(ms.float32)
+        return self.start * ops.pow(Tensor(self.factor, ms.float32), decays)
+
+
+class ForwardLoss(nn.Cell):
+    """Blurred batch -> (scaled total, total, content, fft)."""
+
+    def __init__(self, network: nn.Cell, loss: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.loss = loss
+
+    def construct(self, blur: Tensor, sharp: Tensor, channel_mask: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        total, content, fft = self.loss(self.network(blur, channel_mask), sharp)
+        return total * scale, total, content, fft
+
+
+class TrainStep(nn.Cell):
+    """A whole optimisation step: `Model(TrainStep(...)).train(...)`.
+
+    Args:
+        micro_batches: the batch is cut into this many equal parts, whose gradients are averaged: the same update to float
+            rounding in a fraction of the memory.
+        scaler: `ms.amp.DynamicLossScaler` or `StaticLossScaler` for a float16 network, None for float32.
+        world_size: more than 1 averages gradients and reported losses over the ranks.
+    """
+
+    def __init__(self, network: nn.Cell, loss: nn.Cell, optimizer: Adam, schedule: nn.Cell, micro_batches: int = 1,
+                 scaler: ms.amp.LossScaler | None = None, world_size: int = 1):  # fmt: skip
+        super().__init__(auto_prefix=False)
+        self.network = network.set_train()
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.micro_batches = micro_batches
+        self.scaler = scaler
+        self.world_size = world_size
+        self.global_step = Parameter(Tensor(0, ms.int32), name="global_step", requires_grad=False)
+        self.skipped = Parameter(Tensor(0, ms.int32), name="skipped_steps", requires_grad=False)
+        self.forward_loss = ForwardLoss(network, loss)
+        # has_aux: only the scaled total is differentiated, not the sum of all outputs.
+        self.value_and_grad = ms.value_and_grad(self.forward_loss, None, optimizer.parameters, has_aux=True)
+        self.totals = optimizer.parameters.clone("gradient", "zeros") if micro_batches > 1 else None
+        self.reduce = nn.DistributedGradReducer(optimizer.parameters, mean=True) if world_size > 1 else nn.Identity()
+        self.reduce_sum = ops.AllReduce() if world_size > 1 else nn.Identity()
+
+    def construct(self, blur: Tensor, sharp: Tensor, channel_mask: Tensor) -> tuple[Tensor, ...]:
+        """One step on (B, 3, h, w), (B, 3, h, w), (B, 96).
+
+        Returns:
+            Scalars: total, content and Fourier loss (means over the batch and the ranks), learning rate, loss scale, and
+            whether the gradients were finite. If not, nothing was updated and the step counts as skipped.
+        """
+        scale = self.scaler.scale_value if self.scaler is not None else Tensor(1.0, ms.float32)
+        if self.micro_batches > 1:
+            losses, gradients = self.accumulate(blur, sharp, channel_mask, scale)
+        else:
+            values, gradients = self.value_and_grad(blur, sharp, channel_mask, scale)
+            losses = ops.stack(values[1:])
+        gradients = _each(ops.partial(_scale, 1.0 / (scale * self.micro_batches)), self.reduce(gradients))
+        losses = self.reduce_sum(losses) / (self.micro_batches * self.world_size)  # (3,)
+        learning_rate = self.schedule(self.global_step)
+
+        finite = ms.amp.all_finite(gradients)
+        if finite:
+            losses = ops.depend(losses, self.optimizer(gradients, learning_rate, self.global_step.astype(ms.float32)))
+        else:
+            losses = ops.depend(losses, ops.assign_add(self.skipped, Tensor(1, ms.int32)))
+        scale = scale * 1  # the value of this step, before it is adjusted for the next
+        if self.scaler is not None:
+            losses = ops.depend(losses, self.scaler.adjust(finite))
+        losses = ops.depend(losses, ops.assign_add(self.global_step, Tensor(1, ms.int32)))
+        return losses[0], losses[1], losses[2], learning_rate, scale, finite
+
+    def accumulate(self, blur: Tensor, sharp: Tensor, channel_mask: Tensor, scale: Tensor) -> tuple:
+        """Sums of losses (3,) and gradients over the parts. A loop in the graph, so that all parts share one set of buffers."""
+        size = blur.shape[0] // self.micro_batches
+        losses = ops.depend(ops.zeros((3,), ms.float32), _each(_zero, self.totals))
+        part = Tensor(0, ms.int32)
+        while part < self.micro_batches:
+            rows = part * size + ops.arange(0, size, dtype=ms.int32)
+            values, gradients = self.value_and_grad(
+                ops.gather(blur, rows, 0), ops.gather(sharp, rows, 0), ops.gather(channel_mask, rows, 0), scale
+            )
+            losses = ops.depend(losses + ops.stack(values[1:]), _each(_add, self.totals, gradients))
+            part = part + 1
+        return losses, self.totals
