@@ -40,7 +40,7 @@ nvidia_gpu_count() {
 }
 
 has_nvidia_driver() {
-  [ -e /proc/driver/nvidia/version ] || nvidia-smi -L 2>/dev/null | grep '^GPU' >/dev/null
+  [ -e /proc/driver/nvidia/version ] || compgen -G "/dev/nvidia[0-9]*" >/dev/null || nvidia-smi -L 2>/dev/null | grep '^GPU' >/dev/null
 }
 
 ascend_count() {
@@ -89,14 +89,14 @@ source_cann_env() {
   done
 }
 
-# CUDA for MindSpore: the wheels of setup.sh --gpu, or else the machine's own toolkit.
+# CUDA for MindSpore: the wheels of setup.sh --gpu, or else a CUDA 11 of the machine's own.
 source_gpu_env() {
-  if compgen -G "$VENV/lib/python3.*/site-packages/nvidia/cudnn/lib/libcudnn.so.8" >/dev/null; then
-    # shellcheck source=scripts/gpu_env.sh
-    source "$ROOT/scripts/gpu_env.sh" || exit $?
+  if [ -d "$VENV/cuda" ] || $DRY_RUN; then
     SHOWN_SETTINGS+="source $(quoted "$ROOT/scripts/gpu_env.sh") && "
-  elif [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] || command -v nvcc >/dev/null; then
-    echo "CUDA: the machine's own toolkit (MindSpore 2.10 needs 11.6 or 11.1); setup.sh --gpu would install one into .venv"
+    # shellcheck source-path=SCRIPTDIR source=gpu_env.sh
+    $DRY_RUN || source "$ROOT/scripts/gpu_env.sh" || exit $?
+  elif "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" --version 2>/dev/null | grep 'release 11' >/dev/null; then
+    echo "CUDA: the machine's own, of ${CUDA_HOME:-/usr/local/cuda}"
   else
     die "an NVIDIA driver is here, but no CUDA 11 libraries: run 'bash $(quoted "$ROOT/scripts/setup.sh") --gpu' once"
   fi
@@ -183,7 +183,7 @@ launch() {
     esac
     launch_ranks "${third:-8}" "${POSITIONAL[1]}" "$script" "${arguments[@]}" --is_train_distributed true "${OPTIONS[@]}"
   else
-    $DRY_RUN || prepare_device any
+    prepare_device any
     local cmd=("$VENV_PYTHON" "$script" "${arguments[@]}" "${OPTIONS[@]}")
     show_and_end_if_dry "${cmd[@]}"
     exec "${cmd[@]}" # in the foreground and in our place: Ctrl-C and the exit status are the program's own
@@ -192,16 +192,20 @@ launch() {
 
 show_and_end_if_dry() {
   if $DRY_RUN; then
-    [ "$DEVICE" != gpu ] || SHOWN_SETTINGS="source $(quoted "$ROOT/scripts/gpu_env.sh") && $SHOWN_SETTINGS"
     echo "$SHOWN_SETTINGS$(quoted "$@")"
     exit 0
   fi
 }
 
-# prepare_device WANTED, a number or `any`: count the devices before anything is installed, then see to .venv and to the
-# device's environment. Sets FOUND, what the preflight line says.
+# prepare_device WANTED, a number or `any`: counts the devices before anything is installed, then sees to .venv and to
+# the device's environment. Sets FOUND, what the preflight line says.
 prepare_device() {
   local wanted=$1 found
+  FOUND="not looked for"
+  if $DRY_RUN; then # the command is wanted, whatever this machine has
+    [ "$DEVICE" != gpu ] || source_gpu_env
+    return 0
+  fi
   case $DEVICE in
     gpu)
       found=$(nvidia_gpu_count)
@@ -220,7 +224,7 @@ prepare_device() {
       source_cann_env
       ;;
     cpu)
-      found="$(getconf _NPROCESSORS_ONLN) cores"
+      found="$(getconf _NPROCESSORS_ONLN) cores of the"
       need_venv
       ;;
   esac
@@ -240,8 +244,7 @@ launch_ranks() {
   local count=$1 logs="${2%/}_logs" port=none cmd
   shift 2
   [ -n "$LAUNCHER" ] || { [ "$DEVICE" = gpu ] && LAUNCHER=mpirun || LAUNCHER=msrun; }
-  FOUND="not looked for"
-  $DRY_RUN || prepare_device "$count"
+  prepare_device "$count"
 
   case $LAUNCHER in
     mpirun) mpirun_command "$count" "$logs" "$@" ;;
@@ -251,7 +254,6 @@ launch_ranks() {
       ;;
     *) die "--launcher: got '$LAUNCHER', expected mpirun or msrun" ;;
   esac
-  [ "$DEVICE" != cpu ] || $DRY_RUN || FOUND+=", shared by the ranks"
   echo "preflight: devices: $FOUND; ranks: $count; launcher: $LAUNCHER ($LAUNCHER_PATH); port: $port; logs: $logs"
   show_and_end_if_dry "${cmd[@]}"
 
@@ -274,7 +276,7 @@ mpirun_command() {
     LAUNCHER_PATH="not found"
   fi
   # No binding: Open MPI would give each rank one core, and the loader's workers need several.
-  cmd=(mpirun -np "$count" --bind-to none --oversubscribe --tag-output --output-filename "$logs")
+  cmd=(mpirun -np "$count" --bind-to none --oversubscribe --output-filename "$logs")
   [ "$(id -u)" -ne 0 ] || cmd+=(--allow-run-as-root) # Open MPI refuses root without it
   cmd+=("$VENV_PYTHON" "$@")
 }

@@ -23,7 +23,7 @@ usage() {
 usage: bash scripts/setup.sh [--dev] [--gpu] [--ascend] [--torch] [--fast] [--app] [--system]
 Makes .venv with what training, evaluation and export need on CPU. Options add to what is there already:
   --dev     tests and formatter, and PyTorch, which some tests compare with
-  --gpu     CUDA 11 libraries from wheels (1.7 GB); needs only an NVIDIA driver
+  --gpu     CUDA 11 libraries from wheels (2.8 GB unpacked); needs only an NVIDIA driver
   --ascend  Python packages of the CANN toolkit, which must be installed
   --torch   PyTorch, to convert .pkl weights
   --fast    ONNX Runtime and OpenVINO, several times faster on CPU
@@ -59,6 +59,10 @@ main() {
   if $with_system; then install_system_packages; fi
 
   take_lock
+  # What earlier calls installed, or were about to, is kept up to date too, and comes back when .venv is made anew.
+  while read -r file; do
+    if [ -f "$ROOT/$file" ]; then want "$file"; fi
+  done < <(cat "$STAMP" "$UNFINISHED" 2>/dev/null | awk 'NF == 3 { print $3 }')
   make_venv_if_needed
   for file in "${WANTED[@]}"; do
     stamp_has "$file" || changed+=("$file")
@@ -202,9 +206,6 @@ make_venv_if_needed() {
     say "making .venv anew: $fault"
   fi
   choose_python
-  # What earlier calls installed, or were about to, comes back.
-  # shellcheck disable=SC2046 # one word for each file
-  want $(cat "$STAMP" "$UNFINISHED" 2>/dev/null | awk 'NF == 3 { print $3 }')
   "$CHOSEN" -c 'import venv, ensurepip' 2>/dev/null || die "$CHOSEN cannot make a virtual environment (no ensurepip):" \
     "apt-get install python3-venv (or python$(python_version "$CHOSEN")-venv), then run this again"
   rm -rf "$VENV"
@@ -257,8 +258,7 @@ install() {
   {
     echo "python $(python_version "$VENV_PYTHON")"
     for file in "$@"; do checksum "$file"; done
-    # The files of earlier calls, unless just installed. One that has changed since stays with its old sum, so that
-    # the next call that asks for it installs it.
+    # The files of earlier calls, unless just installed.
     while read -r sum size file; do
       if [ -n "$file" ] && [[ " $* " != *" $file "* ]]; then echo "$sum $size $file"; fi
     done <<<"$old_stamp"

@@ -91,10 +91,10 @@ class Progress(Callback):
         if not self.bar.disable:
             self.bar.set_description(f"epoch {state.epoch} {text}", refresh=False)
             self.bar.update(state.global_step - self.bar.n)
-        elif now >= self.next_line or state.global_step == self.last_step:
+        elif now >= self.next_line or state.global_step >= self.last_step:
             self.next_line = now + 10
             per_step = (now - self.start) / (state.global_step - self.first_step)
-            left = _clock((self.last_step - state.global_step) * per_step)
+            left = _clock(max(0, self.last_step - state.global_step) * per_step)  # the last sink may reach past it
             print(
                 f"epoch {state.epoch} step {state.global_step}/{self.last_step} {text} {v['seconds_per_step']:.2f} s/step, "
                 f"{left} left",
@@ -118,6 +118,9 @@ class LogWriter(Callback):
         self.log, self.interval = log, interval
         self.sums: dict[str, float] = {}
         self.count = 0
+
+    def on_train_step_begin(self, run_context: RunContext) -> None:
+        self.log.flush()  # every callback has added to the last step's row; a crash in this step must not lose it
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         state = run_context.original_args()
@@ -166,7 +169,7 @@ class Validate(Callback):
     """Score on the test images every `interval` steps; remembers the best.
 
     Args:
-        score: () -> summary with at least `psnr` and `psnr_input` (src.evaluation.summarize).
+        score: () -> summary of `psnr` on the test images (src.evaluation.summarize).
         save_best: called after a new best.
     """
 

@@ -7,6 +7,7 @@ A checkpoint is one `.ckpt` file with a checksum: the network's parameters under
 import contextlib
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -37,25 +38,28 @@ def save_checkpoint(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Ma
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.tmp.ckpt")
     try:
-        ms.save_checkpoint(
-            [{"name": name, "data": Tensor(a)} for name, a in arrays.items()],
-            str(temporary),
-            append_dict={META: json.dumps(meta)},
-            crc_check=True,
-        )
+        with _quiet():
+            ms.save_checkpoint(
+                [{"name": name, "data": Tensor(a)} for name, a in arrays.items()],
+                str(temporary),
+                append_dict={META: json.dumps(meta)},
+                crc_check=True,
+            )
         os.chmod(temporary, 0o644)  # the framework makes it read-only, which surprises people who copy or delete runs
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as e:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         size = sum(a.nbytes for a in arrays.values())
         reason = e.strerror or str(e)
         if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(path.parent).free
             reason += f": {size / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
         raise UserError(f"cannot save {path} ({reason}). What was saved before is untouched.") from e
+    finally:
+        for leftover in (temporary, temporary.with_suffix(".tmp")):  # the framework writes the second, then renames it
+            with contextlib.suppress(OSError):
+                leftover.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -69,6 +73,8 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
         raise UserError(f"no checkpoint {path}.{_missing_hint(path)}")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty: got 0 bytes, expected a MindSpore checkpoint")
+    if path.suffix != ".ckpt":
+        raise UserError(f"{path}: got a name that ends with {path.name[-4:]!r}, expected a MindSpore checkpoint, *.ckpt")
     try:
         with _quiet():
             loaded = ms.load_checkpoint(str(path), crc_check=True)
@@ -151,13 +157,10 @@ def _missing_hint(path: Path) -> str:
 
 @contextlib.contextmanager
 def _quiet():
-    """The framework logs a page of its own before it raises; our one line says it all."""
-    import logging
-
-    logger = logging.getLogger("ME")  # the name MindSpore gives its Python logger
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """The framework logs lines of its own before it raises; our one line says it all."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.disable(level)

@@ -6,6 +6,7 @@ what was expected. Nothing here imports MindSpore, so that `--help` answers at o
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,7 +133,7 @@ def option_fields(script: str | None = None) -> list[dataclasses.Field]:
 
 def _is_positive_number(text: str) -> bool:
     try:
-        return float(text) >= 1
+        return 1 <= float(text) < math.inf
     except ValueError:
         return False
 
@@ -153,7 +154,7 @@ def coerce(name: str, value: Any, where: str) -> Any:
             return value if isinstance(value, bool) else BOOLS[str(value).lower()]
         if kind is int and not isinstance(value, bool):
             return int(str(value))
-        if kind is float and not isinstance(value, bool):
+        if kind is float and not isinstance(value, bool) and math.isfinite(float(value)):
             return float(value)
         if kind is str and isinstance(value, str | int | float) and not isinstance(value, bool):
             return str(value)
@@ -170,7 +171,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as e:
         raise UserError(f"--config_path: cannot read {path} ({e.strerror}); shipped ones are in {CONFIG_DIR}") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, ValueError) as e:  # ValueError: not UTF-8, or a date like 2020-99-99
         raise UserError(f"{path}: not a YAML file ({' '.join(str(e).split())})") from e
     if not isinstance(values, dict):
         raise UserError(f"{path}: got a {type(values).__name__}, expected lines of 'key: value'")

@@ -1,6 +1,7 @@
 """Mistakes of the user, told in one line: what was got, what was expected, where, and how to mend it."""
 
 import difflib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -13,8 +14,9 @@ class UserError(Exception):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """' Did you mean X?' for the nearest known word, or '' when nothing is near."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {match[0]}?" if match else ""
+    known = {k.lower(): k for k in known}  # cpu is near to CPU
+    match = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    return f" Did you mean {known[match[0]]}?" if match else ""
 
 
 def first_few(items: Iterable, count: int = 5) -> str:
@@ -54,6 +56,6 @@ def run_main(main: Callable[[], int | None]) -> None:
         print("\nstopped by Ctrl-C", file=sys.stderr)
         status = 130
     except BrokenPipeError:  # the reader of our output (head, less) has gone: not an error of ours
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails, with status 120
         status = 0
     sys.exit(status if isinstance(status, int) else 0)

@@ -17,12 +17,13 @@ def psnr(prediction: np.ndarray, sharp: np.ndarray) -> float:
     _check_shapes(prediction, sharp)
     error = np.clip(prediction, 0, 1).astype(np.float64) - sharp
     mse = float(np.mean(error**2))
-    return -10 * math.log10(mse) if mse > 0 else math.inf
+    return math.inf if mse == 0 else -10 * math.log10(mse)  # a prediction of nan scores nan, not inf
 
 
 def psnr_uint8(prediction: np.ndarray, sharp: np.ndarray) -> float:
     """The same after rounding the prediction to 8 bits: what a saved PNG scores."""
-    return psnr(to_uint8(prediction) / np.float64(255), sharp)
+    # float32, as the image files are read: in float64 an identical image would differ by rounding and miss inf.
+    return psnr(to_uint8(prediction).astype(np.float32) / np.float32(255), sharp)
 
 
 def ssim(prediction: np.ndarray, sharp: np.ndarray) -> float:

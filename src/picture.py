@@ -46,7 +46,8 @@ def save_curves(path: Path, runs: Mapping[str, Mapping[str, Sequence[float | Non
     for label, log in runs.items():
         step, loss, psnr, psnr_input = (_as_floats(log[c]) for c in ("step", "loss", "psnr", "psnr_input"))
         known = np.isfinite(loss)
-        loss_axes.plot(step[known], loss[known], linewidth=0.8, label=label)
+        marker = "o" if known.sum() == 1 else None  # a line of one point is invisible
+        loss_axes.plot(step[known], loss[known], linewidth=0.8, marker=marker, markersize=3, label=label)
         known = np.isfinite(psnr)
         (line,) = psnr_axes.plot(step[known], psnr[known], marker="o", markersize=3, label=label)
         if np.isfinite(psnr_input).any():

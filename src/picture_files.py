@@ -190,7 +190,8 @@ def list_images(folder: Path) -> dict[str, Path]:
         if path.stem in images:
             raise UserError(f"{folder}: two images of one name, {images[path.stem].name} and {name}. Keep one of them.")
         images[path.stem] = path
-    return images
+    # By the name without suffix, so that blur and sharp of other suffixes are in one order.
+    return dict(sorted(images.items(), key=lambda item: natural_key(item[0])))
 
 
 def check_partners(blur: Iterable[str], sharp: Iterable[str], folder: Path) -> None:

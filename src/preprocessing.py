@@ -130,12 +130,12 @@ def read_manifest(path: Path) -> list[Row]:
     try:
         header, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
         if header != HEADER:
-            raise ValueError("its columns are others")
+            raise ValueError(header)
         return [Row(*line) for line in lines]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    except (OSError, ValueError, TypeError, csv.Error) as e:
-        raise UserError(f"{path}: not a manifest of this script ({e}). Choose another --root_dst.") from e
+    except (OSError, ValueError, TypeError, csv.Error) as e:  # of a header or a line with other columns, too
+        raise UserError(f"{path}: not a manifest of this script. Choose another --root_dst.") from e
 
 
 def write_manifest(path: Path, rows: Sequence[Row]) -> None:

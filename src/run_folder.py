@@ -5,9 +5,10 @@ The folder alone is enough to repeat the run, to resume it and to draw it.
 
 import csv
 import json
+import os
 import platform
+import re
 import subprocess
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,14 @@ def claim(folder: Path | str, overwrite: bool) -> Path:
                 f"--ckpt_save_directory {folder} already holds a run. Name another folder, or rename the old run aside with "
                 "--overwrite."
             )
+        folder = Path(os.path.abspath(folder))  # "." has no name, and would follow the renamed folder
         number = 1
         while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
             number += 1
-        folder.rename(aside)
+        try:
+            folder.rename(aside)
+        except OSError as e:
+            raise UserError(f"--overwrite: cannot rename {folder} to {aside} ({e.strerror})") from e
         print(f"the run that was in {folder} is now {aside}")
     return need_writable_folder(folder, "--ckpt_save_directory")
 
@@ -108,9 +113,6 @@ def checkpoint_name(model_name: str, epoch: int, step: int) -> str:
 
 def numbered_checkpoints(folder: Path, model_name: str) -> list[Path]:
     """Numbered checkpoints of a run, oldest first."""
-    found: Mapping[int, Path] = {
-        int(path.stem.rsplit("_", 1)[1]): path
-        for path in folder.glob(f"{model_name}_*_*.ckpt")
-        if path.stem.removeprefix(f"{model_name}_").replace("_", "").isdigit()
-    }
-    return [found[step] for step in sorted(found)]
+    name = re.compile(rf"{re.escape(model_name)}_([0-9]+)_([0-9]+)\.ckpt")
+    found = [(int(m[2]), int(m[1]), path) for path in folder.glob("*.ckpt") if (m := name.fullmatch(path.name))]
+    return [path for _, _, path in sorted(found)]

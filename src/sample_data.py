@@ -28,9 +28,10 @@ if not __package__:  # run as a file: Python has put src/ on its path, where the
 from src.config import ArgumentParser
 from src.errors import UserError, run_main
 from src.picture_files import probe, read_rgb
+from src.preprocessing import arrange
 
-# Colour photographs in the wheel of scikit-image; the rest of skimage.data is downloaded, grey, drawn, nearly empty or of
-# a scene that is here already.
+# Colour photographs in the wheel of scikit-image; the rest of skimage.data is downloaded, grey, drawn, nearly empty or
+# of a scene that is here already.
 PHOTOGRAPHS = {
     "train": ("astronaut.png", "motorcycle_left.png", "ihc.png", "rocket.jpg"),
     "test": ("coffee.png", "chelsea.png"),
@@ -161,7 +162,7 @@ def random_exposure(
 
 
 def largest_frame(height: int, width: int) -> tuple[int, int]:
-    """(height, width), multiples of 4, up to which `random_exposure` finds room in a photo of this size, whatever it draws."""
+    """(height, width), multiples of 4, up to which `random_exposure` finds room in such a photo, whatever it draws."""
     corner = math.hypot(height, width) / 2
     # On both sides together; opposite corners turn opposite ways.
     room = math.ceil(PATH_LENGTH[1] + 2 * MAX_TURN * corner) + 2 * (SPLINE_REACH + 1)
@@ -307,6 +308,18 @@ def make_sample_set(
     return root
 
 
+def dataset_or_samples(dataset_root: str) -> Path:
+    """The data set to use: `dataset_root` if given, else ./dataset if it is there, else the sample set, made on the spot."""
+    if dataset_root:
+        return Path(dataset_root)
+    if Path("dataset").is_dir():
+        return Path("dataset")
+    print("no --dataset_root and no ./dataset: using the sample set, photographs that ship with scikit-image", flush=True)
+    root = make_sample_set("sample_set")
+    arrange(root, root.with_name("sample_set_arranged"), link=True, progress=False)
+    return root.with_name("sample_set_arranged")
+
+
 def _move_into_place(made: Path, root: Path, params: dict[str, int]) -> None:
     if root.is_dir() and not any(root.iterdir()):
         root.rmdir()  # renaming onto an empty folder is not allowed everywhere
@@ -315,8 +328,8 @@ def _move_into_place(made: Path, root: Path, params: dict[str, int]) -> None:
     except OSError:
         if not root.is_dir():
             raise
-        # A set with missing files is there, or another process has just made the same one. Its files are replaced one by
-        # one and nothing is removed, for the folder may hold files of the user's by now.
+        # A set with missing files is there, or another process has just made the same one. Its files are replaced one
+        # by one and nothing is removed, for the folder may hold files of the user's by now.
         if not is_complete(root, params):
             for path in sorted(made.rglob("*.png")):
                 target = root / path.relative_to(made)

@@ -12,9 +12,9 @@ from src.picture_files import Pair, check_pairs, find_pairs, natural_key, probe,
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
 
-def save(path, array=RGB, mode=None, **kwargs):
+def save(path, array=RGB, **kwargs):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array, mode).save(path, **kwargs) if mode is None else array.save(path, **kwargs)
+    Image.fromarray(array).save(path, **kwargs)
     return path
 
 
@@ -174,14 +174,16 @@ def test_natural_order():
 
 def test_pairs_are_found_by_name_in_natural_order(tmp_path):
     make_pairs(tmp_path)
+    for kind in ("blur", "sharp"):
+        save(tmp_path / f"train/{kind}/20-b.png")  # after 20, though "20-b.png" is before "20.png"
     save(tmp_path / "train/blur/20.JPG")
     save(tmp_path / "train/sharp/20.png")
     save(tmp_path / "train/blur/._1.png")  # left by a Mac
     (tmp_path / "train/sharp/notes.txt").write_text("x")
     (tmp_path / "train/sharp/3.png.d").mkdir()
     pairs = find_pairs(tmp_path, "train")
-    assert [p.name for p in pairs] == ["1", "2", "10", "20"]
-    assert pairs[-1] == Pair("20", tmp_path / "train/blur/20.JPG", tmp_path / "train/sharp/20.png")
+    assert [p.name for p in pairs] == ["1", "2", "10", "20", "20-b"]
+    assert pairs[3] == Pair("20", tmp_path / "train/blur/20.JPG", tmp_path / "train/sharp/20.png")
     assert all(p.blur.stem == p.sharp.stem for p in pairs)
 
 

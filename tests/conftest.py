@@ -1,0 +1,68 @@
+"""What several test files need: the device, the reference vectors, small images."""
+
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("GLOG_v", "3")  # before the framework is imported: its warnings would bury a failure
+DATA = Path(__file__).parent / "data"
+# file -> (variant, residual blocks, salt, input shape): how the reference outputs were made
+REFERENCES = {
+    "mimo_unet_num_res_1": ("MIMO-UNet", 1, "tiny-", (2, 3, 32, 32)),
+    "mimo_unet": ("MIMO-UNet", 0, "base-", (1, 3, 64, 64)),
+    "mimo_unet_plus": ("MIMO-UNetPlus", 0, "plus-", (1, 3, 64, 64)),
+}
+
+
+@pytest.fixture(scope="session")
+def cpu():
+    """MindSpore on the CPU, graph mode, as the scripts use it."""
+    from src import device
+
+    return device.setup("CPU")
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """name -> (network with the reference weights, input, label, recorded results)."""
+
+    def load(name):
+        from mindspore import Tensor
+
+        from src.mimo_unet import build_net
+
+        variant, num_res, salt, shape = REFERENCES[name]
+        network = build_net(variant, num_res)
+        for param in network.get_parameters():
+            rng = np.random.RandomState(zlib.crc32((salt + param.name).encode()))
+            bound = 1 / np.sqrt(np.prod(param.shape[1:])) if param.ndim > 1 else 0.1
+            param.set_data(Tensor(rng.uniform(-bound, bound, param.shape).astype(np.float32)))
+        images = [
+            np.random.RandomState(zlib.crc32((salt + kind).encode())).rand(*shape).astype(np.float32)
+            for kind in ("input", "label")
+        ]
+        return network, *images, np.load(DATA / f"{name}.npz")
+
+    return load
+
+
+@pytest.fixture
+def make_dataset(tmp_path):
+    """Write a paired data set of noise images: make_dataset(train=4, test=2, size=(40, 48)) -> its root."""
+
+    def make(train=4, test=2, size=(40, 48), root="dataset"):
+        rng = np.random.default_rng(0)
+        for split, count in (("train", train), ("test", test)):
+            for kind in ("blur", "sharp"):
+                folder = tmp_path / root / split / kind
+                folder.mkdir(parents=True, exist_ok=True)
+                for i in range(count):
+                    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                    Image.fromarray(image).save(folder / f"{i + 1}.png")
+        return tmp_path / root
+
+    return make

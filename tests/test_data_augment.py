@@ -1,0 +1,61 @@
+import numpy as np
+
+from src.data_augment import draw_channel_mask, epoch_order, paired_crop, paired_flip, sample_rng, to_chw
+
+
+def numbered(height, width):
+    """A pair whose pixels tell where they come from: (row, column, 0) in blur, (row, column, 1) in sharp."""
+    rows, columns = np.mgrid[:height, :width]
+    blur = np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
+    return blur, blur + np.array([0, 0, 1], np.uint8)
+
+
+def test_crop_is_the_same_window_of_both_and_reaches_every_place():
+    blur, sharp = numbered(10, 12)
+    corners = set()
+    for i in range(300):
+        b, s = paired_crop(blur, sharp, 8, sample_rng(0, 0, i))
+        assert b.shape == s.shape == (8, 8, 3)
+        np.testing.assert_array_equal(b[..., :2], s[..., :2])
+        corners.add(tuple(b[0, 0, :2]))
+    assert corners == {(r, c) for r in range(3) for c in range(5)}
+
+
+def test_flip_is_of_both_left_to_right_half_of_the_time():
+    blur, sharp = numbered(4, 6)
+    flipped = 0
+    for i in range(400):
+        b, s = paired_flip(blur, sharp, sample_rng(1, 0, i))
+        np.testing.assert_array_equal(b[..., :2], s[..., :2])
+        is_flipped = b[0, 0, 1] == 5
+        np.testing.assert_array_equal(b, blur[:, ::-1] if is_flipped else blur)
+        flipped += is_flipped
+    assert 150 < flipped < 250
+
+
+def test_draws_belong_to_seed_epoch_and_index():
+    draws = {key: sample_rng(*key).random() for key in [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (1, 1, 1)]}
+    assert len(set(draws.values())) == 5
+    assert sample_rng(1, 0, 1).random() == draws[1, 0, 1]
+
+
+def test_epoch_order_is_a_new_permutation_each_epoch():
+    first, second = epoch_order(1, 0, 50), epoch_order(1, 1, 50)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert list(first) != list(second)
+    np.testing.assert_array_equal(first, epoch_order(1, 0, 50))
+
+
+def test_channel_mask_keeps_the_mean():
+    masks = np.stack([draw_channel_mask(sample_rng(0, 0, i), 96, 0.1) for i in range(200)])
+    assert masks.dtype == np.float32
+    assert set(np.unique(masks)) == {np.float32(0), np.float32(1 / 0.9)}
+    assert abs(masks.mean() - 1) < 0.01
+    assert (draw_channel_mask(sample_rng(0, 0, 0), 96, 0.0) == 1).all()
+
+
+def test_to_chw_is_exact_and_contiguous():
+    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    chw = to_chw(image[:, ::-1])
+    assert chw.dtype == np.float32 and chw.flags.c_contiguous
+    np.testing.assert_array_equal(chw[1, 0], np.float32(image[0, ::-1, 1]) / np.float32(255))

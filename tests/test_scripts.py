@@ -1,0 +1,413 @@
+"""The bash scripts, run as real processes: usage, exact commands, and one clear line where a machine does not fit.
+
+Nothing here installs anything or needs the network: what would go that far ends before, or meets a fake Python.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+LAUNCHERS = [s.name for s in SCRIPTS if s.name.startswith("run_") and re.search("_(gpu|ascend|cpu).sh$", s.name)]
+ON_GPU_MACHINE = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/proc/driver/nvidia/version").exists()
+ON_ASCEND_MACHINE = any(Path("/dev").glob("davinci[0-9]*"))
+
+
+def bash(script: Path | str, *arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
+    """Run a script of the repository, or one given by its path; `env` adds to the environment."""
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / script), *arguments],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def command_of(result: subprocess.CompletedProcess) -> list[str]:
+    """The words of the command that --dry_run printed, without the settings before it."""
+    assert result.returncode == 0, result.stderr
+    words = shlex.split(result.stdout.splitlines()[-1])
+    if words[0] == "source":
+        words = words[words.index("&&") + 1 :]
+    return words[1:] if words[0].startswith("PATH=") else words
+
+
+def assert_one_line_error(result: subprocess.CompletedProcess, *parts: str):
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    for part in parts:
+        assert part in result.stderr
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """A copy of what setup.sh needs, without .venv, in a folder with a space in its name."""
+    folder = tmp_path / "a copy"
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    for file in ROOT.glob("requirements*.txt"):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture
+def bare_path(tmp_path) -> str:
+    """A PATH with the system's tools but no Python, no apt-get, no nvidia-smi."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for (
+        tool
+    ) in "bash dirname basename cat head sed awk grep cut tr wc cksum id getconf flock mkdir rm touch mv".split():
+        (folder / tool).symlink_to(shutil.which(tool))
+    return str(folder)
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "run"], ids=lambda s: s.name)
+def test_bash_can_read_it(script):
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_there_are_nine_launchers():
+    assert len(LAUNCHERS) == 9
+
+
+@pytest.mark.parametrize("script", LAUNCHERS)
+@pytest.mark.parametrize("arguments", [[], ["dataset"], ["dataset", "runs/a", "3", "too many"], ["--seed", "3"]])
+def test_wrong_number_of_arguments_is_one_usage_line(script, arguments):
+    result = bash(script, *arguments)
+    assert_one_line_error(result, f"usage: bash {script} DATASET CKPT_")
+
+
+@pytest.mark.parametrize("script", [*LAUNCHERS, "setup.sh", "run_tests.sh"])
+def test_help(script):
+    result = bash(script, "--help")
+    assert result.returncode == 0 and script in result.stdout and result.stderr == ""
+
+
+# ---- commands of the launchers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu", "ascend"])
+def test_commands_keep_the_callers_paths(tmp_path, tree, device):
+    """From another folder, with spaces both in the repository's path and in the arguments."""
+    train = bash(
+        tree / f"scripts/run_standalone_train_{device}.sh",
+        "my data",
+        "runs/a b",
+        "--dry_run",
+        "--seed",
+        "3",
+        cwd=tmp_path,
+    )
+    config = str(tree / f"configs/{device}_config.yaml")
+    python = str(tree / ".venv/bin/python")
+    assert command_of(train) == [
+        *(python, str(tree / "train.py"), "--config_path", config, "--dataset_root", "my data"),
+        *("--ckpt_save_directory", "runs/a b", "--seed", "3"),
+    ]  # fmt: skip
+    score = bash(tree / f"scripts/run_eval_{device}.sh", "my data", "a b.ckpt", "out dir", "--dry_run", cwd=tmp_path)
+    assert command_of(score) == [
+        *(python, str(tree / "eval.py"), "--config_path", config, "--dataset_root", "my data"),
+        *("--ckpt_file", "a b.ckpt", "--img_save_directory", "out dir"),
+    ]  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a copy"], "a dry run writes nothing"
+    assert not (tree / ".venv").exists()
+    # The GPU's libraries have to be known before Python starts.
+    assert ("gpu_env.sh && " in train.stdout) == (device == "gpu")
+
+
+def test_image_folder_of_the_evaluation_may_be_left_out():
+    command = command_of(bash("run_eval_cpu.sh", "d", "c", "--dry_run", "--report_file", "r.json"))
+    assert "--img_save_directory" not in command and command[-2:] == ["--report_file", "r.json"]
+
+
+@pytest.mark.parametrize("device, launcher", [("gpu", "mpirun"), ("ascend", "msrun"), ("cpu", "msrun")])
+def test_distributed_command(device, launcher):
+    result = bash(f"run_distribute_train_{device}.sh", "d", "runs/x/", "--dry_run", "--seed", "3")
+    command = command_of(result)
+    assert launcher in result.stdout.splitlines()[0] and result.stdout.startswith("preflight: ")
+    if launcher == "mpirun":
+        assert command[:3] == ["mpirun", "-np", "8"] and "runs/x_logs" in command
+        assert ("--allow-run-as-root" in command) == (os.getuid() == 0)
+    else:
+        assert command[:2] == [str(ROOT / ".venv/bin/python"), str(ROOT / ".venv/bin/msrun")]
+        assert {"--worker_num=8", "--local_worker_num=8", "--join=True", "--log_dir=runs/x_logs"} <= set(command)
+        assert f"PATH={ROOT}/.venv/bin:$PATH" in result.stdout
+    assert command[command.index(str(ROOT / "train.py")) + 1 :] == [
+        *("--config_path", str(ROOT / f"configs/{device}_config.yaml"), "--dataset_root", "d"),
+        *("--ckpt_save_directory", "runs/x/", "--is_train_distributed", "true", "--seed", "3"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments", [["2", "--launcher", "mpirun"], ["--launcher=mpirun", "2"], ["2", "--launcher=mpirun"]]
+)
+def test_the_launcher_and_the_number_of_ranks_can_be_chosen(arguments):
+    command = command_of(bash("run_distribute_train_cpu.sh", "d", "c", *arguments, "--dry_run"))
+    assert command[:3] == ["mpirun", "-np", "2"]
+    assert not any("launcher" in word for word in command), "it is no option of train.py"
+
+
+def test_each_run_gets_a_port_of_its_own():
+    ports = {
+        re.search("--master_port=([0-9]+)", bash("run_distribute_train_cpu.sh", "d", "c", "--dry_run").stdout)[1]
+        for _ in "123"
+    }
+    assert len(ports) > 1 and all(20000 <= int(port) < 32000 for port in ports)
+
+
+@pytest.mark.parametrize("count", ["0", "x", "2.5", "08"])
+def test_number_of_ranks_must_be_a_number(count):
+    result = bash("run_distribute_train_cpu.sh", "d", "c", count, "--dry_run")
+    assert_one_line_error(result, repr(count), "whole number")
+
+
+def test_unknown_launcher():
+    assert_one_line_error(
+        bash("run_distribute_train_cpu.sh", "d", "c", "2", "--launcher", "slurm", "--dry_run"), "slurm", "msrun"
+    )
+
+
+# ---- devices that are not there --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(ON_GPU_MACHINE, reason="this machine has a GPU")
+@pytest.mark.parametrize("script", [name for name in LAUNCHERS if "gpu" in name])
+def test_gpu_scripts_without_a_gpu(tree, script, tmp_path):
+    assert_one_line_error(bash(tree / "scripts" / script, "d", "c", cwd=tmp_path), "no NVIDIA GPU here")
+    assert not (tree / ".venv").exists() and not (tmp_path / "c_logs").exists()
+
+
+@pytest.mark.skipif(ON_ASCEND_MACHINE, reason="this machine has an Ascend device")
+@pytest.mark.parametrize("script", [name for name in LAUNCHERS if "ascend" in name])
+def test_ascend_scripts_without_ascend(tree, script):
+    assert_one_line_error(bash(tree / "scripts" / script, "d", "c"), "no Ascend device here")
+    assert not (tree / ".venv").exists()
+
+
+def test_fewer_gpus_than_ranks(tree, tmp_path):
+    smi = 'echo "GPU 0: A (UUID: GPU-0)"\necho "  MIG 1g.5gb Device 0: (UUID: MIG-0)"\necho "GPU 1: A (UUID: GPU-1)"\n'
+    executable(tmp_path / "bin/nvidia-smi", "#!/bin/sh\n" + smi)
+    env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    script = tree / "scripts/run_distribute_train_gpu.sh"
+    assert_one_line_error(bash(script, "d", "c", **env, CUDA_VISIBLE_DEVICES="0,1"), "8 NVIDIA GPUs asked for, 2 found")
+    assert_one_line_error(
+        bash(script, "d", "c", "2", **env, CUDA_VISIBLE_DEVICES="1"), "2 NVIDIA GPUs asked for, 1 found"
+    )
+
+
+# ---- running ranks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake_msrun(tree) -> Path:
+    """A tree whose .venv holds the present Python and an msrun that writes two logs and fails as FAKE_STATUS says."""
+    executable(tree / ".venv/bin/python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    text = """
+        import os, pathlib, shutil, sys, time
+        assert shutil.which("python").endswith("a copy/.venv/bin/python"), "msrun starts its ranks as plain python"
+        logs = pathlib.Path(next(a.split("=")[1] for a in sys.argv if a.startswith("--log_dir")))
+        (logs / "worker_1.log").write_text("epoch 1\\nerror: rank 1 has no data\\n")
+        time.sleep(0.05)
+        (logs / "worker_0.log").write_text("epoch 1\\nRuntimeError: my neighbour has gone\\n")
+        sys.exit(int(os.environ["FAKE_STATUS"]))
+    """
+    (tree / ".venv/bin/msrun").write_text("\n".join(line[8:] for line in text.splitlines()))
+    return tree
+
+
+def test_a_failing_rank_is_shown(fake_msrun, tmp_path):
+    result = bash(fake_msrun / "scripts/run_distribute_train_cpu.sh", "d", "run 1/", "2", cwd=tmp_path, FAKE_STATUS="7")
+    assert result.returncode == 7
+    assert "run 1_logs/worker_1.log" in result.stderr and "  | error: rank 1 has no data" in result.stderr
+    assert "neighbour" not in result.stderr
+    assert not (tmp_path / "run 1").exists(), "the run folder is train.py's to make"
+    assert "--worker_num=2" in (tmp_path / "run 1_logs/command.txt").read_text()
+
+
+def test_success_is_passed_on(fake_msrun, tmp_path):
+    result = bash(fake_msrun / "scripts/run_distribute_train_cpu.sh", "d", "c", "2", cwd=tmp_path, FAKE_STATUS="0")
+    assert result.returncode == 0 and result.stderr == ""
+
+
+def test_exit_status_of_the_program_is_passed_on(fake_msrun):
+    (fake_msrun / "train.py").write_text("import sys; print(sys.argv[1:]); sys.exit(5)")
+    result = bash(fake_msrun / "scripts/run_standalone_train_cpu.sh", "d", "c")
+    assert result.returncode == 5 and "'--dataset_root', 'd'" in result.stdout
+
+
+# ---- setup.sh --------------------------------------------------------------------------------------------------------
+
+
+def test_unfit_python_named_by_the_user(tree, tmp_path):
+    python = executable(tmp_path / "python", "#!/bin/sh\necho Python 3.8.19\n")
+    assert_one_line_error(bash(tree / "scripts/setup.sh", PYTHON=str(python)), f"{python} is 3.8", "3.10, 3.11 or 3.12")
+    assert not (tree / ".venv").exists()
+
+
+def test_no_fit_python_on_the_path(tree, bare_path):
+    executable(Path(bare_path) / "python3", "#!/bin/sh\necho CPython 3.13.1\n")
+    executable(Path(bare_path) / "python", "#!/bin/sh\necho CPython 2.7.18\n")
+    result = bash(tree / "scripts/setup.sh", PATH=bare_path, PYTHON="")
+    assert_one_line_error(result, "python3 is 3.13, python is 2.7", "3.10, 3.11 or 3.12")
+    assert not (tree / ".venv").exists()
+
+
+def test_python_without_the_venv_module(tree, bare_path):
+    """As on Debian without python3-venv: the interpreter is fit, `import ensurepip` fails."""
+    text = '#!/bin/sh\ncase "$*" in *ensurepip*) exit 1 ;; *) echo CPython 3.11.2 ;; esac\n'
+    executable(Path(bare_path) / "python3", text)
+    result = bash(tree / "scripts/setup.sh", PATH=bare_path, PYTHON="")
+    assert_one_line_error(result, "apt-get install python3-venv")
+    assert not (tree / ".venv").exists()
+
+
+@pytest.mark.skipif(ON_GPU_MACHINE, reason="this machine has a GPU")
+def test_setup_for_gpu_without_a_driver_ends_before_the_download(tree):
+    assert_one_line_error(bash(tree / "scripts/setup.sh", "--gpu"), "--gpu: no NVIDIA driver here")
+    assert not (tree / ".venv").exists()
+
+
+@pytest.mark.skipif(ON_ASCEND_MACHINE, reason="this machine has an Ascend device")
+def test_setup_for_ascend_says_what_it_found(tree, tmp_path):
+    env = {"ASCEND_HOME_PATH": "", "HOME": str(tmp_path)}
+    assert_one_line_error(bash(tree / "scripts/setup.sh", "--ascend", **env), "neither a CANN toolkit", "CANN 9.1")
+    env["ASCEND_HOME_PATH"] = str(tmp_path)
+    assert_one_line_error(
+        bash(tree / "scripts/setup.sh", "--ascend", **env), f"CANN toolkit in {tmp_path}, but no device"
+    )
+
+
+def test_setup_without_apt(tree, bare_path):
+    assert_one_line_error(bash(tree / "scripts/setup.sh", "--system", PATH=bare_path), "no apt-get", "openmpi-bin")
+
+
+def test_unknown_option_of_setup(tree):
+    assert_one_line_error(bash(tree / "scripts/setup.sh", "--cuda"), "unknown option --cuda")
+
+
+@pytest.fixture
+def fake_python(tmp_path) -> dict[str, str]:
+    """The environment for setup.sh with a Python that makes a .venv of itself and only writes down what pip is told."""
+    text = f"""#!/bin/sh
+        echo "$*" >>"{tmp_path}/calls"
+        case "$*" in
+          *"-m venv"*)
+            mkdir -p "$3/bin" "$3/lib/python3.11/site-packages/pip" "$3/lib/python3.11/site-packages/mindspore"
+            cp "$0" "$3/bin/python" ;;
+          *install*broken*) echo "ERROR: no such package"; exit 1 ;;
+          *platform*) echo CPython 3.11.9 ;;
+        esac
+    """
+    python = executable(tmp_path / "python", text)
+    (tmp_path / "calls").touch()
+    return {"PYTHON": str(python)}
+
+
+def installed_files(tmp_path) -> list[str]:
+    """The requirements files that pip was told to install, in order; forgets them."""
+    calls = tmp_path / "calls"
+    files = re.findall("install .*-r .*/(requirements.*?txt) -c", calls.read_text())
+    calls.write_text("")
+    return files
+
+
+def test_options_of_setup_add_up(tree, tmp_path, fake_python):
+    def setup(*options):
+        result = bash(tree / "scripts/setup.sh", *options, cwd=tmp_path, **fake_python)
+        assert result.returncode == 0, result
+        return result.stdout
+
+    assert "making .venv" in setup("--dev")
+    assert installed_files(tmp_path) == ["requirements.txt", "requirements-torch.txt", "requirements-dev.txt"]
+    for options in ([], ["--dev"], ["--torch"]):
+        assert len(setup(*options).splitlines()) == 1
+    setup("--fast")
+    assert installed_files(tmp_path) == ["requirements-fast.txt"]
+
+    with (tree / "requirements-dev.txt").open("a") as file:
+        file.write("# changed\n")
+    setup()
+    assert installed_files(tmp_path) == ["requirements-dev.txt"], "what was installed once is kept up to date"
+
+    # Cut off in the middle: everything comes back.
+    (tree / ".venv/setup_stamp").rename(tree / ".venv/setup_unfinished")
+    assert "making .venv anew: an earlier setup was cut off" in setup()
+    assert sorted(installed_files(tmp_path)) == sorted(f"requirements{x}.txt" for x in ("", "-dev", "-fast", "-torch"))
+    assert not (tree / ".venv/setup_unfinished").exists()
+
+
+def test_a_failing_install_takes_nothing_away(tree, tmp_path, fake_python):
+    assert bash(tree / "scripts/setup.sh", **fake_python).returncode == 0
+    broken = tree / "requirements-broken.txt"
+    broken.touch()
+    setup = tree / "scripts/setup.sh"
+    setup.write_text(setup.read_text().replace("--torch | --fast", "--torch | --broken | --fast"))
+    result = bash(setup, "--broken", **fake_python)
+    assert result.returncode == 1 and "no such package" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert "up to date" in bash(setup, **fake_python).stdout
+
+
+def test_a_broken_first_install_is_not_claimed_good(tree, tmp_path, fake_python):
+    text = Path(fake_python["PYTHON"]).read_text()
+    Path(fake_python["PYTHON"]).write_text(text.replace("*install*broken*", "*install*"))
+    assert bash(tree / "scripts/setup.sh", **fake_python).returncode == 1
+    assert not (tree / ".venv/setup_stamp").exists() and (tree / ".venv/setup_unfinished").exists()
+    Path(fake_python["PYTHON"]).write_text(text)
+    assert "making .venv anew" in bash(tree / "scripts/setup.sh", **fake_python).stdout
+
+
+def test_gpu_libraries_are_found(tree):
+    """gpu_env.sh, read in twice under the strictest settings of a shell."""
+    site = tree / ".venv/lib/python3.11/site-packages"
+    source = f"set -euo pipefail; cd /; source {shlex.quote(str(tree / 'scripts/gpu_env.sh'))}"
+    missing = subprocess.run(["bash", "-c", f"set +e; {source}; exit $?"], capture_output=True, text=True)
+    assert_one_line_error(missing, "setup.sh --gpu")
+
+    (site / "nvidia/cudnn/lib").mkdir(parents=True)
+    (site / "nvidia/cudnn/lib/libcudnn.so.8").touch()
+    (site / "nvidia/cufft/lib").mkdir(parents=True)
+    executable(tree / ".venv/cuda/bin/nvcc", "#!/bin/sh\n")
+    show = 'echo "$LD_LIBRARY_PATH|$CUDA_HOME"'
+    env = {**os.environ, "LD_LIBRARY_PATH": "/mine"}
+    result = subprocess.run(["bash", "-c", f"{source}; {source}; {show}"], capture_output=True, text=True, env=env)
+    folders = [
+        site / "nvidia/cudnn/lib",
+        site / "nvidia/cufft/lib",
+        site / "mindspore/lib",
+        site / "mindspore/lib/plugin/gpu",
+    ]
+    assert result.stdout == ":".join(map(str, folders)) + f":/mine|{tree}/.venv/cuda\n", result.stderr
+
+
+# ---- packaging -------------------------------------------------------------------------------------------------------
+
+
+def test_versions_agree():
+    for file, form in {
+        "pyproject.toml": 'version = "{}"',
+        "CITATION.cff": "version: {}",
+        "CHANGELOG.md": "## [{}]",
+    }.items():
+        assert form.format(__version__) in (ROOT / file).read_text(), file

@@ -1,0 +1,104 @@
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from src.init_weights import init_weights
+from src.loss import MultiScaleLoss
+from src.mimo_unet import build_net
+from src.train_step import Adam, StepDecay, TrainStep
+
+
+def make_step(network, **kwargs):
+    return TrainStep(network, MultiScaleLoss(), Adam(network.trainable_params()), StepDecay(1e-4, 10**6), **kwargs)
+
+
+@pytest.mark.parametrize("name", ["mimo_unet_num_res_1", "mimo_unet"])
+def test_losses_follow_the_papers_adam(cpu, reference, name):
+    network, image, label, recorded = reference(name)
+    step = make_step(network)
+    mask = Tensor(np.ones((len(image), 96), np.float32))
+    losses = [float(step(Tensor(image), Tensor(label), mask)[0]) for _ in recorded["adam_losses"]]
+    np.testing.assert_allclose(losses, recorded["adam_losses"], rtol=1e-5)
+    assert int(step.global_step.asnumpy()) == len(losses)
+
+
+def test_parts_of_a_batch_equal_the_whole(cpu):
+    rng = np.random.default_rng(0)
+    batches = [
+        (rng.random((4, 3, 32, 32), dtype=np.float32), rng.random((4, 3, 32, 32), dtype=np.float32)) for _ in range(3)
+    ]
+    results = []
+    for parts in (1, 2):
+        network = build_net("MIMO-UNet", 1)
+        init_weights(network, 0)
+        step = make_step(network, micro_batches=parts)
+        mask = Tensor(np.ones((4, 96), np.float32))
+        results.append([[float(v) for v in step(Tensor(b), Tensor(s), mask)] for b, s in batches])
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+
+
+def test_adam_against_numpy_with_tiny_gradients(cpu):
+    # gradients around eps tell PyTorch's form from the framework's, which adds eps before the bias correction
+    gradients = [np.array([1e-9, -3e-8, 1e-3, 2.0], np.float32) * k for k in (1, 2, -1)]
+    param = ms.Parameter(Tensor(np.zeros(4, np.float32)), name="w")
+    adam = Adam([param])
+    m = v = w = np.zeros(4)
+    for t, g in enumerate(gradients):
+        adam((Tensor(g),), Tensor(1e-2, ms.float32), Tensor(t, ms.float32))
+        g = g.astype(np.float64)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        w = w - 1e-2 * (m / (1 - 0.9 ** (t + 1))) / (np.sqrt(v / (1 - 0.999 ** (t + 1))) + 1e-8)
+        np.testing.assert_allclose(param.asnumpy(), w, rtol=2e-4)
+
+
+def test_step_decay(cpu):
+    schedule = StepDecay(1e-4, 10)
+    rates = [float(schedule(Tensor(s, ms.int32))) for s in (0, 9, 10, 19, 20, 35)]
+    np.testing.assert_allclose(rates, [1e-4, 1e-4, 5e-5, 5e-5, 2.5e-5, 1.25e-5], rtol=1e-6)
+
+
+class Times(nn.Cell):
+    """A stand-in network of one weight, whose float16 gradient overflows at a large loss scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = ms.Parameter(Tensor(np.ones(1, np.float32)), name="weight")
+
+    def construct(self, x, channel_mask):
+        return (x.astype(ms.float16) * self.weight.astype(ms.float16)).astype(ms.float32)
+
+
+class Mean(nn.Cell):
+    def construct(self, prediction, sharp):
+        loss = ops.mean(prediction * sharp)
+        return loss, loss, loss
+
+
+def test_overflow_skips_the_update_and_lowers_the_scale(cpu):
+    network = Times()
+    scaler = ms.amp.DynamicLossScaler(2.0**20, 2, 2)
+    step = TrainStep(network, Mean(), Adam([network.weight]), StepDecay(1e-2, 10), scaler=scaler)
+    one, mask = Tensor(np.ones((1, 1), np.float32)), Tensor(np.ones((1, 96), np.float32))
+    seen = []
+    for _ in range(8):
+        before = float(network.weight.asnumpy()[0])
+        *_, scale, finite = step(one, one, mask)
+        seen.append((float(scale), bool(finite), float(network.weight.asnumpy()[0]) != before))
+    # 2^20 .. 2^16 overflow float16, 2^15 does not; after two good steps the scale doubles and overflows again
+    assert [s for s, _, _ in seen[:6]] == [2.0**k for k in (20, 19, 18, 17, 16, 15)]
+    assert all(finite == changed for _, finite, changed in seen)
+    assert [finite for _, finite, _ in seen] == [False] * 5 + [True, True, False]
+    assert int(step.skipped.asnumpy()) == 6
+
+
+def test_not_a_number_leaves_the_weights_alone(cpu):
+    network = build_net("MIMO-UNet", 1)
+    init_weights(network, 0)
+    step = make_step(network)
+    before = {p.name: p.asnumpy() for p in network.get_parameters()}
+    bad = Tensor(np.full((1, 3, 32, 32), np.nan, np.float32))
+    loss, *_, finite = step(bad, bad, Tensor(np.ones((1, 96), np.float32)))
+    assert np.isnan(float(loss)) and not bool(finite)
+    for p in network.get_parameters():
+        np.testing.assert_array_equal(p.asnumpy(), before[p.name])
