@@ -26,8 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f"data: {len(pairs)} test pairs from {dataset_root}")
     if converted:
         print(f"converted to 8-bit RGB: {', '.join(f'{n} {mode}' for mode, n in converted.items())}")
-    if config.img_save_directory:
-        need_writable_folder(config.img_save_directory, "--img_save_directory")
+    for option in ("img_save_directory", "strip_save_directory"):
+        if getattr(config, option):
+            need_writable_folder(getattr(config, option), f"--{option}")
     if config.report_file:
         need_writable_folder(Path(config.report_file).parent, "--report_file")
     if config.eval_use_data_sink:
@@ -44,20 +45,26 @@ def evaluate_checkpoint(config: Config, pairs: list) -> None:
     from src.checkpoint import load_network
     from src.engine import MindSporeEngine
     from src.evaluation import evaluate, summarize, write_csv, write_json
-    from src.picture import save_png
+    from src.metric import psnr
+    from src.picture import save_png, save_strip
 
     network, _, left_out = load_network(config.ckpt_file, config.model_name)
     if left_out:
         print(f"{config.ckpt_file}: {len(left_out)} entries of the training state left out")
 
     def save(pair, blur, restored, sharp):
-        save_png(Path(config.img_save_directory) / f"{pair.name}.png", restored)
+        if config.img_save_directory:
+            save_png(Path(config.img_save_directory) / f"{pair.name}.png", restored)
+        if config.strip_save_directory:
+            captions = (f"blurred {psnr(blur, sharp):.2f} dB", f"restored {psnr(restored, sharp):.2f} dB", "sharp")
+            save_strip(
+                Path(config.strip_save_directory) / f"{pair.name}.png", dict(zip(captions, (blur, restored, sharp)))
+            )
 
     rows = []
-    on_image = save if config.img_save_directory else None
     engine = MindSporeEngine(network)
     with tqdm(total=len(pairs), unit="image", disable=None) as bar:
-        for row in evaluate(pairs, engine, ("psnr", "ssim"), config.eval_batch_size, on_image):
+        for row in evaluate(pairs, engine, ("psnr", "ssim"), config.eval_batch_size, save):
             rows.append(row)
             bar.update()
     summary = summarize(rows)
@@ -68,8 +75,8 @@ def evaluate_checkpoint(config: Config, pairs: list) -> None:
         note = f" ({equal} without a finite score left out of the mean)" if equal else ""
         print(f"{metric}: {restored} (blurred input {blurred}, gain {gain}){note}")
     print(f"{summary['images']} images, {summary['seconds_per_image']:.3f} s per image")
-    if config.img_save_directory:
-        print(f"restored images: {config.img_save_directory}")
+    for folder in filter(None, (config.img_save_directory, config.strip_save_directory)):
+        print(f"pictures: {folder}")
     if config.report_file:
         report = Path(config.report_file)
         write_json(report, summary)

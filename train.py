@@ -12,7 +12,7 @@ from pathlib import Path
 
 from src import device, run_folder
 from src.config import Config, load_config
-from src.errors import UserError, need_writable_folder, run_main
+from src.errors import UserError, run_main
 from src.picture_files import check_pairs, find_pairs
 from src.sample_data import dataset_or_samples
 
@@ -31,9 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"data: {len(pairs)} training and {len(val_pairs)} validation pairs from {dataset_root}")
     if converted:
         print(f"converted to 8-bit RGB: {', '.join(f'{n} {mode}' for mode, n in converted.items())}")
-    folder = need_writable_folder(config.ckpt_save_directory, "--ckpt_save_directory")
-    if not config.is_train_distributed:
-        folder = run_folder.claim(folder, config.overwrite)
+    folder = run_folder.check(config.ckpt_save_directory, config.overwrite)
 
     runtime = device.setup(config.device_target, config.device_id, config.is_train_distributed, config.debug)
     train(config, runtime, pairs, val_pairs, folder)
@@ -46,7 +44,7 @@ def train(config: Config, runtime: device.Runtime, pairs: list, val_pairs: list,
     from mindspore.train import Model
 
     from src import callback, checkpoint
-    from src.data_load import TrainPairs, steps_per_epoch, train_dataset
+    from src.data_load import TrainPairs, loader_errors, steps_per_epoch, train_dataset
     from src.engine import MindSporeEngine
     from src.evaluation import evaluate, summarize
     from src.init_weights import init_weights
@@ -110,6 +108,7 @@ def train(config: Config, runtime: device.Runtime, pairs: list, val_pairs: list,
     clock = callback.Clock(0, steps)
     callbacks = [clock, callback.StopOnBadLoss(bad_loss)]
     if runtime.rank == 0:
+        run_folder.claim(folder)
         run_folder.describe(folder, config.to_yaml())
         log = run_folder.RunLog(folder / "log.csv")
         callbacks.append(callback.LogWriter(log, config.log_frequency))
@@ -117,7 +116,7 @@ def train(config: Config, runtime: device.Runtime, pairs: list, val_pairs: list,
             engine = MindSporeEngine(network)
             interval = config.val_acc_monitor_interval * steps
             save_best = partial(save, folder / "best.ckpt")
-            callbacks.append(callback.Validate(score, interval, log, save_best))
+            callbacks.append(callback.Validate(score, interval, log, save_best, first=config.val_first))
         callbacks.append(
             callback.SaveCheckpoints(
                 folder, config.model_name, save, clock, config.ckpt_save_frequency, config.ckpt_save_steps,
@@ -131,9 +130,10 @@ def train(config: Config, runtime: device.Runtime, pairs: list, val_pairs: list,
     if config.train_use_data_sink and not sink:
         print("--train_use_data_sink: a CPU has no data sink, running without")
     epochs = -(-last_step // config.sink_size) if sink else config.epochs_num
-    Model(step).train(
-        epochs, dataset, callbacks=callbacks, dataset_sink_mode=sink, sink_size=config.sink_size if sink else -1
-    )
+    with loader_errors():
+        Model(step).train(
+            epochs, dataset, callbacks=callbacks, dataset_sink_mode=sink, sink_size=config.sink_size if sink else -1
+        )
     print(f"done: {folder}")
 
 

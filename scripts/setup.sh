@@ -92,12 +92,15 @@ check_nvidia_driver() {
 
 check_ascend() {
   local home="" device="" version="" need
-  need="MindSpore 2.10 needs CANN 9.1 (it accepts ${CANN_VERSIONS// /, }): the packages Ascend-cann-toolkit and Ascend-cann-<chip>-ops"
+  need="MindSpore 2.10 needs CANN 9.1 (it accepts ${CANN_VERSIONS// /, }):"
+  need+=" the packages Ascend-cann-toolkit and Ascend-cann-<chip>-ops"
   home=$(cann_home) || true
   if [ "$(ascend_count)" -gt 0 ] || command -v npu-smi >/dev/null; then device="$(ascend_count) device(s)"; fi
-  [ -n "$home$device" ] || die "--ascend: neither a CANN toolkit (ASCEND_HOME_PATH, /usr/local/Ascend) nor a device (npu-smi, /dev/davinci*) here; $need"
+  [ -n "$home$device" ] || die "--ascend: neither a CANN toolkit (ASCEND_HOME_PATH, /usr/local/Ascend)" \
+    "nor a device (npu-smi, /dev/davinci*) here; $need"
   [ -n "$home" ] || die "--ascend: $device here, but no CANN toolkit (ASCEND_HOME_PATH, /usr/local/Ascend); $need"
-  [ -n "$device" ] || die "--ascend: a CANN toolkit in $home, but no device (no npu-smi, no /dev/davinci*): install the driver and firmware"
+  [ -n "$device" ] || die "--ascend: a CANN toolkit in $home, but no device (no npu-smi, no /dev/davinci*):" \
+    "install the driver and firmware"
   version=$(sed -n 's/^[Vv]ersion=//p' "$home/compiler/version.info" 2>/dev/null | head -n 1) || true
   say "Ascend: $device, CANN ${version:-of unknown version} in $home"
   if [ -n "$version" ] && [[ " $CANN_VERSIONS " != *" $(cut -d. -f1,2 <<<"$version") "* ]]; then
@@ -116,9 +119,11 @@ install_system_packages() {
     say "system packages are there: mpirun, a browser and its driver"
     return
   fi
-  command -v apt-get >/dev/null || die "--system: this system has no apt-get; install by its own means what corresponds to: ${packages[*]}"
+  command -v apt-get >/dev/null || die "--system: this system has no apt-get;" \
+    "install by its own means what corresponds to: ${packages[*]}"
   if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null || die "--system: you are not root and there is no sudo; ask an administrator for: apt-get install ${packages[*]}"
+    command -v sudo >/dev/null || die "--system: you are not root and there is no sudo;" \
+      "ask an administrator for: apt-get install ${packages[*]}"
     as_root=(sudo)
   fi
   say "installing ${packages[*]} by apt-get"

@@ -138,8 +138,7 @@ class LogWriter(Callback):
 
     def on_train_end(self, run_context: RunContext) -> None:
         if self.count:
-            self.write(run_context.original_args())
-        self.log.flush()
+            self.write(run_context.original_args())  # the last validation may still add to the row: Curves flushes it
 
 
 class StopAt(Callback):
@@ -170,29 +169,43 @@ class Validate(Callback):
 
     Args:
         score: () -> summary of `psnr` on the test images (src.evaluation.summarize).
-        save_best: called after a new best.
+        save_best: called after a new best with (epoch, step, psnr).
+        first: also score before the first step, as epoch 0, step 0.
     """
 
     def __init__(self, score: Callable[[], Mapping[str, Any]], interval: int, log: RunLog,
-                 save_best: Callable[[int, int, float], None], best: float = -np.inf):  # fmt: skip
+                 save_best: Callable[[int, int, float], None], best: float = -np.inf, first: bool = False):  # fmt: skip
         self.score, self.interval, self.log = score, interval, log
-        self.save_best, self.best = save_best, best
+        self.save_best, self.best, self.first = save_best, best, first
+        self.scored_step = 0
+
+    def on_train_begin(self, run_context: RunContext) -> None:
+        if self.first:
+            self.validate(0, 0)
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         state = run_context.original_args()
-        if not passed(state, self.interval):
-            return
+        if passed(state, self.interval):
+            self.validate(state.epoch, state.global_step)
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        state = run_context.original_args()
+        if state.get("global_step", self.scored_step) > self.scored_step:  # the last steps deserve a score too
+            self.validate(state.epoch, state.global_step)
+
+    def validate(self, epoch: int, step: int) -> None:
+        self.scored_step = step
         summary = self.score()
         psnr = summary["psnr"]
-        self.log.add(state.epoch, state.global_step, psnr=psnr, psnr_input=summary["psnr_input"])
+        self.log.add(epoch, step, psnr=psnr, psnr_input=summary["psnr_input"])
         is_best = psnr is not None and psnr > self.best
         tqdm.write(
-            f"epoch {state.epoch} validation: psnr {_db(psnr)} (blurred input {_db(summary['psnr_input'])}) "
-            f"on {summary['images']} images, {summary['seconds_per_image']:.2f} s each{', the best so far' if is_best else ''}"
+            f"epoch {epoch} validation: psnr {_db(psnr)} (blurred input {_db(summary['psnr_input'])}) on "
+            f"{summary['images']} images, {summary['seconds_per_image']:.2f} s each{', the best so far' if is_best else ''}"
         )
         if is_best:
             self.best = psnr
-            self.save_best(state.epoch, state.global_step, psnr)
+            self.save_best(epoch, step, psnr)
 
 
 def _db(value: float | None) -> str:

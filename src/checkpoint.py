@@ -74,7 +74,7 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty: got 0 bytes, expected a MindSpore checkpoint")
     if path.suffix != ".ckpt":
-        raise UserError(f"{path}: got a name that ends with {path.name[-4:]!r}, expected a MindSpore checkpoint, *.ckpt")
+        raise UserError(f"{path}: got *{path.suffix}, expected a MindSpore checkpoint, *.ckpt")
     try:
         with _quiet():
             loaded = ms.load_checkpoint(str(path), crc_check=True)

@@ -80,10 +80,13 @@ class Config:
     keep_checkpoint_max: int = option(5, "numbered checkpoints kept beside last.ckpt and best.ckpt", low=1)
     val_acc_monitor_interval: int = option(10, "epochs between validations, 0 = never", low=0)
 
+    val_first: bool = option(False, "also validate before the first step")
+
     # evaluation
     ckpt_file: str = option("", "checkpoint", "eval export")
     eval_batch_size: int = option(1, "images at a time; neighbours of one size go together", "train eval", low=1)
     img_save_directory: str = option("", "write the restored images here, as PNG", "eval")
+    strip_save_directory: str = option("", "write blurred | restored | sharp side by side here", "eval")
     report_file: str = option("", "summary as JSON; a table of all images is written beside it as CSV", "eval")
 
     # export

@@ -4,6 +4,8 @@ A dataset is `root/{train,test}/{blur,sharp}` with equal file names. Batches are
 (B, 3, crop, crop) float32 RGB in [0, 1], the mask (B, 96) float32 as `src.mimo_unet.MIMOUNet` takes it.
 """
 
+import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -98,3 +100,16 @@ def train_dataset(source: TrainPairs, batch_size: int, *, rank: int = 0, world_s
         source, COLUMNS, sampler=sampler, num_parallel_workers=workers, python_multiprocessing=processes and workers > 1
     )
     return dataset.batch(batch_size, drop_remainder=True)
+
+
+@contextlib.contextmanager
+def loader_errors() -> Iterator[None]:
+    """A UserError of a loader worker (an image that cannot be read) reaches us as text inside the framework's RuntimeError, below
+    pages of traceback; this brings it back."""
+    try:
+        yield
+    except RuntimeError as e:
+        found = re.findall(rf"{UserError.__module__}\.UserError: (.+)", str(e))
+        if found:
+            raise UserError(found[-1]) from e
+        raise

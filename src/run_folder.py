@@ -20,20 +20,31 @@ COLUMNS = ["epoch", "step", "loss", "content", "fft", "lr", "scale", "skipped", 
            "psnr_input"]  # fmt: skip
 
 
-def claim(folder: Path | str, overwrite: bool) -> Path:
-    """Make a run folder for a new run.
+def check(folder: Path | str, overwrite: bool) -> Path:
+    """Find out, without touching anything, whether `claim` will succeed.
 
     Raises:
-        UserError: it already holds a run and `overwrite` is not set (then the old one is renamed aside), or is not writable.
+        UserError: the folder already holds a run and `overwrite` is not set, or it cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(os.path.abspath(folder))  # "." has no name, and would follow a renamed folder
+    if holds_run(folder) and not overwrite:
+        raise UserError(
+            f"--ckpt_save_directory {folder} already holds a run. Name another folder, or rename the old run aside with "
+            "--overwrite."
+        )
+    ancestor = next(p for p in (folder, *folder.parents) if p.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        raise UserError(f"--ckpt_save_directory {folder}: cannot write into {ancestor}. Give a folder you may write to.")
+    return folder
+
+
+def claim(folder: Path) -> Path:
+    """Make a run folder for a new run; a run that is there is renamed aside, never deleted.
+
+    Raises:
+        UserError: the folder cannot be made, renamed or written.
+    """
     if holds_run(folder):
-        if not overwrite:
-            raise UserError(
-                f"--ckpt_save_directory {folder} already holds a run. Name another folder, or rename the old run aside with "
-                "--overwrite."
-            )
-        folder = Path(os.path.abspath(folder))  # "." has no name, and would follow the renamed folder
         number = 1
         while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
             number += 1

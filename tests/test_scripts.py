@@ -153,7 +153,7 @@ def test_distributed_command(device, launcher):
     else:
         assert command[:2] == [str(ROOT / ".venv/bin/python"), str(ROOT / ".venv/bin/msrun")]
         assert {"--worker_num=8", "--local_worker_num=8", "--join=True", "--log_dir=runs/x_logs"} <= set(command)
-        assert f"PATH={ROOT}/.venv/bin:$PATH" in result.stdout
+        assert f"PATH={ROOT}/.venv/bin:$PATH " in result.stdout.replace("\\ ", " ")
     assert command[command.index(str(ROOT / "train.py")) + 1 :] == [
         *("--config_path", str(ROOT / f"configs/{device}_config.yaml"), "--dataset_root", "d"),
         *("--ckpt_save_directory", "runs/x/", "--is_train_distributed", "true", "--seed", "3"),

@@ -1,0 +1,428 @@
+import math
+import types
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+from mindspore.train import Model, RunContext
+
+from src import callback
+from src.callback import (
+    VALUES,
+    Clock,
+    ClockRestart,
+    Curves,
+    LogWriter,
+    Progress,
+    SaveCheckpoints,
+    StopAt,
+    StopOnBadLoss,
+    Validate,
+    passed,
+)
+from src.run_folder import RunLog, read_log
+
+
+class Params(dict):
+    """Like the framework's `cb_params`: a dictionary with attributes."""
+
+    __getattr__ = dict.__getitem__
+    __setattr__ = dict.__setitem__
+
+
+class Scalar:
+    """An output of the training step."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def asnumpy(self):
+        return np.array(self.value)
+
+
+def outputs(loss=1.0, content=0.5, fft=5.0, lr=1e-4, scale=1.0, finite=True):
+    return tuple(Scalar(v) for v in (loss, content, fft, lr, scale, finite))
+
+
+def train(callbacks, losses, sink=1):
+    """The framework's loop: one call of each callback's hooks for every entry of `losses`, `sink` steps at once."""
+    context = RunContext(Params(cur_step_num=0))
+    for c in callbacks:
+        c.on_train_begin(context)
+    for loss in losses:
+        for c in callbacks:
+            c.on_train_step_begin(context)
+        context.original_args().cur_step_num += sink
+        context.original_args().net_outputs = loss if isinstance(loss, tuple) else outputs(loss)
+        for c in callbacks:
+            c.on_train_step_end(context)
+        if context.get_stop_requested():
+            break
+    for c in callbacks:
+        c.on_train_end(context)
+    return context.original_args()
+
+
+class Spy(callback.Callback):
+    """Remembers what the clock left for the other callbacks."""
+
+    def __init__(self, *names):
+        self.names, self.seen = names, []
+
+    def on_train_step_end(self, run_context):
+        state = run_context.original_args()
+        self.seen.append(tuple(state[n] if n in state else state.scalars[n] for n in self.names))
+
+
+@pytest.fixture
+def log(tmp_path):
+    return RunLog(tmp_path / "log.csv")
+
+
+@pytest.fixture
+def fake_time(monkeypatch):
+    """Seconds that pass only when `fake_time.now` is moved."""
+    clock = types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr(callback, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
+
+
+def rows(log):
+    """Columns of the log once its last row is written, which `Curves` sees to in a run."""
+    log.flush()
+    return read_log(log.path)
+
+
+# ---- every N steps
+
+
+@pytest.mark.parametrize(
+    "previous,now,interval,expected",
+    [(0, 1, 1, True), (8, 9, 10, False), (9, 10, 10, True), (10, 11, 10, False), (5, 25, 10, True), (11, 19, 10, False),
+     (10, 20, 10, True), (0, 100, 0, False), (20, 20, 10, False), (499, 500, 500, True)],
+)  # fmt: skip
+def test_passed(previous, now, interval, expected):
+    assert passed(types.SimpleNamespace(previous_step=previous, global_step=now), interval) is expected
+
+
+# ---- the clock
+
+
+def test_clock_counts_steps_and_epochs_from_1():
+    spy = Spy("previous_step", "global_step", "epoch")
+    train([Clock(0, 2), spy], [1.0] * 5)
+    assert spy.seen == [(0, 1, 1), (1, 2, 1), (2, 3, 2), (3, 4, 2), (4, 5, 3)]
+
+
+def test_clock_goes_on_where_a_resumed_run_starts():
+    spy = Spy("previous_step", "global_step", "epoch")
+    clock = Clock(7, 4)
+    train([clock, spy], [1.0] * 2)
+    assert spy.seen == [(7, 8, 2), (8, 9, 3)]
+    assert clock.global_step == 9
+
+
+def test_clock_jumps_by_whole_sinks():
+    spy = Spy("previous_step", "global_step", "epoch")
+    train([Clock(20, 50), spy], [1.0] * 3, sink=100)
+    assert spy.seen == [(20, 120, 3), (120, 220, 5), (220, 320, 7)]
+
+
+def test_clock_names_the_outputs():
+    state = train([Clock(0, 1)], [outputs(3.0, 1.0, 20.0, 2e-4, 1024.0, False)])
+    assert [state.scalars[name] for name in VALUES] == [3.0, 1.0, 20.0, 2e-4, 1024.0, 0.0]
+    assert all(type(v) is float for v in state.scalars.values())
+
+
+def test_clock_splits_time_into_step_and_data(fake_time):
+    class Work(callback.Callback):
+        """1 s of waiting for data, 2 s of computing, 7 s of other callbacks."""
+
+        def on_train_step_begin(self, run_context):
+            fake_time.now += 2
+
+        def on_train_step_end(self, run_context):
+            fake_time.now += 7
+
+    class Data(callback.Callback):
+        def on_train_step_begin(self, run_context):
+            fake_time.now += 1
+
+    clock, spy = Clock(0, 10), Spy("seconds_per_step", "data_wait")
+    train([Data(), clock, Work(), spy, ClockRestart(clock)], [1.0] * 3)
+    assert spy.seen == [(3.0, 1.0)] * 3
+    clock, spy = Clock(0, 10), Spy("seconds_per_step", "data_wait")
+    train([Data(), clock, Work(), spy, ClockRestart(clock)], [1.0] * 2, sink=10)
+    assert spy.seen == [(0.3, 0.1)] * 2
+
+
+def test_clock_on_the_frameworks_own_loop(cpu, tmp_path):
+    class Step(nn.Cell):
+        def construct(self, x):
+            loss = x.sum()
+            return loss, loss, loss, loss * 0 + 0.5, loss * 0 + 1, loss < 1000
+
+    def dataset():
+        rows = [np.full(1, i, np.float32) for i in range(4)]
+        return ms.dataset.NumpySlicesDataset(rows, ["x"], shuffle=False).batch(1)
+
+    spy, log = Spy("global_step", "epoch", "loss"), RunLog(tmp_path / "log.csv")
+    Model(Step()).train(3, dataset(), [Clock(10, 4), spy, LogWriter(log, 2), StopAt(16)], dataset_sink_mode=False)
+    assert spy.seen == [(11, 3, 0), (12, 3, 1), (13, 4, 2), (14, 4, 3), (15, 4, 0), (16, 4, 1)]
+    columns = rows(log)
+    assert (columns["step"], columns["loss"]) == ([12, 14, 16], [0.5, 2.5, 0.5])
+
+
+# ---- the log
+
+
+def test_log_rows_are_means_of_their_steps(log):
+    losses = [outputs(loss, content=loss / 2, lr=1 / loss, scale=loss * 8) for loss in (1.0, 2.0, 6.0, 4.0, 5.0, 9.0)]
+    train([Clock(0, 4), LogWriter(log, 3)], losses)
+    columns = rows(log)
+    assert (columns["step"], columns["epoch"]) == ([3, 6], [1, 2])
+    assert (columns["loss"], columns["content"]) == ([3.0, 6.0], [1.5, 3.0])
+    assert (columns["lr"], columns["scale"]) == ([1 / 6, 1 / 9], [48.0, 72.0])  # those of the last step
+    assert columns["psnr"] == [None, None]
+    assert all(v >= 0 for name in ("seconds_per_step", "data_wait") for v in columns[name])
+
+
+def test_skipped_steps_are_counted(log):
+    train([Clock(0, 9), LogWriter(log, 3)], [outputs(finite=f) for f in (True, False, False, True, True, True)])
+    assert rows(log)["skipped"] == [2.0, 0.0]
+
+
+def test_last_incomplete_interval_is_logged(log):
+    train([Clock(0, 9), LogWriter(log, 3)], [1.0, 2.0, 3.0, 7.0, 8.0])
+    columns = rows(log)
+    assert (columns["step"], columns["loss"]) == ([3, 5], [2.0, 7.5])
+
+
+def test_log_keeps_its_multiples_after_a_resume(log):
+    train([Clock(5, 9), LogWriter(log, 4)], [1.0] * 8)
+    assert rows(log)["step"] == [8, 12, 13]
+
+
+def test_one_row_per_sink(log):
+    train([Clock(0, 9), LogWriter(log, 10)], [1.0, 3.0], sink=100)
+    columns = rows(log)
+    assert (columns["step"], columns["loss"]) == ([100, 200], [1.0, 3.0])
+
+
+def test_finished_row_survives_a_crash_in_the_next_step(log):
+    class Crash(callback.Callback):
+        def on_train_step_end(self, run_context):
+            if run_context.original_args().global_step == 3:
+                raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError):
+        train([Clock(0, 9), LogWriter(log, 2), Crash()], [1.0] * 5)
+    assert read_log(log.path)["step"] == [2]
+
+
+# ---- when to stop
+
+
+@pytest.mark.parametrize("first,sink,made", [(0, 1, 3), (2, 1, 1), (0, 2, 2), (5, 1, 1)])
+def test_stop_at(first, sink, made):
+    clock = Clock(first, 9)
+    train([clock, StopAt(3)], [1.0] * 10, sink)
+    assert clock.global_step == first + made * sink
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_bad_loss_ends_the_run(bad):
+    def fail(epoch, step, values):
+        return ZeroDivisionError(f"epoch {epoch} step {step} loss {values['loss']} lr {values['lr']}")
+
+    spy = Spy("global_step")
+    with pytest.raises(ZeroDivisionError, match=f"epoch 2 step 3 loss {bad} lr 0.0001"):
+        train([Clock(0, 2), StopOnBadLoss(fail), spy], [1.0, 1e30, bad, 1.0])
+    assert len(spy.seen) == 2
+
+
+# ---- validation
+
+
+def summary(psnr, psnr_input=20.0):
+    return {"psnr": psnr, "psnr_input": psnr_input, "images": 3, "seconds_per_image": 0.1}
+
+
+def validate(log, scores, interval=2, **kwargs):
+    """Train for `interval` steps a score; the calls of save_best and the best score kept."""
+    saved, left = [], iter(scores)
+    validation = Validate(lambda: summary(next(left)), interval, log, lambda *args: saved.append(args), **kwargs)
+    train([Clock(0, 4), LogWriter(log, 1), validation], [1.0] * interval * len(scores))
+    return saved, validation.best
+
+
+def test_best_is_the_highest_so_far(log, capsys):
+    saved, best = validate(log, [21.0, 20.0, 23.0, 23.0, 22.0])
+    assert saved == [(1, 2, 21.0), (2, 6, 23.0)]  # (epoch, step, psnr); an equal score is no new best
+    assert best == 23.0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("epoch 1 validation: psnr 21.00 dB (blurred input 20.00 dB) on 3 images")
+    assert ["best" in line for line in lines] == [True, False, True, False, False]
+
+
+def test_validation_joins_the_row_of_its_step(log):
+    validate(log, [21.0, 20.0])
+    columns = rows(log)
+    assert columns["step"] == [1, 2, 3, 4]
+    assert columns["psnr"] == [None, 21.0, None, 20.0] and columns["psnr_input"] == [None, 20.0, None, 20.0]
+    assert columns["loss"] == [1.0] * 4
+
+
+def test_best_of_a_resumed_run_is_kept(log):
+    saved, best = validate(log, [21.0, 25.0], best=24.0)
+    assert (saved, best) == ([(1, 4, 25.0)], 25.0)
+
+
+def test_no_finite_score_is_never_the_best(log):
+    saved, best = validate(log, [None, 21.0, None])
+    assert [psnr for _, _, psnr in saved] == [21.0] and best == 21.0
+    assert rows(log)["psnr"][1::2] == [None, 21.0, None]
+
+
+def test_last_steps_are_scored_at_the_end_once(log):
+    def scored_steps(steps, **kwargs):
+        at = []
+        clock = Clock(kwargs.pop("start", 0), 2)
+        score = lambda: at.append(clock.global_step) or summary(20.0)  # noqa: E731
+        train([clock, Validate(score, 2, log, lambda *_: None, **kwargs)], [1.0] * steps)
+        return at
+
+    assert scored_steps(4) == [2, 4]
+    assert scored_steps(5) == [2, 4, 5]
+    assert scored_steps(1) == [1]
+    assert scored_steps(0) == []
+    assert scored_steps(2, first=True) == [0, 2]
+    assert scored_steps(0, start=6) == []
+    assert scored_steps(3, start=6) == [8, 9]
+
+
+def test_score_before_the_first_step_is_logged_as_step_0(log):
+    saved = []
+    train([Clock(0, 4), Validate(lambda: summary(19.0), 2, log, lambda *a: saved.append(a), first=True)], [1.0] * 2)
+    assert saved == [(0, 0, 19.0)]
+    assert (rows(log)["epoch"], rows(log)["step"]) == ([0, 1], [0, 2])
+
+
+def test_score_at_the_end_joins_the_last_row(log):
+    train([Clock(0, 9), LogWriter(log, 3), Validate(lambda: summary(19.0), 100, log, lambda *_: None)], [1.0] * 4)
+    assert (rows(log)["step"], rows(log)["psnr"]) == ([3, 4], [None, 19.0])
+
+
+# ---- checkpoints
+
+
+class Saver:
+    """Writes empty files and remembers what was asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, path, epoch, step):
+        self.calls.append((path.name, epoch, step))
+        path.touch()
+
+
+def save_run(folder, losses, first=0, sink=1, steps_per_epoch=4, epochs=1, steps=0, keep=99, save=None):
+    clock, save = Clock(first, steps_per_epoch), save or Saver()
+    train([clock, SaveCheckpoints(folder, "MIMO-UNet", save, clock, epochs, steps, keep)], losses, sink)
+    return save
+
+
+def numbered(folder):
+    return sorted(int(p.stem.split("_")[-1]) for p in folder.glob("MIMO-UNet_*.ckpt"))
+
+
+def test_checkpoints_every_epoch_and_at_the_end(tmp_path):
+    save = save_run(tmp_path, [1.0] * 9)
+    expected = [("MIMO-UNet_1_4", 1, 4), ("MIMO-UNet_2_8", 2, 8), ("MIMO-UNet_3_9", 3, 9)]
+    assert save.calls == [(n, e, s) for name, e, s in expected for n in (f"{name}.ckpt", "last.ckpt")]
+
+
+def test_checkpoints_every_few_steps_too(tmp_path):
+    save_run(tmp_path, [1.0] * 9, epochs=2, steps=3)
+    assert numbered(tmp_path) == [3, 6, 8, 9]
+
+
+def test_end_is_not_saved_twice(tmp_path):
+    save = save_run(tmp_path, [1.0] * 4)
+    assert [step for _, _, step in save.calls] == [4, 4]
+
+
+def test_sinks_are_saved_when_a_multiple_was_passed(tmp_path):
+    save_run(tmp_path, [1.0] * 3, sink=3)
+    assert numbered(tmp_path) == [6, 9]  # 4 and 8 lie inside the second and third sink
+
+
+def test_resumed_run_without_a_step_saves_nothing(tmp_path):
+    assert save_run(tmp_path, [], first=8).calls == []
+    save_run(tmp_path, [1.0] * 5, first=6)
+    assert numbered(tmp_path) == [8, 11]
+
+
+def test_newest_are_kept_and_last_best_and_others_stay(tmp_path):
+    others = ["best.ckpt", "MIMO-UNetPlus_1_1.ckpt", "notes_1_1.txt"]
+    for name in others:
+        (tmp_path / name).touch()
+    save_run(tmp_path, [1.0] * 12, steps_per_epoch=1, keep=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        [*others, "last.ckpt", "MIMO-UNet_10_10.ckpt", "MIMO-UNet_11_11.ckpt", "MIMO-UNet_12_12.ckpt"]
+    )
+
+
+def test_nothing_is_deleted_before_the_new_ones_are_saved(tmp_path):
+    def full_disk(path, epoch, step):
+        if (path.name, step) == ("last.ckpt", 4):
+            raise OSError("no space")
+        path.touch()
+
+    with pytest.raises(OSError):
+        save_run(tmp_path, [1.0] * 4, steps_per_epoch=1, keep=2, save=full_disk)
+    assert numbered(tmp_path) == [2, 3, 4]
+
+
+# ---- curves and progress
+
+
+def test_curves_are_drawn_at_validation_and_at_the_end(log, tmp_path):
+    class Count(Curves):
+        drawn = ()
+
+        def draw(self):
+            super().draw()
+            self.drawn += (read_log(log.path)["step"],)
+
+    curves = Count(log, tmp_path / "curves.png", 2)
+    train([Clock(0, 2), LogWriter(log, 1), curves], [1.0] * 3)
+    assert curves.drawn == ([1, 2], [1, 2, 3])
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_progress_away_from_a_terminal(fake_time, capsys):
+    class Minute(callback.Callback):
+        """Steps of 4 s."""
+
+        def on_train_step_begin(self, run_context):
+            fake_time.now += 4
+
+    train([Clock(100, 50), Minute(), Progress(100, 106)], [2.0] * 6)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("compiling")
+    assert [line.split()[3] for line in lines[1:]] == [
+        "101/106",
+        "104/106",
+        "106/106",
+    ]  # one in ten seconds, and the last
+    assert "loss 2.0000 (content 0.5000, fft 5.000) lr 1.00e-04 4.00 s/step, 0:00:20 left" in lines[1]
+    assert lines[-1].endswith("0:00:00 left")
+
+
+def test_progress_of_a_sink_past_the_end(fake_time, capsys):
+    train([Clock(0, 50), Progress(0, 150)], [2.0] * 2, sink=100)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("epoch 4 step 200/150") and lines[-1].endswith("0:00:00 left")

@@ -1,0 +1,399 @@
+import ast
+import dataclasses
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from src import __version__
+from src.config import (
+    CONFIG_DIR,
+    DEVICES,
+    MODEL_NAMES,
+    ROOT,
+    SCRIPTS,
+    Config,
+    coerce,
+    load_config,
+    option_fields,
+    read_yaml,
+)
+from src.errors import UserError
+
+YAML_FILES = sorted(CONFIG_DIR.rglob("*.yaml"))
+
+
+@pytest.fixture
+def write_yaml(tmp_path):
+    """write_yaml("seed: 3") -> the path of a file with that text."""
+
+    def write(text, name="settings.yaml"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return str(tmp_path / name)
+
+    return write
+
+
+def message(function, *args, **kwargs):
+    """The text of the UserError that the call raises: one line."""
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def run_script(script, *args):
+    return subprocess.run(
+        [sys.executable, f"{script}.py", *args], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+# ---- the shipped files
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda p: str(p.relative_to(CONFIG_DIR)))
+def test_shipped_yaml_loads(path):
+    assert read_yaml(path)
+    assert load_config("train", ["--config_path", str(path)]).origin.startswith(str(path))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_device_has_a_config_of_its_own(device):
+    config = load_config("train", ["--config_path", str(CONFIG_DIR / f"{device.lower()}_config.yaml")])
+    assert config.device_target == device
+    assert config.export_device_target == device
+
+
+def test_gpu_config_is_the_papers_schedule():
+    config = load_config("train", ["--device_target", "GPU"])
+    found = (config.learning_rate, config.train_batch_size, config.crop_size, config.epochs_num, config.lr_decay_epochs)
+    assert found == (1e-4, 4, 256, 3000, 500)
+    assert (config.amp_level, config.fft_weight) == ("O0", 0.1)
+
+
+# ---- unknown names
+
+
+def test_unknown_yaml_key_names_the_nearest(write_yaml):
+    path = write_yaml("learning_rat: 0.1")
+    text = message(read_yaml, path)
+    assert path in text and "'learning_rat'" in text and "Did you mean learning_rate?" in text
+
+
+def test_origin_and_debug_are_no_yaml_keys(write_yaml):
+    for key in ("origin", "debug"):
+        assert f"unknown key '{key}'" in message(read_yaml, write_yaml(f"{key}: true"))
+
+
+@pytest.mark.parametrize("argv", [["--epoch_num", "3"], ["--epoch_num=3"], ["--seed", "1", "--epoch_num", "3"]])
+def test_unknown_option_names_the_nearest(argv):
+    assert "unknown option --epoch_num. Did you mean --epochs_num?" in message(load_config, "train", argv)
+
+
+def test_options_are_not_abbreviated():
+    assert "unknown option --epochs." in message(load_config, "train", ["--epochs", "3"])
+
+
+def test_option_of_another_script_is_unknown():
+    assert "unknown option --crop_size" in message(load_config, "eval", ["--crop_size", "64"])
+    assert load_config("train", ["--crop_size", "64"]).crop_size == 64
+
+
+def test_yaml_may_hold_options_of_every_script(write_yaml):
+    path = write_yaml("crop_size: 64\nckpt_file: a.ckpt")
+    assert all(load_config(script, ["--config_path", path]).crop_size == 64 for script in SCRIPTS)
+
+
+@pytest.mark.parametrize("given,meant", [("cpu", "CPU"), ("gpu", "GPU"), ("ascend", "Ascend")])
+def test_wrong_device_names_the_nearest(given, meant):
+    text = message(load_config, "train", ["--device_target", given])
+    assert f"--device_target: got '{given}', expected one of CPU, GPU, Ascend. Did you mean {meant}?" in text
+
+
+def test_wrong_model_name_lists_the_known():
+    text = message(load_config, "train", ["--model_name", "MIMO-UNet+"])
+    assert "--model_name: got 'MIMO-UNet+', expected one of MIMO-UNet, MIMO-UNetPlus. Did you mean MIMO-UNet?" in text
+
+
+# ---- types
+
+
+WRONG = [
+    ("seed", "abc", "a whole number"),
+    ("seed", "1.5", "a whole number"),
+    ("learning_rate", "fast", "a number"),
+    ("learning_rate", "nan", "a number"),
+    ("fft_weight", "inf", "a number"),
+    ("overwrite", "maybe", "true or false"),
+]
+
+
+@pytest.mark.parametrize("name,value,expected", WRONG)
+def test_wrong_type_on_the_command_line(name, value, expected):
+    text = message(load_config, "train", [f"--{name}", value])
+    assert text == f"--{name}: got {value!r}, expected {expected}"
+
+
+@pytest.mark.parametrize("name,value,expected", WRONG)
+def test_wrong_type_in_yaml(write_yaml, name, value, expected):
+    path = write_yaml(f"{name}: {value}")
+    assert message(read_yaml, path) == f"{path}: {name}: got {yaml.safe_load(value)!r}, expected {expected}"
+
+
+@pytest.mark.parametrize(
+    "line", ["seed: true", "seed:", "seed: [1]", "learning_rate: true", "learning_rate: .nan", "learning_rate: {a: 1}",
+             "overwrite: 2", "overwrite:", "dataset_root: true", "dataset_root: [a, b]", "loss_scale: 2020-01-02"],
+)  # fmt: skip
+def test_yaml_types_are_not_guessed(write_yaml, line):
+    text = message(read_yaml, write_yaml(line))
+    assert f"{line.split(':')[0]}: got" in text and ", expected " in text
+
+
+def test_exponent_without_a_point_is_a_number(write_yaml):
+    assert yaml.safe_load("1e-4") == "1e-4"  # what makes the coercion necessary
+    values = read_yaml(write_yaml("learning_rate: 1e-4\nfft_weight: 1"))
+    assert values == {"learning_rate": 1e-4, "fft_weight": 1.0}
+    assert all(type(v) is float for v in values.values())
+
+
+def test_numbers_for_a_text_field_become_texts(write_yaml):
+    assert read_yaml(write_yaml("loss_scale: 1024")) == {"loss_scale": "1024"}
+    assert read_yaml(write_yaml("dataset_root:")) == {"dataset_root": ""}
+
+
+@pytest.mark.parametrize("value,expected", [("true", True), ("True", True), ("yes", True), ("1", True), (True, True),
+                                            (1, True), ("false", False), ("no", False), ("0", False), (False, False),
+                                            (0, False)])  # fmt: skip
+def test_forms_of_a_switch(value, expected):
+    assert coerce("overwrite", value, "--overwrite") is expected
+
+
+def test_switch_without_a_value_is_on():
+    assert load_config("train", ["--overwrite"]).overwrite is True
+    assert load_config("train", ["--overwrite", "--seed", "3"]).overwrite is True
+    assert load_config("train", ["--overwrite", "false"]).overwrite is False
+    assert load_config("train", []).overwrite is False
+
+
+def test_every_value_has_its_declared_type():
+    for path in YAML_FILES:
+        config = load_config("train", ["--config_path", str(path)])
+        for f in dataclasses.fields(Config):
+            assert type(getattr(config, f.name)) is f.type, f"{path.name}: {f.name}"
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2", "just words", "a: b: c", "a: [", "seed: 2020-99-99"])
+def test_yaml_that_is_no_settings_file(write_yaml, text):
+    path = write_yaml(text)
+    assert message(read_yaml, path).startswith(f"{path}: ")
+
+
+def test_binary_yaml(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"\xff\xfe\x00seed")
+    assert "not a YAML file" in message(read_yaml, path)
+
+
+def test_missing_config_names_the_shipped_folder(tmp_path):
+    text = message(load_config, "train", ["--config_path", str(tmp_path / "none.yaml")])
+    assert "--config_path" in text and "none.yaml" in text and "No such file" in text and str(CONFIG_DIR) in text
+
+
+def test_empty_yaml_gives_the_defaults(write_yaml):
+    config = load_config("train", ["--config_path", write_yaml("# nothing\n")])
+    assert dataclasses.replace(config, origin="defaults") == Config()
+
+
+# ---- ranges
+
+
+def test_several_problems_are_reported_together():
+    argv = [
+        "--crop_size",
+        "30",
+        "--epochs_num",
+        "0",
+        "--learning_rate",
+        "0",
+        "--loss_scale",
+        "huge",
+        "--amp_level",
+        "O2",
+    ]
+    text = message(load_config, "train", argv)
+    assert "--crop_size: got 30, expected a multiple of 4" in text
+    assert "--epochs_num: got 0, expected 1 or more" in text
+    assert "--learning_rate: got 0.0, expected more than 0" in text
+    assert "--loss_scale: got 'huge', expected 'dynamic' or a number of 1 or more" in text
+    assert "--amp_level: got 'O2', expected one of O0, O3" in text
+
+
+@pytest.mark.parametrize("name,value", [("keep_checkpoint_max", "0"), ("num_res", "-1"), ("fft_weight", "-0.1"),
+                                        ("crop_size", "12"), ("loss_scale", "0.5"), ("loss_scale", "inf"),
+                                        ("loss_scale", "nan"), ("worker_type", "fork")])  # fmt: skip
+def test_out_of_range(name, value):
+    assert message(load_config, "train", [f"--{name}", value]).startswith(f"--{name}: got ")
+
+
+def test_edges_of_the_ranges_are_legal():
+    argv = ["--crop_size=16", "--fft_weight=0", "--num_res=0", "--val_acc_monitor_interval=0", "--loss_scale=1"]
+    assert load_config("train", argv).crop_size == 16
+
+
+def test_yaml_values_are_checked_too(write_yaml):
+    assert "--crop_size: got 30" in message(load_config, "train", ["--config_path", write_yaml("crop_size: 30")])
+
+
+# ---- precedence
+
+
+def test_defaults_yaml_recipe_command_line(write_yaml):
+    config_path = write_yaml("seed: 2\nepochs_num: 2\ncrop_size: 64", "device.yaml")
+    recipe = write_yaml("seed: 3\nepochs_num: 3", "recipe.yaml")
+    argv = ["--config_path", config_path, "--recipe", recipe, "--seed", "4"]
+    config = load_config("train", argv)
+    assert (config.seed, config.epochs_num, config.crop_size) == (4, 3, 64)
+    assert config.train_batch_size == Config().train_batch_size
+    assert config.origin == f"{config_path}, as asked; recipe recipe.yaml"
+
+
+def test_default_given_on_the_command_line_still_wins(write_yaml):
+    argv = ["--config_path", write_yaml("seed: 2"), "--seed", str(Config().seed)]
+    assert load_config("train", argv).seed == Config().seed
+
+
+def test_unknown_recipe_is_named():
+    assert message(load_config, "train", ["--recipe", "no_such_recipe"]).startswith("--recipe: no file no_such_recipe;")
+
+
+@pytest.mark.parametrize("target", DEVICES)
+def test_best_device_is_asked_when_nothing_is_named(target):
+    config = load_config("train", [], lambda: (target, "the reason"))
+    assert config.device_target == target
+    assert config.origin == f"configs/{target.lower()}_config.yaml: the reason"
+
+
+def test_explicit_choice_wins_over_the_best_device(write_yaml):
+    def fail():
+        raise AssertionError("asked for the best device although one was named")
+
+    config = load_config("train", ["--device_target", "GPU"], fail)
+    assert (config.device_target, config.crop_size) == ("GPU", 256)
+    assert config.origin == "configs/gpu_config.yaml: as asked"
+    assert load_config("train", ["--config_path", write_yaml("device_target: Ascend")], fail).device_target == "Ascend"
+    argv = ["--config_path", write_yaml("device_target: Ascend"), "--device_target", "CPU"]
+    assert load_config("train", argv, fail).device_target == "CPU"
+
+
+def test_process_arguments_are_read_only_when_asked(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--seed", "77"])
+    assert load_config("train", []).seed == Config().seed
+    assert load_config("train", None).seed == 77
+
+
+def test_debug_is_an_option_of_every_script():
+    for script in SCRIPTS:
+        assert load_config(script, ["--debug"]).debug is True
+        assert load_config(script, []).debug is False
+
+
+# ---- the record in the run folder
+
+
+def test_to_yaml_reads_back(write_yaml):
+    argv = ["--learning_rate", "1e-5", "--dataset_root", "Größe: #1 'a'", "--overwrite", "--loss_scale", "1024",
+            "--pretrained", "null"]  # fmt: skip
+    config = load_config("train", argv)
+    text = config.to_yaml()
+    assert text.splitlines()[0] == f"# {config.origin}"
+    again = load_config("train", ["--config_path", write_yaml(text)])
+    assert dataclasses.replace(again, origin=config.origin) == config
+
+
+def test_config_cannot_be_written_to():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 2
+
+
+# ---- the options and the scripts
+
+
+def test_model_names_are_the_networks(cpu):
+    from src.mimo_unet import MODELS
+
+    assert MODEL_NAMES == tuple(MODELS)
+
+
+def config_attributes(script):
+    tree = ast.parse((ROOT / f"{script}.py").read_text(encoding="utf-8"))
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config"
+    }
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_option_is_read(script):
+    unread = {f.name for f in option_fields(script)} - config_attributes(script)
+    assert not unread, f"{script}.py never reads {sorted(unread)}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_read_their_own_options_only(script):
+    allowed = {f.name for f in option_fields(script)} | {"origin", "debug", "to_yaml"}
+    foreign = config_attributes(script) - allowed
+    assert not foreign, f"{script}.py reads {sorted(foreign)}, which it does not offer as options"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_lists_every_option_with_its_default(script):
+    done = run_script(script, "--help")
+    assert done.returncode == 0, done.stderr
+    words = re.sub(r"\s+", " ", done.stdout)
+    for f in option_fields(script):
+        assert f"--{f.name} " in words
+        assert f"[{f.default}]" in words
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_version(script):
+    done = run_script(script, "--version")
+    assert (done.returncode, done.stdout) == (0, f"MIMO-UNet for MindSpore {__version__}\n")
+
+
+def test_help_is_quick():
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run_script("train", "--help")
+        times.append(time.perf_counter() - start)
+    assert statistics.median(times) < 1.5
+
+
+def test_importing_reads_no_arguments_and_no_mindspore(tmp_path):
+    code = """
+import sys
+
+class Trap(list):
+    def fail(self, *_):
+        raise AssertionError("sys.argv was read during an import")
+    __getitem__ = __iter__ = __len__ = fail
+
+sys.path.insert(0, sys.argv[1])
+sys.argv = Trap()
+import src.config, src.device, src.errors, src.evaluation, src.metric, src.picture, src.picture_files, src.restore
+import src.run_folder
+import train, eval, export
+print("mindspore" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+    assert not list(tmp_path.iterdir())

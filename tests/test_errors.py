@@ -1,0 +1,119 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from src.config import ROOT
+from src.errors import UserError, first_few, nearest, need_writable_folder
+
+# ---- words
+
+
+def test_nearest_suggests_or_stays_silent():
+    assert nearest("crop_sise", ["seed", "crop_size"]) == " Did you mean crop_size?"
+    assert nearest("xyz", ["seed", "crop_size"]) == ""
+    assert nearest("seed", []) == ""
+
+
+def test_nearest_ignores_case_and_keeps_the_spelling():
+    assert nearest("mimo-unet", ["MIMO-UNet", "MIMO-UNetPlus"]) == " Did you mean MIMO-UNet?"
+
+
+def test_first_few():
+    assert first_few([]) == ""
+    assert first_few([1, 2]) == "1, 2"
+    assert first_few(range(5)) == "0, 1, 2, 3, 4"
+    assert first_few(range(9)) == "0, 1, 2, 3, 4, ... (9 in all)"
+    assert first_few((c for c in "abc"), count=1) == "a, ... (3 in all)"
+
+
+# ---- folders
+
+
+def test_folder_is_made_and_left_empty(tmp_path):
+    folder = need_writable_folder(str(tmp_path / "a" / "b"), "--option")
+    assert folder == tmp_path / "a" / "b"
+    assert folder.is_dir() and not list(folder.iterdir())
+
+
+def test_what_is_in_a_folder_stays(tmp_path):
+    (tmp_path / "kept").write_text("x")
+    need_writable_folder(tmp_path, "--option")
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("below", ["", "a", "a/b"])
+def test_file_in_the_way(tmp_path, below):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError) as caught:
+        need_writable_folder(tmp_path / "file" / below, "--report_file")
+    text = str(caught.value)
+    assert text.startswith(f"--report_file: cannot write into {tmp_path / 'file' / below} (")
+    assert "\n" not in text
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_folder_without_permission(tmp_path, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.touch", refuse)  # the tests may run as root, whom no mode bits stop
+    with pytest.raises(UserError, match="cannot write into .* \\(Permission denied\\)"):
+        need_writable_folder(tmp_path, "--option")
+
+
+# ---- how a script ends
+
+
+def run(body, *args, **kwargs):
+    """Run a script whose `main` has this body."""
+    code = f"import sys\nfrom src.errors import UserError, run_main\ndef main():\n    {body}\nrun_main(main)\n"
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        **({"stdout": subprocess.PIPE} | kwargs),
+    )  # fmt: skip
+
+
+def test_success_is_0():
+    done = run("print('done')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_own_status_is_kept():
+    assert run("return 7").returncode == 7
+
+
+def test_user_error_is_one_line_and_2():
+    done = run("raise UserError('--seed: got a')")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: --seed: got a\n")
+
+
+def test_user_error_with_debug_shows_the_traceback():
+    done = run("raise UserError('--seed: got a') from KeyError('the cause')", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr and "the cause" in done.stderr
+    assert done.stderr.endswith("error: --seed: got a\n")
+
+
+def test_other_exceptions_keep_the_traceback_and_1():
+    done = run("raise ValueError('a bug')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "ValueError: a bug" in done.stderr
+
+
+def test_ctrl_c_is_130_without_a_traceback():
+    done = run("raise KeyboardInterrupt")
+    assert (done.returncode, done.stderr) == (130, "\nstopped by Ctrl-C\n")
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_reader_that_has_gone_is_no_error(monkeypatch, lines):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it there is nothing left to flush at exit
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        done = run(f"[print('x' * 100) for _ in range({lines})]", stdout=write_end)
+    finally:
+        os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, "")

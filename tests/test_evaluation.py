@@ -1,0 +1,205 @@
+import csv
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.evaluation import evaluate, summarize, write_csv, write_json
+from src.metric import METRICS
+from src.picture_files import Pair, read_rgb
+
+SIZES = [(16, 20), (16, 20), (16, 20), (13, 17), (16, 20), (9, 30)]
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Six pairs of noise images, the third identical, in three sizes."""
+    rng = np.random.default_rng(0)
+    found = []
+    for i, size in enumerate(SIZES):
+        for kind in ("blur", "sharp"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / kind / f"{i}.png")
+        found.append(Pair(str(i), tmp_path / "blur" / f"{i}.png", tmp_path / "sharp" / f"{i}.png"))
+    found[2] = replace(found[2], blur=found[2].sharp)
+    return found
+
+
+class Engine:
+    """Per-pixel arithmetic that leaves [0, 1]; remembers the shapes it got."""
+
+    def __init__(self, gain=1.3, offset=-0.1):
+        self.gain, self.offset, self.shapes = np.float32(gain), np.float32(offset), []
+
+    def __call__(self, images):
+        self.shapes.append(images.shape)
+        return images * self.gain + self.offset
+
+
+def identity(images):
+    return images
+
+
+def as_floats(path):
+    return read_rgb(path).astype(np.float32) / np.float32(255)
+
+
+def scores(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+# ---- per image
+
+
+def test_scores_are_the_metrics_of_the_images(pairs):
+    rows = list(evaluate(pairs, Engine(), tuple(METRICS)))
+    assert [row["name"] for row in rows] == [pair.name for pair in pairs]
+    for row, pair in zip(rows, pairs, strict=True):
+        blur, sharp = as_floats(pair.blur), as_floats(pair.sharp)
+        restored = blur * np.float32(1.3) + np.float32(-0.1)
+        for name, metric in METRICS.items():
+            np.testing.assert_equal(row[name], metric(restored, sharp))
+            np.testing.assert_equal(row[f"{name}_input"], metric(blur, sharp))
+        assert row["seconds"] >= 0
+
+
+def test_gain_is_the_difference(pairs):
+    for row in evaluate(pairs[:2], Engine()):
+        for metric in ("psnr", "ssim"):
+            assert row[f"{metric}_gain"] == row[metric] - row[f"{metric}_input"] != 0
+
+
+def test_identity_gains_nothing_even_from_inf(pairs):
+    rows = list(evaluate(pairs, identity, ["psnr", "psnr_uint8"]))
+    for row in rows:
+        for metric in ("psnr", "psnr_uint8"):
+            assert row[metric] == row[f"{metric}_input"]
+            assert row[f"{metric}_gain"] == 0
+    assert rows[2]["psnr"] == rows[2]["psnr_uint8"] == math.inf
+
+
+def test_only_the_asked_metrics(pairs):
+    (row,) = evaluate(pairs[:1], identity, ["psnr"])
+    assert list(row) == ["name", "seconds", "psnr_input", "psnr", "psnr_gain"]
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 100])
+def test_scores_do_not_depend_on_the_batch_size(pairs, batch_size):
+    one_by_one = scores(evaluate(pairs, Engine(), tuple(METRICS)))
+    np.testing.assert_equal(scores(evaluate(pairs, Engine(), tuple(METRICS), batch_size)), one_by_one)
+
+
+def test_neighbours_of_one_size_go_together(pairs):
+    def batches(batch_size):
+        engine = Engine()
+        list(evaluate(pairs, engine, ["psnr"], batch_size))
+        return engine.shapes
+
+    big, odd, flat = (3, 16, 20), (3, 16, 20), (3, 12, 32)  # 13x17 and 9x30, padded
+    assert batches(1) == [(1, *s) for s in (big, big, big, odd, big, flat)]
+    # the odd one has the padded size of its neighbours, but is not mixed with them
+    assert batches(2) == [(2, *big), (1, *big), (1, *odd), (1, *big), (1, *flat)]
+    assert batches(100) == [(3, *big), (1, *odd), (1, *big), (1, *flat)]
+
+
+def test_images_are_read_as_they_are_needed(pairs, monkeypatch):
+    read = []
+    monkeypatch.setattr("src.evaluation.read_rgb", lambda path: read.append(path) or read_rgb(path))
+    rows = evaluate(pairs, identity, ["psnr"])
+    next(rows)
+    assert len(read) < 2 * len(pairs)
+    rows.close()
+
+
+def test_no_pairs_no_rows():
+    assert list(evaluate([], identity)) == []
+
+
+# ---- what on_image gets
+
+
+def test_on_image_gets_the_images(pairs):
+    got = {}
+    list(evaluate(pairs, Engine(), ["psnr"], 2, lambda pair, *images: got.update({pair: images})))
+    assert list(got) == pairs
+    for pair, (blur, restored, sharp) in got.items():
+        np.testing.assert_array_equal(blur, as_floats(pair.blur))
+        np.testing.assert_array_equal(sharp, as_floats(pair.sharp))
+        np.testing.assert_array_equal(restored, blur * np.float32(1.3) + np.float32(-0.1))
+        assert restored.max() > 1  # not clipped
+        assert {image.dtype for image in (blur, restored, sharp)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("engine", [identity, Engine()])
+def test_on_image_cannot_change_a_score(pairs, engine):
+    def spoil(pair, *images):
+        for image in images:
+            image[:] = 0.5
+
+    for batch_size in (1, 3):
+        untouched = scores(evaluate(pairs, engine, tuple(METRICS), batch_size))
+        np.testing.assert_equal(scores(evaluate(pairs, engine, tuple(METRICS), batch_size, spoil)), untouched)
+
+
+# ---- summary
+
+
+def test_summary_is_the_mean_of_the_values():
+    rows = [{"name": "a", "seconds": 1.0, "psnr": 20.0}, {"name": "b", "seconds": 2.0, "psnr": 30.0}]
+    assert summarize(rows) == {"images": 2, "seconds_per_image": 1.5, "psnr": 25.0}
+
+
+def test_summary_counts_what_is_not_finite_apart():
+    rows = [{"name": str(i), "seconds": 0.0, "psnr": p, "ssim": s}
+            for i, (p, s) in enumerate([(20.0, math.nan), (math.inf, math.nan), (30.0, math.nan)])]  # fmt: skip
+    summary = summarize(rows)
+    assert (summary["psnr"], summary["psnr_inf"]) == (25.0, 1)
+    assert (summary["ssim"], summary["ssim_inf"]) == (None, 3)
+    assert "seconds_per_image_inf" not in summary
+
+
+def test_summary_of_nothing():
+    assert summarize([]) == {"images": 0}
+
+
+def test_psnr_is_averaged_in_db_not_in_mse():
+    rows = [{"name": str(i), "psnr": db} for i, db in enumerate((10.0, 50.0))]
+    assert summarize(rows)["psnr"] == 30.0
+
+
+# ---- files
+
+
+def test_csv_mean_is_the_json_figure(pairs, tmp_path):
+    rows = list(evaluate(pairs, Engine(), tuple(METRICS)))
+    write_csv(tmp_path / "all.csv", rows)
+    write_json(tmp_path / "report.json", summarize(rows))
+    summary = json.loads((tmp_path / "report.json").read_text())
+    with open(tmp_path / "all.csv", newline="", encoding="utf-8") as f:
+        table = list(csv.DictReader(f))
+    assert [row["name"] for row in table] == [pair.name for pair in pairs]
+    for column in ("psnr", "psnr_input", "psnr_gain", "psnr_uint8", "ssim", "ssim_gain"):
+        values = [float(row[column]) for row in table]
+        finite = [v for v in values if math.isfinite(v)]
+        assert summary[column] == np.mean(finite)
+        assert summary.get(f"{column}_inf", 0) == len(values) - len(finite)
+    assert summary["psnr_input_inf"] == 1 and summary["ssim_inf"] == 1
+    assert summary["seconds_per_image"] == np.mean([float(row["seconds"]) for row in table])
+
+
+def test_json_has_no_words_outside_the_standard(pairs, tmp_path):
+    def fail(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    for engine in (identity, lambda images: images * np.nan):
+        rows = list(evaluate(pairs, engine))
+        write_json(tmp_path / "report.json", summarize(rows))
+        json.loads((tmp_path / "report.json").read_text(), parse_constant=fail)
+
+
+def test_csv_of_no_images(tmp_path):
+    write_csv(tmp_path / "all.csv", [])
+    assert (tmp_path / "all.csv").read_text().split() == ["name"]

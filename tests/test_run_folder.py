@@ -1,0 +1,229 @@
+import csv
+import json
+import math
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from src import __version__, run_folder
+from src.config import Config, load_config
+from src.errors import UserError
+from src.run_folder import COLUMNS, RunLog, checkpoint_name, claim, describe, holds_run, numbered_checkpoints, read_log
+
+
+def make_run(folder, text="old"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(text)
+    return folder
+
+
+# ---- claiming a folder
+
+
+def test_new_and_empty_folders_are_given(tmp_path):
+    assert claim(tmp_path / "runs" / "a", overwrite=False) == tmp_path / "runs" / "a"
+    assert claim(str(tmp_path / "runs" / "a"), overwrite=False) == tmp_path / "runs" / "a"
+    assert claim(tmp_path / "runs" / "a", overwrite=True).is_dir()
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["a"]
+
+
+def test_folder_with_other_files_is_given(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert claim(tmp_path, overwrite=False) == tmp_path
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "log.csv", "last.ckpt", "MIMO-UNet_1_10.ckpt"])
+def test_run_is_not_overwritten(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("old")
+    assert holds_run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"--ckpt_save_directory .*run already holds a run.*--overwrite"):
+        claim(tmp_path / "run", overwrite=False)
+    assert (tmp_path / "run" / name).read_text() == "old"
+
+
+def test_overwrite_renames_aside_each_time(tmp_path, capsys):
+    folder = tmp_path / "run"
+    for text in ("first", "second"):
+        make_run(folder, text)
+        assert claim(folder, overwrite=True) == folder
+        assert not list(folder.iterdir())
+    assert (tmp_path / "run.old1" / "config.yaml").read_text() == "first"
+    assert (tmp_path / "run.old2" / "config.yaml").read_text() == "second"
+    assert f"the run that was in {folder} is now {tmp_path / 'run.old2'}" in capsys.readouterr().out
+
+
+def test_overwrite_of_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_run(tmp_path / "run"))
+    folder = claim(".", overwrite=True)
+    (folder / "new").write_text("x")
+    assert (tmp_path / "run" / "new").exists()
+    assert [p.name for p in (tmp_path / "run.old1").iterdir()] == ["config.yaml"]
+
+
+def test_run_that_cannot_be_renamed(tmp_path, monkeypatch):
+    make_run(tmp_path / "run")
+
+    def busy(self, target):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(UserError, match=r"--overwrite: cannot rename .*\(Device or resource busy\)"):
+        claim(tmp_path / "run", overwrite=True)
+
+
+def test_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="--ckpt_save_directory: cannot write into"):
+        claim(tmp_path / "file" / "run", overwrite=False)
+
+
+# ---- describing a run
+
+
+def test_description_repeats_the_run(tmp_path):
+    config = load_config("train", ["--seed", "7", "--learning_rate", "2e-4"])
+    describe(tmp_path, config.to_yaml())
+    again = load_config("train", ["--config_path", str(tmp_path / "config.yaml")])
+    assert (again.seed, again.learning_rate) == (7, 2e-4)
+    assert holds_run(tmp_path)
+
+
+def test_versions_are_those_of_this_process(tmp_path):
+    describe(tmp_path, Config().to_yaml())
+    found = json.loads((tmp_path / "versions.json").read_text())
+    assert found["mimo_unet"] == __version__
+    assert found["python"] == platform.python_version()
+    for package in ("mindspore", "numpy", "Pillow", "scikit-image"):
+        assert found[package] == version(package)
+    assert "git_commit" in found
+
+
+def test_absent_git_and_packages_are_none(monkeypatch):
+    def no_package(name):
+        raise run_folder.PackageNotFoundError(name)
+
+    def no_git(*args, **kwargs):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(run_folder, "version", no_package)
+    monkeypatch.setattr(run_folder.subprocess, "run", no_git)
+    found = run_folder.versions()
+    assert (found["git_commit"], found["numpy"], found["mimo_unet"]) == (None, None, __version__)
+
+
+# ---- the log
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.reader(f))
+
+
+@pytest.fixture
+def log(tmp_path):
+    return RunLog(tmp_path / "log.csv")
+
+
+def test_new_log_has_its_header(log):
+    assert rows(log.path) == [COLUMNS]
+    assert read_log(log.path) == {name: [] for name in COLUMNS}
+
+
+def test_values_of_one_step_share_a_row(log):
+    log.add(1, 10, loss=0.5, lr=1e-4)
+    log.add(1, 10, psnr=30.25)
+    log.flush()
+    assert len(rows(log.path)) == 2
+    columns = read_log(log.path)
+    assert [columns[c] for c in ("epoch", "step", "loss", "lr", "psnr")] == [[1], [10], [0.5], [1e-4], [30.25]]
+
+
+def test_row_is_written_when_the_next_step_comes(log):
+    log.add(1, 10, loss=0.5)
+    assert len(rows(log.path)) == 1
+    log.add(1, 20, loss=0.25)
+    assert read_log(log.path)["step"] == [10]
+    log.flush()
+    log.flush()
+    assert read_log(log.path)["loss"] == [0.5, 0.25]
+
+
+def test_values_do_not_leak_into_the_next_row(log):
+    log.add(1, 10, loss=0.5, psnr=30.0)
+    log.add(2, 20, loss=0.25)
+    log.flush()
+    assert read_log(log.path)["psnr"] == [30.0, None]
+
+
+def test_empty_cells_are_none_and_bad_numbers_stay(log):
+    log.add(1, 10, psnr=None, loss=math.nan, fft=math.inf)
+    log.flush()
+    columns = read_log(log.path)
+    assert columns["psnr"] == [None] and columns["content"] == [None]
+    assert math.isnan(columns["loss"][0]) and columns["fft"] == [math.inf]
+
+
+def test_numbers_keep_their_precision(log):
+    log.add(1, 10, loss=0.1 + 0.2)
+    log.flush()
+    assert read_log(log.path)["loss"] == [0.1 + 0.2]
+
+
+def test_unknown_column_is_an_error(log):
+    log.add(1, 10, los=0.5)
+    with pytest.raises(ValueError, match="los"):
+        log.flush()
+
+
+def test_existing_log_is_continued(log):
+    log.add(1, 10, loss=0.5)
+    log.flush()
+    again = RunLog(log.path)
+    again.add(1, 20, loss=0.25)
+    again.flush()
+    assert rows(log.path)[0] == COLUMNS
+    assert read_log(log.path)["step"] == [10, 20]
+
+
+def test_log_cut_off_in_its_last_row_is_read(log):
+    log.add(1, 10, loss=0.5)
+    log.flush()
+    with open(log.path, "a", encoding="utf-8") as f:
+        f.write("2,20,0.2")
+    assert read_log(log.path)["loss"] == [0.5, 0.2]
+    assert read_log(log.path)["psnr_input"] == [None, None]
+
+
+# ---- numbered checkpoints
+
+
+def test_checkpoints_are_sorted_by_number(tmp_path):
+    for epoch, step in ((10, 1000), (2, 200), (1, 99), (9, 900)):
+        (tmp_path / checkpoint_name("MIMO-UNet", epoch, step)).touch()
+    names = [p.name for p in numbered_checkpoints(tmp_path, "MIMO-UNet")]
+    assert names == [f"MIMO-UNet_{n}.ckpt" for n in ("1_99", "2_200", "9_900", "10_1000")]
+
+
+@pytest.mark.parametrize(
+    "name", ["last.ckpt", "best.ckpt", "MIMO-UNetPlus_1_10.ckpt", "MIMO-UNet_1_x.ckpt", "MIMO-UNet_1_10.ckpt.bak",
+             "MIMO-UNet_5_.ckpt", "MIMO-UNet__5.ckpt", "MIMO-UNet_1_2_3.ckpt", "MIMO-UNet_1_².ckpt",
+             "old_MIMO-UNet_1_10.ckpt", ".MIMO-UNet_1_10.tmp.ckpt", "MIMO-UNet_10.ckpt"],
+)  # fmt: skip
+def test_other_names_are_no_numbered_checkpoints(tmp_path, name):
+    (tmp_path / name).touch()
+    (tmp_path / "MIMO-UNet_1_10.ckpt").touch()
+    assert [p.name for p in numbered_checkpoints(tmp_path, "MIMO-UNet")] == ["MIMO-UNet_1_10.ckpt"]
+
+
+def test_checkpoints_of_one_step_are_all_found(tmp_path):
+    for epoch in (3, 2):
+        (tmp_path / checkpoint_name("MIMO-UNet", epoch, 100)).touch()
+    assert [p.stem for p in numbered_checkpoints(tmp_path, "MIMO-UNet")] == ["MIMO-UNet_2_100", "MIMO-UNet_3_100"]
+
+
+def test_no_folder_no_checkpoints(tmp_path):
+    assert numbered_checkpoints(tmp_path / "none", "MIMO-UNet") == []
