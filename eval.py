@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> None:
             need_writable_folder(getattr(config, option), f"--{option}")
     if config.report_file:
         need_writable_folder(Path(config.report_file).parent, "--report_file")
+        if Path(config.report_file).suffix != ".json" or Path(config.report_file).is_dir():
+            raise UserError(f"--report_file: got {config.report_file}, expected a file name that ends with .json")
     if config.eval_use_data_sink:
         print("--eval_use_data_sink: scores are computed on the host, so images are not sunk to the device")
 
@@ -58,7 +60,8 @@ def evaluate_checkpoint(config: Config, pairs: list) -> None:
         if config.strip_save_directory:
             captions = (f"blurred {psnr(blur, sharp):.2f} dB", f"restored {psnr(restored, sharp):.2f} dB", "sharp")
             save_strip(
-                Path(config.strip_save_directory) / f"{pair.name}.png", dict(zip(captions, (blur, restored, sharp)))
+                Path(config.strip_save_directory) / f"{pair.name}.png",
+                dict(zip(captions, (blur, restored, sharp), strict=True)),
             )
 
     rows = []
@@ -85,7 +88,7 @@ def evaluate_checkpoint(config: Config, pairs: list) -> None:
 
 
 def _show(value: float | None) -> str:
-    return "inf" if value is None else f"{value:.4f}"
+    return "no finite score" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python export.py --ckpt_file F [--export_device_target GPU] [--export_file_format MINDIR]
 
-Writes <model name>.mindir into the current directory: (N, 3, H, W) float32 RGB in [0, 1] -> the same, any N, any H and W that
-are multiples of 4.
+Writes <model name>.mindir into the current directory: (N, 3, H, W) float32 RGB in [0, 1] -> the same, any N, any H and
+W that are multiples of 4.
 """
 
 from pathlib import Path
@@ -23,7 +23,9 @@ def main(argv: list[str] | None = None) -> None:
     # Writing the graph needs no accelerator, so it is done on the CPU that every machine has.
     device.setup("CPU")
     if config.export_device_target != "CPU":
-        print(f"exporting for {config.export_device_target} on this machine's CPU: the file does not depend on the device")
+        print(
+            f"exporting for {config.export_device_target} on this machine's CPU: the file does not depend on the device"
+        )
     export(config, target)
 
 
@@ -32,17 +34,22 @@ def export(config: Config, target: Path) -> None:
     import numpy as np
 
     from src.checkpoint import load_network
-    from src.engine import MindSporeEngine, MindirEngine, export_mindir
+    from src.engine import MindirEngine, MindSporeEngine, export_mindir
 
     network, _, left_out = load_network(config.ckpt_file, config.model_name)
     if left_out:
         print(f"{config.ckpt_file}: {len(left_out)} entries of the training state left out")
-    path = export_mindir(network, target, config.export_batch_size)
+    exporters = {"MINDIR": export_mindir}
+    path = exporters[config.export_file_format](network, target, config.export_batch_size)
     images = np.random.default_rng(0).random((config.export_batch_size or 2, 3, 64, 96), dtype=np.float32)
     difference = np.abs(MindirEngine(path)(images) - MindSporeEngine(network)(images)).max()
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, reloaded, largest difference from the checkpoint {difference:.1e}")
+    print(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB, reloaded, largest difference from the checkpoint {difference:.1e}"
+    )
     if difference > 1e-5:
-        raise UserError(f"{path} does not reproduce the checkpoint: largest difference {difference:.1e}, expected 1e-5 at most")
+        raise UserError(
+            f"{path} does not reproduce the checkpoint: largest difference {difference:.1e}, expected 1e-5 at most"
+        )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python train.py --dataset_root D --ckpt_save_directory C     # {train,test}/{blur,sharp} below D
     python train.py --config_path configs/ascend_config.yaml --recipe improved ...
 
-The run folder C gets config.yaml, log.csv, curves.png and the checkpoints last.ckpt, best.ckpt, MIMO-UNet_<epoch>_<step>.ckpt.
+The run folder C gets config.yaml, log.csv, curves.png and the checkpoints last.ckpt, best.ckpt,
+MIMO-UNet_<epoch>_<step>.ckpt.
 """
 
 from functools import partial
@@ -66,7 +67,11 @@ def train(config: Config, runtime: device.Runtime, pairs: list, val_pairs: list,
     if config.amp_level != "O0":
         ms.amp.auto_mixed_precision(network, config.amp_level)
         is_dynamic = config.loss_scale == "dynamic"
-        scaler = ms.amp.DynamicLossScaler(2**16, 2, 2000) if is_dynamic else ms.amp.StaticLossScaler(float(config.loss_scale))
+        scaler = (
+            ms.amp.DynamicLossScaler(2**16, 2, 2000)
+            if is_dynamic
+            else ms.amp.StaticLossScaler(float(config.loss_scale))
+        )
     step = TrainStep(
         network,
         MultiScaleLoss(config.fft_weight),
@@ -101,8 +106,9 @@ def train(config: Config, runtime: device.Runtime, pairs: list, val_pairs: list,
 
     def bad_loss(epoch: int, global_step: int, values: dict) -> UserError:
         return UserError(
-            f"the loss is {values['loss']} at epoch {epoch}, step {global_step} (lr {values['lr']:.2e}, scale {values['scale']:g}). "
-            f"The update was not applied; {folder} keeps the last good checkpoint. Lower --learning_rate or check the data."
+            f"the loss is {values['loss']} at epoch {epoch}, step {global_step} "
+            f"(lr {values['lr']:.2e}, scale {values['scale']:g}). The update was not applied; {folder} keeps the last "
+            "good checkpoint. Lower --learning_rate or check the data."
         )
 
     clock = callback.Clock(0, steps)
@@ -111,7 +117,7 @@ def train(config: Config, runtime: device.Runtime, pairs: list, val_pairs: list,
         run_folder.claim(folder)
         run_folder.describe(folder, config.to_yaml())
         log = run_folder.RunLog(folder / "log.csv")
-        callbacks.append(callback.LogWriter(log, config.log_frequency))
+        callbacks.append(callback.LogWriter(log, config.log_frequency, stop_step))
         if val_pairs:
             engine = MindSporeEngine(network)
             interval = config.val_acc_monitor_interval * steps
@@ -119,7 +125,12 @@ def train(config: Config, runtime: device.Runtime, pairs: list, val_pairs: list,
             callbacks.append(callback.Validate(score, interval, log, save_best, first=config.val_first))
         callbacks.append(
             callback.SaveCheckpoints(
-                folder, config.model_name, save, clock, config.ckpt_save_frequency, config.ckpt_save_steps,
+                folder,
+                config.model_name,
+                save,
+                clock,
+                config.ckpt_save_frequency,
+                config.ckpt_save_steps,
                 config.keep_checkpoint_max,
             )  # fmt: skip
         )
@@ -129,11 +140,10 @@ def train(config: Config, runtime: device.Runtime, pairs: list, val_pairs: list,
     sink = config.train_use_data_sink and runtime.target != "CPU"
     if config.train_use_data_sink and not sink:
         print("--train_use_data_sink: a CPU has no data sink, running without")
-    epochs = -(-last_step // config.sink_size) if sink else config.epochs_num
+    sink_size = min(config.sink_size, steps) if sink else -1
+    epochs = -(-last_step // sink_size) if sink else config.epochs_num
     with loader_errors():
-        Model(step).train(
-            epochs, dataset, callbacks=callbacks, dataset_sink_mode=sink, sink_size=config.sink_size if sink else -1
-        )
+        Model(step).train(epochs, dataset, callbacks=callbacks, dataset_sink_mode=sink, sink_size=sink_size)
     print(f"done: {folder}")
 
 

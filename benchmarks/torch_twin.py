@@ -1,6 +1,7 @@
 """The same network and loss in PyTorch: eager, contiguous, float32.
 
-Serves as the yardstick of `benchmarks/` and as an independent check of `convert.py`. Parameter names equal `src.mimo_unet`'s.
+Serves as the yardstick of `benchmarks/` and as an independent check of `convert.py`. Parameter names equal
+`src.mimo_unet`'s.
 """
 
 import torch
@@ -8,9 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def conv(in_ch: int, out_ch: int, kernel: int, stride: int = 1, relu: bool = True, transpose: bool = False) -> nn.Module:
+def conv(
+    in_ch: int, out_ch: int, kernel: int, stride: int = 1, relu: bool = True, transpose: bool = False
+) -> nn.Module:
     layer = (
-        nn.ConvTranspose2d(in_ch, out_ch, 4, 2, 1) if transpose else nn.Conv2d(in_ch, out_ch, kernel, stride, kernel // 2)
+        nn.ConvTranspose2d(in_ch, out_ch, 4, 2, 1)
+        if transpose
+        else nn.Conv2d(in_ch, out_ch, kernel, stride, kernel // 2)
     )
     return Main(layer, nn.ReLU()) if relu else Main(layer)
 
@@ -120,7 +125,7 @@ def torch_loss(predictions: tuple[Tensor, Tensor, Tensor], sharp: Tensor) -> tup
     half = F.interpolate(sharp, scale_factor=0.5, mode="bilinear")
     quarter = F.interpolate(sharp, scale_factor=0.25, mode="bilinear")
     content, fft = sharp.new_zeros(()), sharp.new_zeros(())
-    for prediction, label in zip(predictions, (quarter, half, sharp)):
+    for prediction, label in zip(predictions, (quarter, half, sharp), strict=True):
         content = content + F.l1_loss(prediction, label)
         fft = fft + torch.view_as_real(torch.fft.fft2(prediction - label)).abs().mean()
     return content + 0.1 * fft, content, fft

@@ -1,6 +1,6 @@
 """The body of `run_demo.sh`: calls the scripts that a user calls, with a sample set, and sums up.
 
-    python scripts/demo.py [--from_scratch]
+python scripts/demo.py [--from_scratch]
 """
 
 import json

@@ -1,8 +1,8 @@
 """Training callbacks, one job each.
 
-`Clock` comes first: it turns the framework's counters, which restart when a run is resumed and advance by whole sinks with data
-sink on, into `global_step`, `previous_step`, `epoch` and `scalars` of the run, and leaves them in `cb_params` for the others.
-"Every N" therefore means: a multiple of N was reached or passed since the last call.
+`Clock` comes first: it turns the framework's counters, which restart when a run is resumed and advance by whole sinks
+with data sink on, into `global_step`, `previous_step`, `epoch` and `scalars` of the run, and leaves them in `cb_params`
+for the others. "Every N" therefore means: a multiple of N was reached or passed since the last call.
 """
 
 import sys
@@ -47,13 +47,12 @@ class Clock(Callback):
         state.epoch = (self.global_step - 1) // self.steps_per_epoch + 1  # counted from 1
         # Reading a value waits for the device, so the clock stops after it.
         outputs = state.net_outputs if isinstance(state.net_outputs, tuple | list) else (state.net_outputs,)
-        state.scalars = dict(zip(VALUES, (float(v.asnumpy()) for v in outputs)))
+        state.scalars = dict(zip(VALUES, (float(v.asnumpy()) for v in outputs), strict=True))
         now = time.perf_counter()
         steps = max(1, self.global_step - state.previous_step)
         state.scalars["seconds_per_step"] = (now - self.last_end) / steps
         state.scalars["data_wait"] = (self.begin - self.last_end) / steps
         self.last_end = now
-
 
 
 class ClockRestart(Callback):
@@ -96,8 +95,8 @@ class Progress(Callback):
             per_step = (now - self.start) / (state.global_step - self.first_step)
             left = _clock(max(0, self.last_step - state.global_step) * per_step)  # the last sink may reach past it
             print(
-                f"epoch {state.epoch} step {state.global_step}/{self.last_step} {text} {v['seconds_per_step']:.2f} s/step, "
-                f"{left} left",
+                f"epoch {state.epoch} step {state.global_step}/{self.last_step} {text} "
+                f"{v['seconds_per_step']:.2f} s/step, {left} left",
                 flush=True,
             )
 
@@ -112,10 +111,10 @@ def _clock(seconds: float) -> str:
 
 
 class LogWriter(Callback):
-    """Means of every `interval` steps into `log.csv`."""
+    """Means of every `interval` steps into `log.csv`, and of what is left at `last_step`."""
 
-    def __init__(self, log: RunLog, interval: int):
-        self.log, self.interval = log, interval
+    def __init__(self, log: RunLog, interval: int, last_step: int = sys.maxsize):
+        self.log, self.interval, self.last_step = log, interval, last_step
         self.sums: dict[str, float] = {}
         self.count = 0
 
@@ -127,18 +126,22 @@ class LogWriter(Callback):
         self.count += 1
         for name, value in state.scalars.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        if passed(state, self.interval):
+        if passed(state, self.interval) or state.global_step >= self.last_step:
             self.write(state)
 
     def write(self, state: Any) -> None:
         means = {name: total / self.count for name, total in self.sums.items()}
-        means |= {"lr": state.scalars["lr"], "scale": state.scalars["scale"], "skipped": self.count - self.sums["finite"]}
+        means |= {
+            "lr": state.scalars["lr"],
+            "scale": state.scalars["scale"],
+            "skipped": self.count - self.sums["finite"],
+        }
         self.log.add(state.epoch, state.global_step, **{k: v for k, v in means.items() if k != "finite"})
         self.sums, self.count = {}, 0
 
     def on_train_end(self, run_context: RunContext) -> None:
-        if self.count:
-            self.write(run_context.original_args())  # the last validation may still add to the row: Curves flushes it
+        if self.count:  # the run was stopped before its last step
+            self.write(run_context.original_args())
 
 
 class StopAt(Callback):
@@ -201,7 +204,8 @@ class Validate(Callback):
         is_best = psnr is not None and psnr > self.best
         tqdm.write(
             f"epoch {epoch} validation: psnr {_db(psnr)} (blurred input {_db(summary['psnr_input'])}) on "
-            f"{summary['images']} images, {summary['seconds_per_image']:.2f} s each{', the best so far' if is_best else ''}"
+            f"{summary['images']} images, {summary['seconds_per_image']:.2f} s each"
+            + (", the best so far" if is_best else "")
         )
         if is_best:
             self.best = psnr
@@ -209,7 +213,7 @@ class Validate(Callback):
 
 
 def _db(value: float | None) -> str:
-    return "inf dB" if value is None else f"{value:.2f} dB"
+    return "without a finite score" if value is None else f"{value:.2f} dB"
 
 
 class SaveCheckpoints(Callback):
@@ -237,7 +241,11 @@ class SaveCheckpoints(Callback):
             self.write(state)
 
     def write(self, state: Any) -> None:
-        self.save(self.folder / checkpoint_name(self.model_name, state.epoch, state.global_step), state.epoch, state.global_step)
+        self.save(
+            self.folder / checkpoint_name(self.model_name, state.epoch, state.global_step),
+            state.epoch,
+            state.global_step,
+        )
         self.save(self.folder / "last.ckpt", state.epoch, state.global_step)
         self.saved_step = state.global_step
         for path in numbered_checkpoints(self.folder, self.model_name)[: -self.keep]:

@@ -1,7 +1,8 @@
 """Checkpoints: written so that a crash cannot hurt an older file, read with errors that say what is wrong.
 
-A checkpoint is one `.ckpt` file with a checksum: the network's parameters under their published names, the training state
-(`moment1.*`, `moment2.*`, `global_step`, ...) under names of its own, and one JSON text `meta` that describes it all.
+A checkpoint is one `.ckpt` file with a checksum: the network's parameters under their published names, the training
+state (`moment1.*`, `moment2.*`, `global_step`, ...) under names of its own, and one JSON text `meta` that describes it
+all.
 """
 
 import contextlib
@@ -80,8 +81,8 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
             loaded = ms.load_checkpoint(str(path), crc_check=True)
     except (ValueError, TypeError, RuntimeError) as e:
         raise UserError(
-            f"{path} is damaged, cut off or not a MindSpore checkpoint ({path.stat().st_size} bytes; the checksum or the "
-            "format does not fit). Take another checkpoint of the run, or copy the file again."
+            f"{path} is damaged, cut off or not a MindSpore checkpoint ({path.stat().st_size} bytes; the checksum or "
+            "the format does not fit). Take another checkpoint of the run, or copy the file again."
         ) from e
     try:
         meta = json.loads(loaded.pop(META, "{}"))
@@ -92,7 +93,8 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
 
 
 def identify(names: Iterable[str], meta: Mapping[str, Any] | None = None) -> tuple[str | None, int]:
-    """(variant, residual blocks per stage) of a network from its parameter names; (None, 0) if it is no MIMO-UNet at all."""
+    """(variant, residual blocks per stage) of a network from its parameter names; (None, 0) if it is no MIMO-UNet at
+    all."""
     blocks = {int(m.group(1)) for m in map(STAGE_BLOCK.match, names) if m}
     num_res = max(blocks, default=-1) + 1
     by_depth = {v.num_res: name for name, v in MODELS.items()}
@@ -113,11 +115,13 @@ def load_network(path: Path | str, model_name: str) -> tuple[MIMOUNet, dict[str,
     variant, num_res = identify(arrays, meta)
     if variant is None and num_res == 0:
         raise UserError(
-            f"{path} holds no MIMO-UNet: expected names like Encoder.0.layers.0.main.0.main.0.weight, got {first_few(arrays)}"
+            f"{path} holds no MIMO-UNet: expected names like Encoder.0.layers.0.main.0.main.0.weight, "
+            f"got {first_few(arrays)}"
         )
     if variant not in (None, model_name):
         raise UserError(
-            f"{path} holds {variant} ({num_res} residual blocks a stage), expected {model_name}. Add --model_name {variant}"
+            f"{path} holds {variant} ({num_res} residual blocks a stage), expected {model_name}. "
+            f"Add --model_name {variant}"
         )
     network = build_net(model_name, num_res)
     fill_network(network, arrays, path)
@@ -135,7 +139,9 @@ def fill_network(network: nn.Cell, arrays: Mapping[str, np.ndarray], path: Path 
     missing = [name for name in params if name not in arrays]
     if missing:
         extra = [name for name in arrays if name not in params]
-        raise UserError(f"{path}: {len(missing)} parameters are missing: {first_few(missing)}; not used: {first_few(extra)}")
+        raise UserError(
+            f"{path}: {len(missing)} parameters are missing: {first_few(missing)}; not used: {first_few(extra)}"
+        )
     wrong = [n for n, p in params.items() if tuple(arrays[n].shape) != tuple(p.shape)]
     if wrong:
         name = wrong[0]

@@ -1,7 +1,7 @@
 """Settings: one typed, frozen dataclass. Defaults < device YAML < recipe YAML < command line.
 
-This file is the full list of options. An unknown key or a value of the wrong type stops the run with its name, its value and
-what was expected. Nothing here imports MindSpore, so that `--help` answers at once.
+This file is the full list of options. An unknown key or a value of the wrong type stops the run with its name, its
+value and what was expected. Nothing here imports MindSpore, so that `--help` answers at once.
 """
 
 import argparse
@@ -25,14 +25,17 @@ DEVICES = ("CPU", "GPU", "Ascend")
 SCRIPTS = ("train", "eval", "export")
 
 
-def option(default: Any, help: str, scripts: str = "train", choices: Sequence[str] = (), low: float | None = None) -> Any:
+def option(
+    default: Any, help: str, scripts: str = "train", choices: Sequence[str] = (), low: float | None = None
+) -> Any:
     """A field with its help text, the scripts that offer it, its legal values or its smallest value."""
     return field(default=default, metadata={"help": help, "scripts": scripts.split(), "choices": choices, "low": low})
 
 
 @dataclass(frozen=True)
 class Config:
-    """Every option of `train.py`, `eval.py` and `export.py`. A YAML file may hold any of them, whichever script reads it."""
+    """Every option of `train.py`, `eval.py` and `export.py`. A YAML file may hold any of them, whichever script reads
+    it."""
 
     # device
     device_target: str = option("CPU", "where the network runs", "train eval", DEVICES)
@@ -67,7 +70,9 @@ class Config:
 
     # device feeding
     train_use_data_sink: bool = option(False, "hand whole epochs to the device (Ascend); CPU runs without")
-    eval_use_data_sink: bool = option(False, "scores are computed on the host: evaluation never sinks, and says so", "eval")
+    eval_use_data_sink: bool = option(
+        False, "scores are computed on the host: evaluation never sinks, and says so", "eval"
+    )
     sink_size: int = option(100, "steps between two returns to the host with data sink on", low=1)
 
     # run folder
@@ -90,7 +95,9 @@ class Config:
     report_file: str = option("", "summary as JSON; a table of all images is written beside it as CSV", "eval")
 
     # export
-    export_device_target: str = option("CPU", "device the file is meant for; the export itself runs anywhere", "export", DEVICES)
+    export_device_target: str = option(
+        "CPU", "device the file is meant for; the export itself runs anywhere", "export", DEVICES
+    )
     export_file_format: str = option("MINDIR", "file format", "export", ("MINDIR",))
     export_file_name: str = option("", "name without suffix, empty = the model's name", "export")
     export_batch_size: int = option(0, "images per call, 0 = any", "export", low=0)
@@ -112,7 +119,9 @@ class Config:
             elif low is not None and value < low:
                 problems.append(f"--{f.name}: got {value}, expected {low} or more")
         if self.crop_size % 4:
-            problems.append(f"--crop_size: got {self.crop_size}, expected a multiple of 4 (the network has three scales)")
+            problems.append(
+                f"--crop_size: got {self.crop_size}, expected a multiple of 4 (the network has three scales)"
+            )
         if self.learning_rate <= 0:
             problems.append(f"--learning_rate: got {self.learning_rate}, expected more than 0")
         if self.loss_scale != "dynamic" and not _is_positive_number(self.loss_scale):
@@ -186,7 +195,8 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with this project's manners: no abbreviations, `--version`, `--debug`, one-line errors with a suggestion."""
+    """argparse with this project's manners: no abbreviations, `--version`, `--debug`, one-line errors with a
+    suggestion."""
 
     def __init__(self, description: str, **kwargs):
         super().__init__(description=description, allow_abbrev=False, **kwargs)
@@ -208,8 +218,12 @@ class ArgumentParser(argparse.ArgumentParser):
 def make_parser(script: str) -> ArgumentParser:
     """The command line of one script, made from the fields of `Config`."""
     parser = ArgumentParser(f"{script}.py of MIMO-UNet for MindSpore. Defaults < --config_path < --recipe < options.")
-    parser.add_argument("--config_path", metavar="FILE", help="YAML with settings; default: the best device present chooses")
-    parser.add_argument("--recipe", metavar="FILE", help="YAML that overrides a few keys, a file or a name in configs/recipes")
+    parser.add_argument(
+        "--config_path", metavar="FILE", help="YAML with settings; default: the best device present chooses"
+    )
+    parser.add_argument(
+        "--recipe", metavar="FILE", help="YAML that overrides a few keys, a file or a name in configs/recipes"
+    )
     for f in option_fields(script):
         choices = f" ({' | '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
         bare_flag = {"nargs": "?", "const": "true"} if f.type is bool else {}
@@ -240,7 +254,9 @@ def load_config(
     else:
         target, why = (given["device_target"], "as asked") if "device_target" in given else best_device()
         if target not in DEVICES:
-            raise UserError(f"--device_target: got {target!r}, expected one of {', '.join(DEVICES)}.{nearest(target, DEVICES)}")
+            raise UserError(
+                f"--device_target: got {target!r}, expected one of {', '.join(DEVICES)}.{nearest(target, DEVICES)}"
+            )
         config_path = CONFIG_DIR / f"{target.lower()}_config.yaml"
         origin = f"configs/{config_path.name}: {why}"
     values = read_yaml(config_path)
@@ -256,5 +272,7 @@ def find_recipe(name: str) -> Path:
     recipes = {p.stem: p for p in sorted((CONFIG_DIR / "recipes").glob("*.yaml"))}
     path = recipes.get(name, Path(name))
     if not path.is_file():
-        raise UserError(f"--recipe: no file {name}; recipes by name: {', '.join(recipes) or 'none'}.{nearest(name, recipes)}")
+        raise UserError(
+            f"--recipe: no file {name}; recipes by name: {', '.join(recipes) or 'none'}.{nearest(name, recipes)}"
+        )
     return path

@@ -1,7 +1,7 @@
 """Paired folders -> a MindSpore dataset of training batches.
 
-A dataset is `root/{train,test}/{blur,sharp}` with equal file names. Batches are (blur, sharp, channel_mask): blur and sharp
-(B, 3, crop, crop) float32 RGB in [0, 1], the mask (B, 96) float32 as `src.mimo_unet.MIMOUNet` takes it.
+A dataset is `root/{train,test}/{blur,sharp}` with equal file names. Batches are (blur, sharp, channel_mask): blur and
+sharp (B, 3, crop, crop) float32 RGB in [0, 1], the mask (B, 96) float32 as `src.mimo_unet.MIMOUNet` takes it.
 """
 
 import contextlib
@@ -21,8 +21,9 @@ COLUMNS = ["blur", "sharp", "channel_mask"]
 
 @dataclass(frozen=True)
 class TrainPairs:
-    """Random-access source of augmented crops. Item `epoch * len(pairs) + index` is sample `index` as epoch `epoch` sees it:
-    the sampler hands over both in one number, so that a worker needs no state and forked workers cannot disagree.
+    """Random-access source of augmented crops. Item `epoch * len(pairs) + index` is sample `index` as epoch `epoch`
+    sees it: the sampler hands over both in one number, so that a worker needs no state and forked workers cannot
+    disagree.
     """
 
     pairs: Sequence[Pair]
@@ -47,9 +48,9 @@ class TrainPairs:
 class EpochSampler(ds.Sampler):
     """Order of the samples, epoch after epoch, for one rank.
 
-    Step s of an epoch takes samples [s * G, (s + 1) * G) of that epoch's order, G = batch_size * world_size; rank r takes the
-    r-th batch of them, so two ranks with batch b see what one rank with batch 2b sees. The last, incomplete G samples of an
-    epoch are left out; the order changes every epoch, so none is left out for good.
+    Step s of an epoch takes samples [s * G, (s + 1) * G) of that epoch's order, G = batch_size * world_size; rank r
+    takes the r-th batch of them, so two ranks with batch b see what one rank with batch 2b sees. The last, incomplete G
+    samples of an epoch are left out; the order changes every epoch, so none is left out for good.
     """
 
     def __init__(self, count: int, seed: int, batch_size: int, rank: int, world_size: int, epoch: int, step: int):
@@ -104,8 +105,8 @@ def train_dataset(source: TrainPairs, batch_size: int, *, rank: int = 0, world_s
 
 @contextlib.contextmanager
 def loader_errors() -> Iterator[None]:
-    """A UserError of a loader worker (an image that cannot be read) reaches us as text inside the framework's RuntimeError, below
-    pages of traceback; this brings it back."""
+    """A UserError of a loader worker (an image that cannot be read) reaches us as text inside the framework's
+    RuntimeError, below pages of traceback; this brings it back."""
     try:
         yield
     except RuntimeError as e:

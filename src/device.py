@@ -1,7 +1,7 @@
 """The one room for device matters: which devices are here, choosing one, ranks, and what a CPU needs.
 
-MindSpore is imported inside functions, so that asking for the best device costs nothing and settings that must precede the
-import can be made in time.
+MindSpore is imported inside functions, so that asking for the best device costs nothing and settings that must precede
+the import can be made in time.
 """
 
 import contextlib
@@ -64,14 +64,16 @@ def core_count() -> int:
 def micro_batches(target: str, batch_size: int, crop_size: int) -> int:
     """In how many equal parts a step runs its batch.
 
-    On CPU every convolution of the compiled graph keeps a scratchpad in proportion to its input: batch 1 of 256x256 takes
-    10.5 GB, batch 4 would take 27. So a CPU step goes through its batch in parts of at most 65,536 pixels and adds up the
-    gradients, which is the same to float rounding. Other devices take the batch whole.
+    On CPU every convolution of the compiled graph keeps a scratchpad in proportion to its input: batch 1 of 256x256
+    takes 10.5 GB, batch 4 would take 27. So a CPU step goes through its batch in parts of at most 65,536 pixels and
+    adds up the gradients, which is the same to float rounding. Other devices take the batch whole.
     """
     if target != "CPU":
         return 1
     fitting = max(1, MICRO_BATCH_PIXELS // crop_size**2)
-    return next(parts for parts in range(1, batch_size + 1) if batch_size % parts == 0 and batch_size // parts <= fitting)
+    return next(
+        parts for parts in range(1, batch_size + 1) if batch_size % parts == 0 and batch_size // parts <= fitting
+    )
 
 
 def setup(target: str, device_id: int = 0, distributed: bool = False, debug: bool = False) -> Runtime:
@@ -125,11 +127,11 @@ def require_device(target: str) -> None:
 def disarm_convolution_trap() -> None:
     """Give MindSpore's CPU convolutions their fast kernels.
 
-    oneDNN 3.10, which MindSpore 2.9 and 2.10 carry, falls to a reference loop for plain-layout float32 convolutions on a CPU
-    with AVX-512: 1,200 ms instead of 10 ms for one 3x3 convolution of 32 channels at 256x256. Asked to stop at AVX2 it picks
-    its fast kernel. oneDNN reads the variable once, at its first primitive, so a tiny convolution runs here and the old
-    environment is restored: other libraries in this process or its children would be slowed down, or broken, by the setting.
-    A value that the user has set is respected.
+    oneDNN 3.10, which MindSpore 2.9 and 2.10 carry, falls to a reference loop for plain-layout float32 convolutions on
+    a CPU with AVX-512: 1,200 ms instead of 10 ms for one 3x3 convolution of 32 channels at 256x256. Asked to stop at
+    AVX2 it picks its fast kernel. oneDNN reads the variable once, at its first primitive, so a tiny convolution runs
+    here and the old environment is restored: other libraries in this process or its children would be slowed down, or
+    broken, by the setting. A value that the user has set is respected.
     """
     if "ONEDNN_MAX_CPU_ISA" in os.environ or not has_avx512():
         return

@@ -10,8 +10,8 @@ from mindspore import Tensor, nn
 class MindSporeEngine:
     """Full-resolution output of a MindSpore network.
 
-    Compiled once for every size: the graph takes dynamic batch, height and width, so images of many sizes do not compile one
-    graph each.
+    Compiled once for every size: the graph takes dynamic batch, height and width, so images of many sizes do not
+    compile one graph each.
     """
 
     def __init__(self, network: nn.Cell):
@@ -45,7 +45,13 @@ class MindirEngine:
 
 
 def export_mindir(network: nn.Cell, target: Path, batch_size: int = 0) -> Path:
-    """Write `target`.mindir, dynamic in height and width and, unless `batch_size` fixes it, in batch; return its path."""
+    """Write `target`.mindir, dynamic in height and width and, unless `batch_size` fixes it, in batch; return its
+    path."""
     cell = FullResolution(network).set_train(False)
-    ms.export(cell, Tensor(shape=[batch_size or None, 3, None, None], dtype=ms.float32), file_name=str(target), file_format="MINDIR")
+    ms.export(
+        cell,
+        Tensor(shape=[batch_size or None, 3, None, None], dtype=ms.float32),
+        file_name=str(target),
+        file_format="MINDIR",
+    )
     return target.with_name(target.name + ".mindir")

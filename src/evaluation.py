@@ -17,10 +17,16 @@ from src.picture_files import Pair, read_rgb
 from src.restore import Engine, restore
 
 Row = dict[str, Any]
+OnImage = Callable[[Pair, np.ndarray, np.ndarray, np.ndarray], None]
 
 
-def evaluate(pairs: Sequence[Pair], engine: Engine, metrics: Iterable[str] = ("psnr", "ssim"), batch_size: int = 1,
-             on_image: Callable[[Pair, np.ndarray, np.ndarray, np.ndarray], None] | None = None) -> Iterator[Row]:  # fmt: skip
+def evaluate(
+    pairs: Sequence[Pair],
+    engine: Engine,
+    metrics: Iterable[str] = ("psnr", "ssim"),
+    batch_size: int = 1,
+    on_image: OnImage | None = None,
+) -> Iterator[Row]:
     """Restore every blurred image and score it.
 
     Args:
@@ -80,8 +86,8 @@ def _read_ahead(pool: ThreadPoolExecutor, read: Callable, pairs: Sequence[Pair],
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Means over the images with a finite score, None if there is none. Scores of inf (identical images) and nan (SSIM of an
-    image under 11 pixels) are counted as `<score>_inf`: a mean must not hide them."""
+    """Means over the images with a finite score, None if there is none. Scores of inf (identical images) and nan (SSIM
+    of an image under 11 pixels) are counted as `<score>_inf`: a mean must not hide them."""
     summary: dict[str, float | None] = {"images": len(rows)}
     for key in rows[0] if rows else ():
         if key == "name":

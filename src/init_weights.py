@@ -10,9 +10,9 @@ from mindspore import Tensor, nn
 def init_weights(net: nn.Cell, seed: int) -> None:
     """Fill every parameter with U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the bias with its weight's bound.
 
-    fan_in is the product of the weight's shape after its first axis, for transposed convolutions (in, out, k, k) too: that is
-    what PyTorch does. Each tensor has a generator of its own, seeded with (seed, crc32(name)), so that the start is the same
-    on every device and does not depend on the order in which layers are made.
+    fan_in is the product of the weight's shape after its first axis, for transposed convolutions (in, out, k, k) too:
+    that is what PyTorch does. Each tensor has a generator of its own, seeded with (seed, crc32(name)), so that the
+    start is the same on every device and does not depend on the order in which layers are made.
     """
     params = {p.name: p for p in net.get_parameters()}
     for name, param in params.items():

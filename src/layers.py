@@ -1,16 +1,19 @@
 """Building blocks of MIMO-UNet (ICCV 2021, section 3). Attribute names give the published checkpoints' parameter names.
 
-All tensors are `(N, C, H, W)`. Every convolution has a bias and zero padding of k // 2; weights start at zero here and are
-filled by `src.init_weights`, from names, so that a network's start depends on the seed alone.
+All tensors are `(N, C, H, W)`. Every convolution has a bias and zero padding of k // 2; weights start at zero here and
+are filled by `src.init_weights`, from names, so that a network's start depends on the seed alone.
 """
 
 from mindspore import Tensor, nn, ops
 
 
 class BasicConv(nn.Cell):
-    """Convolution (or transposed convolution: kernel 4, stride 2, padding 1, doubles H and W), then ReLU unless `relu=False`."""
+    """Convolution (or transposed convolution: kernel 4, stride 2, padding 1, doubles H and W), then ReLU unless
+    `relu=False`."""
 
-    def __init__(self, in_ch: int, out_ch: int, kernel: int, stride: int = 1, relu: bool = True, transpose: bool = False):
+    def __init__(
+        self, in_ch: int, out_ch: int, kernel: int, stride: int = 1, relu: bool = True, transpose: bool = False
+    ):
         super().__init__()
         if transpose:
             conv = nn.Conv2dTranspose(
@@ -67,7 +70,8 @@ class SCM(nn.Cell):
 
 
 class FAM(nn.Cell):
-    """Feature attention module: the features of a scale's own image emphasise or suppress those from the scale above."""
+    """Feature attention module: the features of a scale's own image emphasise or suppress those from the scale
+    above."""
 
     def __init__(self, ch: int):
         super().__init__()

@@ -18,8 +18,8 @@ def dft_constants(height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tens
     """Matrices of the 2-D DFT of a real image, made once a size, at compile time.
 
     Returns:
-        rows: (W, 2F) with F = W // 2 + 1: cosines, then negated sines, of a transform along the width. The other half of the
-            spectrum of a real image is the conjugate of this one.
+        rows: (W, 2F) with F = W // 2 + 1: cosines, then negated sines, of a transform along the width. The other half
+            of the spectrum of a real image is the conjugate of this one.
         cos, sin: (H, H), of a transform along the height.
         count: (F,), how often each column occurs in the two-sided spectrum, once or twice.
     """
@@ -67,7 +67,8 @@ def label_pyramid(sharp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class MultiScaleLoss(nn.Cell):
     """Sum over the three scales of L1 + `fft_weight` x Fourier L1, always in float32.
 
-    The DC term of a 256x256 difference reaches 65,536, above float16's largest number, so predictions are cast up first.
+    The DC term of a 256x256 difference reaches 65,536, above float16's largest number, so predictions are cast up
+    first.
     """
 
     def __init__(self, fft_weight: float = FFT_WEIGHT):
@@ -75,9 +76,10 @@ class MultiScaleLoss(nn.Cell):
         self.fft_weight = fft_weight
 
     def construct(self, predictions: tuple[Tensor, Tensor, Tensor], sharp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(total, content, fft) scalars; total = content + fft_weight * fft. Predictions coarse to fine, sharp (N, 3, H, W)."""
+        """(total, content, fft) scalars; total = content + fft_weight * fft. Predictions coarse to fine, sharp (N, 3,
+        H, W)."""
         content, fft = 0.0, 0.0
-        for prediction, label in zip(predictions, label_pyramid(sharp.float())):
+        for prediction, label in zip(predictions, label_pyramid(sharp.float())):  # noqa: B905  (unknown to the graph compiler)
             diff = prediction.float() - label
             content += ops.abs(diff).mean()
             fft += fft_l1(diff)

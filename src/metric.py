@@ -1,6 +1,7 @@
 """Image quality by the protocol of the deblurring literature.
 
-Images are (H, W, 3) float32; the ground truth lies in [0, 1]; a prediction is clipped to it, as the paper's evaluation does.
+Images are (H, W, 3) float32; the ground truth lies in [0, 1]; a prediction is clipped to it, as the paper's evaluation
+does.
 """
 
 import math
@@ -30,7 +31,8 @@ def ssim(prediction: np.ndarray, sharp: np.ndarray) -> float:
     """Structural similarity, 2-D per channel, mean of the channels: Gaussian window of sigma 1.5 (11x11), population
     covariance, data range 1.
 
-    The paper's 0.951 is a 3-D MATLAB number; this one is about 0.03 lower at equal quality. nan for a side under 11 pixels.
+    The paper's 0.951 is a 3-D MATLAB number; this one is about 0.03 lower at equal quality. nan for a side under 11
+    pixels.
     """
     _check_shapes(prediction, sharp)
     if min(sharp.shape[:2]) < 11:

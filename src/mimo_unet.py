@@ -27,12 +27,13 @@ MODELS = {"MIMO-UNet": Variant(num_res=8, dropout=0.0), "MIMO-UNetPlus": Variant
 MASK_CHANNELS = BASE + 2 * BASE  # one number per channel of the two fused maps: see MIMOUNet.construct
 
 
-# Both resizes are written as reshapes: `ops.interpolate` cannot be exported with a dynamic shape, nor to ONNX at all, and the
-# gradient of a strided slice fails in PyNative mode on CPU.
+# Both resizes are written as reshapes: `ops.interpolate` cannot be exported with a dynamic shape, nor to ONNX at all,
+# and the gradient of a strided slice fails in PyNative mode on CPU.
 
 
 def downsample(x: Tensor) -> Tensor:
-    """Nearest x0.5: pixel [2i, 2j]. Earlier MindSpore ports use bilinear here; the published weights do not fit that."""
+    """Nearest x0.5: pixel [2i, 2j]. Earlier MindSpore ports use bilinear here; the published weights do not fit
+    that."""
     n, c, h, w = x.shape
     return x.reshape(n, c, h // 2, 2, w // 2, 2)[:, :, :, 0, :, 0]
 
@@ -78,12 +79,13 @@ class MIMOUNet(nn.Cell):
         Args:
             x: blurred RGB, (N, 3, H, W) in [0, 1], H and W multiples of 4 (`src.restore` pads any other size).
             channel_mask: channel dropout of one training step, (N, 96): 0 for a dropped channel, 1 / (1 - p) for a kept
-                one, the first 32 for the full-resolution fused map, the rest for the half-resolution one. The mask comes
-                from outside because a framework dropout layer's state cannot be saved, and a resumed run must repeat it.
-                None (evaluation) drops nothing. The variant without dropout ignores it.
+                one, the first 32 for the full-resolution fused map, the rest for the half-resolution one. The mask
+                comes from outside because a framework dropout layer's state cannot be saved, and a resumed run must
+                repeat it. None (evaluation) drops nothing. The variant without dropout ignores it.
 
         Returns:
-            Three residual-corrected images, coarse to fine: (N, 3, H/4, W/4), (N, 3, H/2, W/2), (N, 3, H, W), not clipped.
+            Three residual-corrected images, coarse to fine: (N, 3, H/4, W/4), (N, 3, H/2, W/2), (N, 3, H, W), not
+            clipped.
         """
         x2 = downsample(x)  # (N, 3, H/2, W/2)
         x4 = downsample(x2)  # (N, 3, H/4, W/4)
@@ -113,7 +115,8 @@ class MIMOUNet(nn.Cell):
 
 
 def build_net(model_name: str, num_res: int = 0) -> MIMOUNet:
-    """Network of a variant in `MODELS`, weights not yet initialised. `num_res` > 0 makes a shallower one, for tests and trials."""
+    """Network of a variant in `MODELS`, weights not yet initialised. `num_res` > 0 makes a shallower one, for tests and
+    trials."""
     if model_name not in MODELS:
         raise ValueError(f"unknown model name {model_name!r}; known: {', '.join(MODELS)}")
     variant = MODELS[model_name]

@@ -1,4 +1,5 @@
-"""Pictures for people: restored images, before/after strips, training curves. Images are (H, W, 3) float32 in [0, 1]."""
+"""Pictures for people: restored images, before/after strips, training curves. Images are (H, W, 3) float32 in [0,
+1]."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ def save_png(path: Path, image: np.ndarray) -> None:
 
 
 def save_strip(path: Path, images: Mapping[str, np.ndarray]) -> None:
-    """Images of one size side by side, each under its caption, e.g. {"blurred": a, "restored 31.20 dB": b, "sharp": c}."""
+    """Images of one size side by side, each under its caption, e.g. {"blurred": a, "restored 31.20 dB": b, "sharp":
+    c}."""
     height, width = next(iter(images.values())).shape[:2]
     sheet = Image.new("RGB", (len(images) * (width + GAP) - GAP, height + CAPTION), "white")
     draw = ImageDraw.Draw(sheet)

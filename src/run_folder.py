@@ -29,12 +29,14 @@ def check(folder: Path | str, overwrite: bool) -> Path:
     folder = Path(os.path.abspath(folder))  # "." has no name, and would follow a renamed folder
     if holds_run(folder) and not overwrite:
         raise UserError(
-            f"--ckpt_save_directory {folder} already holds a run. Name another folder, or rename the old run aside with "
-            "--overwrite."
+            f"--ckpt_save_directory {folder} already holds a run. Name another folder, or rename the old run aside "
+            "with --overwrite."
         )
     ancestor = next(p for p in (folder, *folder.parents) if p.exists())
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-        raise UserError(f"--ckpt_save_directory {folder}: cannot write into {ancestor}. Give a folder you may write to.")
+        raise UserError(
+            f"--ckpt_save_directory {folder}: cannot write into {ancestor}. Give a folder you may write to."
+        )
     return folder
 
 
@@ -68,7 +70,11 @@ def describe(folder: Path, config_yaml: str) -> None:
 
 def versions() -> dict[str, str | None]:
     """Versions of this repository, its git commit, Python and the packages; None for what is absent."""
-    found: dict[str, str | None] = {"mimo_unet": __version__, "git_commit": _git_commit(), "python": platform.python_version()}
+    found: dict[str, str | None] = {
+        "mimo_unet": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+    }
     for package in ("mindspore", "numpy", "Pillow", "scikit-image"):
         try:
             found[package] = version(package)
@@ -89,8 +95,8 @@ def _git_commit() -> str | None:
 
 
 class RunLog:
-    """`log.csv`: one row per logged step. Values of one step may come from several callbacks; a row is written when the next
-    step begins, and stays readable if the process is killed."""
+    """`log.csv`: one row per logged step. Values of one step may come from several callbacks; a row is written when the
+    next step begins, and stays readable if the process is killed."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -309,12 +309,15 @@ def make_sample_set(
 
 
 def dataset_or_samples(dataset_root: str) -> Path:
-    """The data set to use: `dataset_root` if given, else ./dataset if it is there, else the sample set, made on the spot."""
+    """The data set to use: `dataset_root` if given, else ./dataset if it is there, else the sample set, made on the
+    spot."""
     if dataset_root:
         return Path(dataset_root)
     if Path("dataset").is_dir():
         return Path("dataset")
-    print("no --dataset_root and no ./dataset: using the sample set, photographs that ship with scikit-image", flush=True)
+    print(
+        "no --dataset_root and no ./dataset: using the sample set, photographs that ship with scikit-image", flush=True
+    )
     root = make_sample_set("sample_set")
     arrange(root, root.with_name("sample_set_arranged"), link=True, progress=False)
     return root.with_name("sample_set_arranged")

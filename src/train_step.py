@@ -29,10 +29,12 @@ def _zero_one(total: Parameter) -> Tensor:
 
 
 class Adam(nn.Cell):
-    """Adam in PyTorch's form, with which the published weights were trained: eps is added after the bias correction of v.
+    """Adam in PyTorch's form, with which the published weights were trained: eps is added after the bias correction of
+    v.
 
     `nn.Adam` adds it before, which moves losses by up to 1e-4. The fused kernel computes
-    lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + e); with e = eps * sqrt(1 - beta2^t) that is PyTorch's update.
+    lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + e); with e = eps * sqrt(1 - beta2^t) that is PyTorch's
+    update.
     """
 
     def __init__(self, parameters: list[Parameter], beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
@@ -51,15 +53,16 @@ class Adam(nn.Cell):
         done = True
         for i in range(len(self.parameters)):
             updated = self.update(
-                self.parameters[i], self.moment1[i], self.moment2[i], beta1_power, beta2_power, learning_rate, self.beta1,
-                self.beta2, eps, gradients[i],
+                self.parameters[i], self.moment1[i], self.moment2[i], beta1_power, beta2_power, learning_rate,
+                self.beta1, self.beta2, eps, gradients[i],
             )  # fmt: skip
             done = ops.depend(done, updated)
         return done
 
 
 class StepDecay(nn.Cell):
-    """Learning rate of a step: `start`, multiplied by `factor` every `steps_per_decay` steps (paper: halved every 500 epochs)."""
+    """Learning rate of a step: `start`, multiplied by `factor` every `steps_per_decay` steps (paper: halved every 500
+    epochs)."""
 
     def __init__(self, start: float, steps_per_decay: int, factor: float = 0.5):
         super().__init__()
@@ -88,8 +91,8 @@ class TrainStep(nn.Cell):
     """A whole optimisation step: `Model(TrainStep(...)).train(...)`.
 
     Args:
-        micro_batches: the batch is cut into this many equal parts, whose gradients are averaged: the same update to float
-            rounding in a fraction of the memory.
+        micro_batches: the batch is cut into this many equal parts, whose gradients are averaged: the same update to
+            float rounding in a fraction of the memory.
         scaler: `ms.amp.DynamicLossScaler` or `StaticLossScaler` for a float16 network, None for float32.
         world_size: more than 1 averages gradients and reported losses over the ranks.
     """
@@ -116,8 +119,8 @@ class TrainStep(nn.Cell):
         """One step on (B, 3, h, w), (B, 3, h, w), (B, 96).
 
         Returns:
-            Scalars: total, content and Fourier loss (means over the batch and the ranks), learning rate, loss scale, and
-            whether the gradients were finite. If not, nothing was updated and the step counts as skipped.
+            Scalars: total, content and Fourier loss (means over the batch and the ranks), learning rate, loss scale,
+            and whether the gradients were finite. If not, nothing was updated and the step counts as skipped.
         """
         scale = self.scaler.scale_value if self.scaler is not None else Tensor(1.0, ms.float32)
         if self.micro_batches > 1:
@@ -141,7 +144,8 @@ class TrainStep(nn.Cell):
         return losses[0], losses[1], losses[2], learning_rate, scale, finite
 
     def accumulate(self, blur: Tensor, sharp: Tensor, channel_mask: Tensor, scale: Tensor) -> tuple:
-        """Sums of losses (3,) and gradients over the parts. A loop in the graph, so that all parts share one set of buffers."""
+        """Sums of losses (3,) and gradients over the parts. A loop in the graph, so that all parts share one set of
+        buffers."""
         size = blur.shape[0] // self.micro_batches
         losses = ops.depend(ops.zeros((3,), ms.float32), _each(_zero, self.totals))
         part = Tensor(0, ms.int32)

@@ -4,7 +4,7 @@ import types
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import nn
 from mindspore.train import Model, RunContext
 
 from src import callback
@@ -152,6 +152,9 @@ def test_clock_splits_time_into_step_and_data(fake_time):
     clock, spy = Clock(0, 10), Spy("seconds_per_step", "data_wait")
     train([Data(), clock, Work(), spy, ClockRestart(clock)], [1.0] * 3)
     assert spy.seen == [(3.0, 1.0)] * 3
+    clock, spy = Clock(0, 10), Spy("seconds_per_step", "data_wait")
+    train([Data(), clock, Work(), spy], [1.0] * 3)
+    assert spy.seen == [(3.0, 1.0), (10.0, 8.0), (10.0, 8.0)]
     clock, spy = Clock(0, 10), Spy("seconds_per_step", "data_wait")
     train([Data(), clock, Work(), spy, ClockRestart(clock)], [1.0] * 2, sink=10)
     assert spy.seen == [(0.3, 0.1)] * 2

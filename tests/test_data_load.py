@@ -19,8 +19,8 @@ def epochs(dataset, count):
 
 def same(a, b):
     assert len(a) == len(b)
-    for batch_a, batch_b in zip(a, b):
-        for x, y in zip(batch_a, batch_b):
+    for batch_a, batch_b in zip(a, b, strict=True):
+        for x, y in zip(batch_a, batch_b, strict=True):
             np.testing.assert_array_equal(x, y)
 
 
@@ -31,7 +31,7 @@ def test_batches_are_what_the_sampler_and_the_source_say(source):
         assert len(batches) == 3 and len({i % 7 for i in items}) == 6
         for b, batch in enumerate(batches):
             expected = [source[i] for i in items[2 * b : 2 * b + 2]]
-            same([batch], [[np.stack(column) for column in zip(*expected)]])
+            same([batch], [[np.stack(column) for column in zip(*expected, strict=True)]])
 
 
 def test_values_and_shapes(source):
@@ -45,7 +45,7 @@ def test_values_and_shapes(source):
 def test_workers_change_nothing(source, workers, processes):
     alone = epochs(train_dataset(source, 2), 2)
     together = epochs(train_dataset(source, 2, workers=workers, processes=processes), 2)
-    for a, b in zip(alone, together):
+    for a, b in zip(alone, together, strict=True):
         same(a, b)
 
 
@@ -65,7 +65,10 @@ def test_two_ranks_see_what_one_sees(source):
     alone = epochs(train_dataset(source, 2), 2)
     ranks = [epochs(train_dataset(source, 1, rank=rank, world_size=2), 2) for rank in (0, 1)]
     for epoch in range(2):
-        joined = [[np.concatenate(c) for c in zip(a, b)] for a, b in zip(ranks[0][epoch], ranks[1][epoch])]
+        joined = [
+            [np.concatenate(c) for c in zip(a, b, strict=True)]
+            for a, b in zip(ranks[0][epoch], ranks[1][epoch], strict=True)
+        ]
         same(joined, alone[epoch])
 
 

@@ -73,7 +73,8 @@ def test_eval_scores_and_saves(work):
     assert report["psnr_gain"] == pytest.approx(report["psnr"] - report["psnr_input"], abs=1e-9)
     assert f"psnr: {report['psnr']:.4f}" in out
     for name in ("1.png", "2.png"):  # 42 x 49 is no multiple of 4: padded, and cropped back
-        assert Image.open(work / "out/images" / name).size == (49, 42)
+        with Image.open(work / "out/images" / name) as image:
+            assert image.size == (49, 42)
 
 
 def test_export_reloads_exactly(work):
@@ -96,7 +97,10 @@ def test_ascend_line_of_the_quick_start_runs_on_cpu(work):
 def test_devices_that_are_absent_end_with_one_line(work):
     for name in ("gpu", "ascend"):
         config = ROOT / f"configs/{name}_config.yaml"
-        for script, options in (("train.py", ["--ckpt_save_directory", f"no_{name}"]), ("eval.py", ["--ckpt_file", "x"])):
+        for script, options in (
+            ("train.py", ["--ckpt_save_directory", f"no_{name}"]),
+            ("eval.py", ["--ckpt_file", "x"]),
+        ):
             _, err = run(script, "--dataset_root", "data", "--config_path", config, *options, cwd=work, expect=2)
             assert err.count("\n") == 1 and "--device_target CPU" in err
         assert not (work / f"no_{name}").exists()
@@ -116,23 +120,26 @@ def test_a_held_run_folder_is_refused_and_renamed_only_when_asked(work):
 
 
 def test_launchers(work):
-    run("scripts/run_standalone_train_cpu.sh", "data", "launched", *TINY, "--max_steps", 1, "--val_acc_monitor_interval", 0,
-        cwd=work)  # fmt: skip
+    options = [*TINY, "--max_steps", 1, "--val_acc_monitor_interval", 0]
+    run("scripts/run_standalone_train_cpu.sh", "data", "launched", *options, cwd=work)
     out, _ = run("scripts/run_eval_cpu.sh", "data", "launched/last.ckpt", "launched_images", cwd=work)
     assert "psnr:" in out and len(list((work / "launched_images").glob("*.png"))) == 2
 
 
+DATA = ["--dataset_root", "data"]
 BAD = {
     "no such dataset": (["--dataset_root", "nowhere"], "nowhere"),
     "a typo in an option": (["--epoch_num", "3"], "--epochs_num"),
     "not a number": (["--epochs_num", "abc"], "--epochs_num: got 'abc', expected a whole number"),
     "unknown model": (["--model_name", "MIMO-Unet+"], "MIMO-UNet, MIMO-UNetPlus"),
-    "crop larger than the images": (["--dataset_root", "data", "--crop_size", "64"], "64"),
-    "more than there are images": (["--dataset_root", "data", "--train_batch_size", "6", *TINY], "--train_batch_size 6"),
-    "pretrained is not there": (["--dataset_root", "data", "--pretrained", "run/none.ckpt", *TINY], "best.ckpt"),
-    "other variant": (["--dataset_root", "data", "--pretrained", "run/best.ckpt", "--model_name", "MIMO-UNetPlus", *TINY], ""),
+    "crop larger than the images": ([*DATA, "--crop_size", "64"], "64"),
+    "more than there are images": ([*DATA, "--train_batch_size", "6", *TINY], "--train_batch_size 6"),
+    "pretrained is not there": ([*DATA, "--pretrained", "run/none.ckpt", *TINY], "best.ckpt"),
+    "other variant": (
+        [*DATA, "--pretrained", "run/best.ckpt", "--model_name", "MIMO-UNetPlus", *TINY], "Add --model_name MIMO-UNet",
+    ),
     "config is not there": (["--config_path", "none.yaml"], "none.yaml"),
-    "run folder is a file": (["--dataset_root", "data", "--ckpt_save_directory", "train.log", *TINY], "--ckpt_save_directory"),
+    "run folder is a file": ([*DATA, "--ckpt_save_directory", "train.log", *TINY], "--ckpt_save_directory"),
 }  # fmt: skip
 
 
@@ -156,8 +163,9 @@ def test_a_damaged_image_is_named(work, tmp_path):
     content[200:1200] = bytes(1000)
     victim.write_bytes(content)
     for workers in (["--worker_type", "thread"], ["--worker_type", "process"]):
-        _, err = run("train.py", "--dataset_root", "data", "--ckpt_save_directory", f"run_{workers[1]}", *workers, *TINY,
-                     *ON_CPU, cwd=tmp_path, expect=2)  # fmt: skip
+        folder = f"run_{workers[1]}"
+        _, err = run("train.py", *DATA, "--ckpt_save_directory", folder, *workers, *TINY, *ON_CPU, cwd=tmp_path,
+                     expect=2)  # fmt: skip
         line = next(x for x in err.splitlines() if x.startswith("error: "))
         assert "3.png" in line and "Traceback" not in err
     victim.write_bytes(victim.read_bytes()[:500])

@@ -53,12 +53,14 @@ def test_loss_is_float32_for_a_float16_network(cpu):
 def test_loss_and_gradients_are_the_reference(cpu, reference, name):
     network, image, label, recorded = reference(name)
     mask = Tensor(np.ones((len(image), 96), np.float32))
-    value_and_grad = ms.value_and_grad(ForwardLoss(network, MultiScaleLoss()), None, network.trainable_params(), has_aux=True)
+    value_and_grad = ms.value_and_grad(
+        ForwardLoss(network, MultiScaleLoss()), None, network.trainable_params(), has_aux=True
+    )
     (_, total, content, fft), gradients = value_and_grad(Tensor(image), Tensor(label), mask, Tensor(1.0, ms.float32))
     for value, key in ((total, "loss_total"), (content, "loss_content"), (fft, "loss_fft")):
         assert float(value) == pytest.approx(float(recorded[key]), rel=1e-5)
-    # The recorded float32 gradients of the deepest network carry a flipped ReLU: PyTorch in float64 differs from them by up to
-    # 6.7e-4. That network is held to float64 instead, computed with benchmarks/torch_twin.py.
+    # The recorded float32 gradients of the deepest network carry a flipped ReLU: PyTorch in float64 differs from them
+    # by up to 6.7e-4. That network is held to float64 instead, computed with benchmarks/torch_twin.py.
     exact = np.load(DATA / f"{name}_float64.npz") if name == "mimo_unet_plus" else recorded
     gradients = [g.asnumpy().astype(np.float64) for g in gradients]
     norms = np.array([np.sqrt((g**2).sum()) for g in gradients])

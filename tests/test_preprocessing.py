@@ -134,7 +134,8 @@ def test_other_files_and_folders_are_ignored(source, target):
 
 def test_manifest_tells_where_each_pair_came_from(source, target):
     arrange(source, target, progress=False)
-    rows = list(csv.DictReader((target / "manifest.csv").open(newline="")))
+    with (target / "manifest.csv").open(newline="") as f:
+        rows = list(csv.DictReader(f))
     assert len(rows) == 8
     assert rows[3] == {
         "split": "train",
@@ -246,7 +247,8 @@ def test_one_split_now_the_other_later(tmp_path, target, capsys):
     assert arrange(source, target) == {"test": 2}
     assert "has no train: only test was arranged" in capsys.readouterr().out
     assert arrange(make_source(tmp_path / "second", ["train"]), target, progress=False) == {"train": 6}
-    rows = list(csv.DictReader((target / "manifest.csv").open(newline="")))
+    with (target / "manifest.csv").open(newline="") as f:
+        rows = list(csv.DictReader(f))
     assert [row["split"] for row in rows] == ["train"] * 6 + ["test"] * 2
     assert arrange(make_source(tmp_path / "both"), target, progress=False) == {"train": 6, "test": 2}
 

@@ -10,7 +10,17 @@ import pytest
 from src import __version__, run_folder
 from src.config import Config, load_config
 from src.errors import UserError
-from src.run_folder import COLUMNS, RunLog, checkpoint_name, claim, describe, holds_run, numbered_checkpoints, read_log
+from src.run_folder import (
+    COLUMNS,
+    RunLog,
+    check,
+    checkpoint_name,
+    claim,
+    describe,
+    holds_run,
+    numbered_checkpoints,
+    read_log,
+)
 
 
 def make_run(folder, text="old"):
@@ -19,19 +29,30 @@ def make_run(folder, text="old"):
     return folder
 
 
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
 # ---- claiming a folder
 
 
 def test_new_and_empty_folders_are_given(tmp_path):
-    assert claim(tmp_path / "runs" / "a", overwrite=False) == tmp_path / "runs" / "a"
-    assert claim(str(tmp_path / "runs" / "a"), overwrite=False) == tmp_path / "runs" / "a"
-    assert claim(tmp_path / "runs" / "a", overwrite=True).is_dir()
-    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["a"]
+    for _ in range(2):
+        folder = check(str(tmp_path / "runs" / "a"), overwrite=False)
+        assert folder == claim(folder) == tmp_path / "runs" / "a"
+        assert folder.is_dir()
+    assert names(tmp_path / "runs") == ["a"]
+
+
+def test_check_touches_nothing(tmp_path):
+    check(tmp_path / "runs" / "a", overwrite=False)
+    check(make_run(tmp_path / "old"), overwrite=True)
+    assert names(tmp_path) == ["old"]
 
 
 def test_folder_with_other_files_is_given(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    assert claim(tmp_path, overwrite=False) == tmp_path
+    assert claim(check(tmp_path, overwrite=False)) == tmp_path
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -41,7 +62,7 @@ def test_run_is_not_overwritten(tmp_path, name):
     (tmp_path / "run" / name).write_text("old")
     assert holds_run(tmp_path / "run")
     with pytest.raises(UserError, match=r"--ckpt_save_directory .*run already holds a run.*--overwrite"):
-        claim(tmp_path / "run", overwrite=False)
+        check(tmp_path / "run", overwrite=False)
     assert (tmp_path / "run" / name).read_text() == "old"
 
 
@@ -49,8 +70,8 @@ def test_overwrite_renames_aside_each_time(tmp_path, capsys):
     folder = tmp_path / "run"
     for text in ("first", "second"):
         make_run(folder, text)
-        assert claim(folder, overwrite=True) == folder
-        assert not list(folder.iterdir())
+        assert claim(check(folder, overwrite=True)) == folder
+        assert not names(folder)
     assert (tmp_path / "run.old1" / "config.yaml").read_text() == "first"
     assert (tmp_path / "run.old2" / "config.yaml").read_text() == "second"
     assert f"the run that was in {folder} is now {tmp_path / 'run.old2'}" in capsys.readouterr().out
@@ -58,27 +79,35 @@ def test_overwrite_renames_aside_each_time(tmp_path, capsys):
 
 def test_overwrite_of_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(make_run(tmp_path / "run"))
-    folder = claim(".", overwrite=True)
+    folder = claim(check(".", overwrite=True))
     (folder / "new").write_text("x")
-    assert (tmp_path / "run" / "new").exists()
-    assert [p.name for p in (tmp_path / "run.old1").iterdir()] == ["config.yaml"]
+    assert names(tmp_path / "run") == ["new"]
+    assert names(tmp_path / "run.old1") == ["config.yaml"]
 
 
 def test_run_that_cannot_be_renamed(tmp_path, monkeypatch):
-    make_run(tmp_path / "run")
-
     def busy(self, target):
         raise OSError(16, "Device or resource busy")
 
     monkeypatch.setattr(Path, "rename", busy)
     with pytest.raises(UserError, match=r"--overwrite: cannot rename .*\(Device or resource busy\)"):
-        claim(tmp_path / "run", overwrite=True)
+        claim(make_run(tmp_path / "run"))
+    assert (tmp_path / "run" / "config.yaml").read_text() == "old"
 
 
 def test_file_in_the_way(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="--ckpt_save_directory: cannot write into"):
-        claim(tmp_path / "file" / "run", overwrite=False)
+    for below in (tmp_path / "file", tmp_path / "file" / "run" / "a"):
+        with pytest.raises(UserError, match=r"--ckpt_save_directory .*: cannot write into .*file\. "):
+            check(below, overwrite=False)
+        with pytest.raises(UserError, match="--ckpt_save_directory: cannot write into"):
+            claim(below)
+
+
+def test_folder_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder.os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(UserError, match=f"cannot write into {tmp_path}\\. "):
+        check(tmp_path / "runs" / "a", overwrite=False)
 
 
 # ---- describing a run
@@ -204,14 +233,15 @@ def test_log_cut_off_in_its_last_row_is_read(log):
 def test_checkpoints_are_sorted_by_number(tmp_path):
     for epoch, step in ((10, 1000), (2, 200), (1, 99), (9, 900)):
         (tmp_path / checkpoint_name("MIMO-UNet", epoch, step)).touch()
-    names = [p.name for p in numbered_checkpoints(tmp_path, "MIMO-UNet")]
-    assert names == [f"MIMO-UNet_{n}.ckpt" for n in ("1_99", "2_200", "9_900", "10_1000")]
+    found = [p.name for p in numbered_checkpoints(tmp_path, "MIMO-UNet")]
+    assert found == [f"MIMO-UNet_{n}.ckpt" for n in ("1_99", "2_200", "9_900", "10_1000")]
 
 
 @pytest.mark.parametrize(
     "name", ["last.ckpt", "best.ckpt", "MIMO-UNetPlus_1_10.ckpt", "MIMO-UNet_1_x.ckpt", "MIMO-UNet_1_10.ckpt.bak",
              "MIMO-UNet_5_.ckpt", "MIMO-UNet__5.ckpt", "MIMO-UNet_1_2_3.ckpt", "MIMO-UNet_1_².ckpt",
-             "old_MIMO-UNet_1_10.ckpt", ".MIMO-UNet_1_10.tmp.ckpt", "MIMO-UNet_10.ckpt"],
+             "old_MIMO-UNet_1_10.ckpt", ".MIMO-UNet_1_10.tmp.ckpt", "MIMO-UNet_10.ckpt",
+             "MIMO-UNet_1_10.ckpt.ckpt"],
 )  # fmt: skip
 def test_other_names_are_no_numbered_checkpoints(tmp_path, name):
     (tmp_path / name).touch()
