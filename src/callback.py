@@ -5,6 +5,9 @@ with data sink on, into `global_step`, `previous_step`, `epoch` and `scalars` of
 for the others. "Every N" therefore means: a multiple of N was reached or passed since the last call.
 """
 
+import os
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +21,15 @@ from tqdm import tqdm
 from src.picture import save_curves
 from src.run_folder import RunLog, checkpoint_name, numbered_checkpoints, read_log
 
-VALUES = ("loss", "content", "fft", "lr", "scale", "finite")  # what src.train_step.TrainStep returns, in order
+VALUES = (
+    "loss",
+    "content",
+    "fft",
+    "lr",
+    "scale",
+    "grad_norm",
+    "finite",
+)  # what src.train_step.TrainStep returns, in order
 
 
 def passed(state: Any, interval: int) -> bool:
@@ -155,32 +166,101 @@ class StopAt(Callback):
             run_context.request_stop()
 
 
-class StopOnBadLoss(Callback):
-    """A NaN or infinite loss cannot heal: the step was not applied, and the run ends while its checkpoints are good."""
+class StopOnSignal(Callback):
+    """SIGTERM and Ctrl-C finish the step, save (`SaveCheckpoints` does at the end of a run) and end the training.
 
-    def __init__(self, fail: Callable[[int, int, Mapping[str, float]], Exception]):
-        self.fail = fail
+    The framework takes both signals over when its loader starts, so the handlers are installed again at every step. A
+    second Ctrl-C ends at once.
+
+    Args:
+        agree: signal number or 0 of this rank -> the largest of all ranks, so that all stop at the same step.
+    """
+
+    def __init__(self, agree: Callable[[int], int] = lambda number: number):
+        self.agree = agree
+        self.received = 0
+        self.old_handlers: dict[int, Any] = {}
+
+    def on_train_step_begin(self, run_context: RunContext) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) != self.handle:
+                self.old_handlers.setdefault(number, signal.signal(number, self.handle))
+
+    def handle(self, number: int, frame: Any) -> None:
+        if self.received == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.received = number
+        os.write(2, f"\n{signal.Signals(number).name}: finishing this step\n".encode())  # safe in a signal handler
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        self.received = self.agree(self.received)
+        if self.received:
+            run_context.request_stop()
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        for number, handler in self.old_handlers.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+class StopOnBadLoss(Callback):
+    """Ends the run, while its checkpoints are good, when it cannot heal by itself.
+
+    That is: a loss of NaN or infinity, gradients that are not finite although there is no loss scale to lower, or more
+    than `max_overflows` overflows in a row. None of these steps was applied to the weights.
+
+    Args:
+        has_scaler: whether the loss is scaled, so that single overflows are normal.
+        batch_names: step -> file names of its batch.
+        fail: message -> the exception to raise.
+    """
+
+    def __init__(self, has_scaler: bool, max_overflows: int, batch_names: Callable[[int], list[str]],
+                 fail: Callable[[str], Exception]):  # fmt: skip
+        self.has_scaler, self.max_overflows, self.batch_names, self.fail = has_scaler, max_overflows, batch_names, fail
+        self.overflows = 0
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         state = run_context.original_args()
-        if not np.isfinite(state.scalars["loss"]):
-            raise self.fail(state.epoch, state.global_step, state.scalars)
+        v = state.scalars
+        self.overflows = 0 if v["finite"] else self.overflows + 1
+        if self.has_scaler and np.isfinite(v["loss"]) and self.overflows <= self.max_overflows:
+            return
+        if v["finite"] and np.isfinite(v["loss"]):
+            return
+        if not np.isfinite(v["loss"]):
+            what = f"the loss is {v['loss']}"
+        elif self.has_scaler:
+            what = f"{self.overflows} steps in a row overflowed (--max_overflows {self.max_overflows})"
+        else:
+            what = "the gradients are not finite"
+        raise self.fail(
+            f"{what} at epoch {state.epoch}, step {state.global_step}, lr {v['lr']:.2e}, scale {v['scale']:g}; batch: "
+            f"{', '.join(self.batch_names(state.global_step - 1))}. The update was not applied, the checkpoints "
+            "are good. Lower --learning_rate, or look at these images."
+        )
+
+
+Score = Callable[[int, Callable[[], bool]], Mapping[str, Any] | None]
 
 
 class Validate(Callback):
-    """Score on the test images every `interval` steps; remembers the best.
+    """Score on the validation images every `interval` steps and at the end of the schedule; remembers the best.
+
+    Not where --max_steps or a signal ends it: a resumed run must score when the uninterrupted one does.
 
     Args:
-        score: () -> summary of `psnr` on the test images (src.evaluation.summarize).
-        save_best: called after a new best with (epoch, step, psnr).
-        first: also score before the first step, as epoch 0, step 0.
+        score: (step, should_stop) -> summary of `psnr`, or None if it was stopped half way (src.validation.Validator).
+        save_best: called after a new best with (epoch, step).
+        log: None on ranks that only help to score.
+        last_step: end of the schedule.
+        first: also score before the first step.
     """
 
-    def __init__(self, score: Callable[[], Mapping[str, Any]], interval: int, log: RunLog,
-                 save_best: Callable[[int, int, float], None], best: float = -np.inf, first: bool = False):  # fmt: skip
-        self.score, self.interval, self.log = score, interval, log
-        self.save_best, self.best, self.first = save_best, best, first
-        self.scored_step = 0
+    def __init__(self, score: Score, interval: int, log: RunLog | None,
+                 save_best: Callable[[int, int], None], stopper: StopOnSignal, last_step: int,
+                 best: float | None = None, first: bool = False):  # fmt: skip
+        self.score, self.interval, self.log, self.save_best = score, interval, log, save_best
+        self.stopper, self.last_step, self.best, self.first = stopper, last_step, best, first
 
     def on_train_begin(self, run_context: RunContext) -> None:
         if self.first:
@@ -188,28 +268,27 @@ class Validate(Callback):
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         state = run_context.original_args()
-        if passed(state, self.interval):
-            self.validate(state.epoch, state.global_step)
-
-    def on_train_end(self, run_context: RunContext) -> None:
-        state = run_context.original_args()
-        if state.get("global_step", self.scored_step) > self.scored_step:  # the last steps deserve a score too
+        if passed(state, self.interval) or state.global_step >= self.last_step:
             self.validate(state.epoch, state.global_step)
 
     def validate(self, epoch: int, step: int) -> None:
-        self.scored_step = step
-        summary = self.score()
+        summary = self.score(step, lambda: bool(self.stopper.received))
+        if summary is None:
+            return
         psnr = summary["psnr"]
+        is_best = psnr is not None and (self.best is None or psnr > self.best)
+        if is_best:
+            self.best = psnr
+        if self.log is None:
+            return
         self.log.add(epoch, step, psnr=psnr, psnr_input=summary["psnr_input"])
-        is_best = psnr is not None and psnr > self.best
         tqdm.write(
             f"epoch {epoch} validation: psnr {_db(psnr)} (blurred input {_db(summary['psnr_input'])}) on "
             f"{summary['images']} images, {summary['seconds_per_image']:.2f} s each"
             + (", the best so far" if is_best else "")
         )
         if is_best:
-            self.best = psnr
-            self.save_best(epoch, step, psnr)
+            self.save_best(epoch, step)
 
 
 def _db(value: float | None) -> str:
@@ -221,13 +300,15 @@ class SaveCheckpoints(Callback):
 
     Args:
         save: (path, epoch, step) -> None.
+        keep: numbered checkpoints that stay; `best.ckpt`, `last.ckpt` and `protected` always do.
+        protected: the file this run was resumed from.
     """
 
     def __init__(self, folder: Path, model_name: str, save: Callable[[Path, int, int], None], clock: Clock,
-                 epoch_interval: int, step_interval: int, keep: int):  # fmt: skip
+                 epoch_interval: int, step_interval: int, keep: int, protected: Path | None = None):  # fmt: skip
         self.folder, self.model_name, self.save, self.clock = folder, model_name, save, clock
         self.intervals = (epoch_interval * clock.steps_per_epoch, step_interval)
-        self.keep = keep
+        self.keep, self.protected = keep, protected
         self.saved_step = clock.first_step
 
     def on_train_step_end(self, run_context: RunContext) -> None:
@@ -241,22 +322,33 @@ class SaveCheckpoints(Callback):
             self.write(state)
 
     def write(self, state: Any) -> None:
-        self.save(
-            self.folder / checkpoint_name(self.model_name, state.epoch, state.global_step),
-            state.epoch,
-            state.global_step,
-        )
-        self.save(self.folder / "last.ckpt", state.epoch, state.global_step)
+        path = self.folder / checkpoint_name(self.model_name, state.epoch, state.global_step)
+        self.save(path, state.epoch, state.global_step)
+        _replace_by_copy(self.folder / "last.ckpt", path)
         self.saved_step = state.global_step
-        for path in numbered_checkpoints(self.folder, self.model_name)[: -self.keep]:
-            path.unlink()
+        # By age, not by number: a run resumed from an older step writes smaller numbers than it finds.
+        by_age = sorted(numbered_checkpoints(self.folder, self.model_name), key=lambda p: p.stat().st_mtime_ns)
+        for old in by_age[: -self.keep]:
+            if self.protected is None or not old.samefile(self.protected):
+                old.unlink()
+
+
+def _replace_by_copy(target: Path, source: Path) -> None:
+    """Make `target` the same file as `source`, in one step: a link where the file system has them, else a copy."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copy2(source, temporary)
+    os.replace(temporary, target)
 
 
 class Curves(Callback):
-    """`curves.png`, redrawn at every validation and at the end."""
+    """`curves.png`, redrawn every `interval` steps and at the end."""
 
-    def __init__(self, log: RunLog, path: Path, interval: int):
-        self.log, self.path, self.interval = log, path, interval
+    def __init__(self, log: RunLog, interval: int):
+        self.log, self.interval = log, interval
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         if passed(run_context.original_args(), self.interval):
@@ -267,4 +359,4 @@ class Curves(Callback):
 
     def draw(self) -> None:
         self.log.flush()
-        save_curves(self.path, {self.path.parent.name: read_log(self.log.path)})
+        save_curves(self.log.folder / "curves.png", {self.log.folder.name: read_log(self.log.path)})

@@ -26,10 +26,19 @@ SCRIPTS = ("train", "eval", "export")
 
 
 def option(
-    default: Any, help: str, scripts: str = "train", choices: Sequence[str] = (), low: float | None = None
+    default: Any,
+    help: str,
+    scripts: str = "train",
+    choices: Sequence[str] = (),
+    low: float | None = None,
+    shapes_result: bool = False,
 ) -> Any:
-    """A field with its help text, the scripts that offer it, its legal values or its smallest value."""
-    return field(default=default, metadata={"help": help, "scripts": scripts.split(), "choices": choices, "low": low})
+    """A field with its help text, the scripts that offer it, its legal values or its smallest value.
+
+    `shapes_result` marks what a resumed run must not change.
+    """
+    metadata = {"help": help, "scripts": scripts.split(), "choices": choices, "low": low}
+    return field(default=default, metadata=metadata | {"shapes_result": shapes_result})
 
 
 @dataclass(frozen=True)
@@ -43,30 +52,49 @@ class Config:
     is_train_distributed: bool = option(False, "one of several ranks, started by mpirun or msrun")
 
     # network
-    model_name: str = option("MIMO-UNet", "variant of the network", "train eval export", MODEL_NAMES)
-    num_res: int = option(0, "residual blocks per stage, 0 = the variant's own (8 or 20); small for trials", low=0)
+    model_name: str = option(
+        "MIMO-UNet", "variant of the network", "train eval export", MODEL_NAMES, shapes_result=True
+    )
+    num_res: int = option(
+        0, "residual blocks per stage, 0 = the variant's own (8 or 20); small for trials", low=0, shapes_result=True
+    )
 
     # data
     dataset_root: str = option(
         "", "folder with {train,test}/{blur,sharp}; empty = ./dataset, else a sample set made on the spot", "train eval"
     )
     slice_dataset: int = option(0, "use only the first N images, 0 = all", "train eval", low=0)
-    crop_size: int = option(256, "side of the square training crops, pixels, a multiple of 4", low=16)
+    crop_size: int = option(
+        256, "side of the square training crops, pixels, a multiple of 4", low=16, shapes_result=True
+    )
+    random_rotate90: bool = option(False, "augmentation: rotate pairs by 0, 90, 180 or 270 degrees", shapes_result=True)
+    random_rgb_permutation: bool = option(False, "augmentation: permute the colour channels", shapes_result=True)
     num_worker: int = option(4, "loader workers, clamped to the cores", low=1)
     worker_type: str = option("thread", "loader workers are threads or processes", choices=("thread", "process"))
 
     # schedule
-    seed: int = option(1, "of initialisation, order, crops, flips and channel dropout", low=0)
+    seed: int = option(1, "of initialisation, order, crops, flips and channel dropout", low=0, shapes_result=True)
     epochs_num: int = option(3000, "epochs", low=1)
     max_steps: int = option(0, "end after N optimizer steps, without changing the schedule; 0 = no limit", low=0)
-    train_batch_size: int = option(4, "crops per device and step", low=1)
-    learning_rate: float = option(1e-4, "of Adam at the start")
-    lr_decay_epochs: int = option(500, "the learning rate is halved every N epochs", low=1)
-    fft_weight: float = option(0.1, "weight of the Fourier term of the loss", low=0)
+    train_batch_size: int = option(4, "crops per device and part of a step", low=1, shapes_result=True)
+    accumulate_steps: int = option(1, "parts whose gradients make one optimizer step", low=1, shapes_result=True)
+    learning_rate: float = option(1e-4, "of Adam at the start", shapes_result=True)
+    lr_schedule: str = option("step", "step = halved every lr_decay_epochs, cosine = down to lr_min at the last epoch",
+                              choices=("step", "cosine"), shapes_result=True)  # fmt: skip
+    lr_decay_epochs: int = option(500, "the learning rate is halved every N epochs", low=1, shapes_result=True)
+    lr_min: float = option(1e-6, "learning rate at the end of the cosine", low=0, shapes_result=True)
+    lr_scaling: str = option("none", "linear = the learning rate is multiplied by the number of ranks",
+                             choices=("none", "linear"), shapes_result=True)  # fmt: skip
+    fft_weight: float = option(0.1, "weight of the Fourier term of the loss", low=0, shapes_result=True)
+    clip_norm: float = option(0.0, "gradients are clipped to this global norm, 0 = never", low=0, shapes_result=True)
+    ema_decay: float = option(0.0, "keep a moving average of the weights, e.g. 0.9999; 0 = none", low=0,
+                              shapes_result=True)  # fmt: skip
 
     # precision
-    amp_level: str = option("O0", "O0 = float32, O3 = float16 network", choices=("O0", "O3"))
-    loss_scale: str = option("dynamic", "'dynamic' or a number, for O3")
+    amp_level: str = option("O0", "O0 = float32, O2 or O3 = float16 network (the same here: there is no BatchNorm)",
+                            choices=("O0", "O2", "O3"), shapes_result=True)  # fmt: skip
+    loss_scale: str = option("dynamic", "'dynamic' or a number, for O2 and O3", shapes_result=True)
+    max_overflows: int = option(50, "stop after N steps in a row whose gradients overflowed", low=1)
 
     # device feeding
     train_use_data_sink: bool = option(False, "hand whole epochs to the device (Ascend); CPU runs without")
@@ -77,6 +105,8 @@ class Config:
 
     # run folder
     ckpt_save_directory: str = option("runs/MIMO-UNet", "run folder: settings, log, curves, checkpoints")
+    resume: str = option("", "continue a run: a checkpoint, or 'auto' for the newest good one of the run folder")
+    force: bool = option(False, "resume even if options that shape the result have changed")
     pretrained: str = option("", "start from the network of this checkpoint, with a fresh optimizer, at step 0")
     overwrite: bool = option(False, "if the run folder holds a run, rename it aside and start anew")
     ckpt_save_frequency: int = option(1, "epochs between checkpoints", low=1)
@@ -124,6 +154,12 @@ class Config:
             )
         if self.learning_rate <= 0:
             problems.append(f"--learning_rate: got {self.learning_rate}, expected more than 0")
+        if self.amp_level == "O1":
+            problems.append("O1, a list of operators in float16, crashes in MindSpore 2.10 and is not offered")
+        if self.ema_decay >= 1:
+            problems.append(f"--ema_decay: got {self.ema_decay}, expected less than 1")
+        if self.resume and (self.pretrained or self.overwrite):
+            problems.append("--resume continues a run; it does not go together with --pretrained or --overwrite")
         if self.loss_scale != "dynamic" and not _is_positive_number(self.loss_scale):
             problems.append(f"--loss_scale: got {self.loss_scale!r}, expected 'dynamic' or a number of 1 or more")
         if problems:
@@ -249,8 +285,11 @@ def load_config(
     given = {f.name: args[f.name] for f in option_fields(script) if args[f.name] is not None}
     given = {name: coerce(name, value, f"--{name}") for name, value in given.items()}
     config_path = args["config_path"]
+    resumed = None if config_path else find_resumed_settings(given)
     if config_path:
         origin = f"{config_path}, as asked"
+    elif resumed:
+        config_path, origin = resumed, f"{resumed}, of the run that is resumed"
     else:
         target, why = (given["device_target"], "as asked") if "device_target" in given else best_device()
         if target not in DEVICES:
@@ -260,11 +299,28 @@ def load_config(
         config_path = CONFIG_DIR / f"{target.lower()}_config.yaml"
         origin = f"configs/{config_path.name}: {why}"
     values = read_yaml(config_path)
+    if resumed:
+        values = {name: value for name, value in values.items() if name not in ONE_LAUNCH_ONLY}
     if args["recipe"]:
         recipe = find_recipe(args["recipe"])
         values |= read_yaml(recipe)
         origin += f"; recipe {recipe.name}"
     return Config(**(values | given), origin=origin, debug=args["debug"])
+
+
+ONE_LAUNCH_ONLY = ("resume", "force", "overwrite", "pretrained", "max_steps")
+"""Options of a run that its resumption does not inherit."""
+
+
+def find_resumed_settings(given: dict[str, Any]) -> Path | None:
+    """`config.yaml` of the run that `--resume` continues. A checkpoint's own folder is the run folder unless one is
+    given."""
+    if not given.get("resume"):
+        return None
+    if given["resume"] != "auto":
+        given.setdefault("ckpt_save_directory", str(Path(given["resume"]).parent))
+    path = Path(given.get("ckpt_save_directory", Config.ckpt_save_directory)) / "config.yaml"
+    return path if path.is_file() else None
 
 
 def find_recipe(name: str) -> Path:

@@ -34,6 +34,20 @@ def paired_flip(blur: np.ndarray, sharp: np.ndarray, rng: np.random.Generator) -
     return blur, sharp
 
 
+def paired_rotate90(blur: np.ndarray, sharp: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Both turned by the same 0, 90, 180 or 270 degrees."""
+    turns = int(rng.integers(4))
+    return np.rot90(blur, turns), np.rot90(sharp, turns)
+
+
+def paired_rgb_permutation(
+    blur: np.ndarray, sharp: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The colour channels of both in the same random order."""
+    order = rng.permutation(3)
+    return blur[..., order], sharp[..., order]
+
+
 def draw_channel_mask(rng: np.random.Generator, channels: int, dropout: float) -> np.ndarray:
     """Channel dropout of one sample, (channels,) float32: 0 with probability `dropout`, else 1 / (1 - dropout)."""
     return ((rng.random(channels) >= dropout) / (1 - dropout)).astype(np.float32)

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 import mindspore.dataset as ds
 import numpy as np
 
-from src.data_augment import draw_channel_mask, epoch_order, paired_crop, paired_flip, sample_rng, to_chw
+from src.data_augment import (
+    draw_channel_mask,
+    epoch_order,
+    paired_crop,
+    paired_flip,
+    paired_rgb_permutation,
+    paired_rotate90,
+    sample_rng,
+    to_chw,
+)
 from src.errors import UserError
 from src.picture_files import Pair, read_rgb
 
@@ -31,6 +40,8 @@ class TrainPairs:
     seed: int
     mask_channels: int
     dropout: float
+    rotate90: bool = False
+    rgb_permutation: bool = False
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -41,6 +52,10 @@ class TrainPairs:
         blur, sharp = read_rgb(self.pairs[index].blur), read_rgb(self.pairs[index].sharp)
         blur, sharp = paired_crop(blur, sharp, self.crop_size, rng)
         blur, sharp = paired_flip(blur, sharp, rng)
+        if self.rotate90:
+            blur, sharp = paired_rotate90(blur, sharp, rng)
+        if self.rgb_permutation:
+            blur, sharp = paired_rgb_permutation(blur, sharp, rng)
         mask = draw_channel_mask(rng, self.mask_channels, self.dropout)
         return to_chw(blur), to_chw(sharp), mask
 
@@ -72,20 +87,29 @@ class EpochSampler(ds.Sampler):
         return batches[first_step:, self.rank].ravel().tolist()
 
 
-def steps_per_epoch(count: int, batch_size: int, world_size: int = 1) -> int:
-    """Whole batches in an epoch.
+def steps_per_epoch(count: int, batch_size: int, accumulate_steps: int = 1, world_size: int = 1) -> int:
+    """Whole steps in an epoch.
 
     Raises:
-        UserError: fewer samples than one batch of all ranks.
+        UserError: fewer samples than one step of all ranks takes.
     """
-    steps = count // (batch_size * world_size)
-    if steps == 0:
+    needed = batch_size * accumulate_steps * world_size
+    if count < needed:
+        parts = f" x --accumulate_steps {accumulate_steps}" if accumulate_steps > 1 else ""
         ranks = f" on each of {world_size} ranks" if world_size > 1 else ""
         raise UserError(
-            f"--train_batch_size {batch_size}{ranks} needs {batch_size * world_size} training pairs, got {count}. "
-            "Use a smaller batch or more images."
+            f"--train_batch_size {batch_size}{parts}{ranks} needs {needed} training pairs, got {count}. "
+            "Use a smaller batch, fewer ranks or more images."
         )
-    return steps
+    return count // needed
+
+
+def batch_names(source: "TrainPairs", batch_size: int, rank: int, world_size: int, step: int) -> list[str]:
+    """File names of the batch that one rank takes at a step of the run, counted from 0."""
+    epoch, step_in_epoch = divmod(step, steps_per_epoch(len(source), batch_size, world_size=world_size))
+    sampler = EpochSampler(len(source), source.seed, batch_size, rank, world_size, 0, 0)
+    items = sampler.indices(epoch, step_in_epoch)[:batch_size]
+    return [str(source.pairs[item % len(source)].blur) for item in items]
 
 
 def train_dataset(source: TrainPairs, batch_size: int, *, rank: int = 0, world_size: int = 1, workers: int = 1,
@@ -95,7 +119,7 @@ def train_dataset(source: TrainPairs, batch_size: int, *, rank: int = 0, world_s
     Raises:
         UserError: fewer samples than one batch of all ranks.
     """
-    steps_per_epoch(len(source), batch_size, world_size)
+    steps_per_epoch(len(source), batch_size, world_size=world_size)
     sampler = EpochSampler(len(source), source.seed, batch_size, rank, world_size, epoch, step)
     dataset = ds.GeneratorDataset(
         source, COLUMNS, sampler=sampler, num_parallel_workers=workers, python_multiprocessing=processes and workers > 1

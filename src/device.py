@@ -8,10 +8,15 @@ import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
+
+import numpy as np
 
 from src.errors import UserError
 
@@ -163,6 +168,60 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def early_rank() -> int:
+    """Rank of this process as its launcher tells it, before the ranks have met; 0 for a single process."""
+    names = ("OMPI_COMM_WORLD_RANK", "RANK_ID", "MS_NODE_ID")
+    return next((int(os.environ[n]) for n in names if os.environ.get(n, "").isdigit()), 0)
+
+
+def gather(values: Sequence[float]) -> np.ndarray:
+    """The numbers of all ranks, (world size, n) float64, exact. Every rank must call it, with equally many."""
+    from mindspore import Tensor, ops
+
+    # No backend reduces float64 everywhere, but every one moves int32: the bits travel as they are.
+    bits = np.array(values, np.float64).view(np.int32)
+    return ops.AllGather()(Tensor(bits)).asnumpy().reshape(-1, len(bits)).view(np.float64)
+
+
+def agree(number: int) -> int:
+    """The largest of all ranks' numbers; every rank must call it."""
+    return int(gather([number]).max())
+
+
+SCHEDULER = """
+import os, threading, time
+rank_0 = os.getppid()
+def leave_with_rank_0():
+    while os.getppid() == rank_0:
+        time.sleep(1)
+    time.sleep(5)  # the other ranks sign off meanwhile; then it has ended by itself, unless a rank was killed
+    os._exit(0)
+threading.Thread(target=leave_with_rank_0, daemon=True).start()
+import mindspore as ms
+ms.set_device("CPU")
+from mindspore.communication import init
+init()
+"""
+
+
+def _cluster_from_mpirun() -> None:
+    """Map Open MPI's variables to those of MindSpore's own cluster, which CPU ranks meet in.
+
+    On GPU and Ascend the framework reads Open MPI's variables itself. Rank 0 also starts the cluster's scheduler, a
+    process that ends when the ranks have left.
+    """
+    env = os.environ
+    job = env.get("PMIX_NAMESPACE") or env.get("OMPI_MCA_ess_base_jobid") or "0"
+    env.setdefault("MS_SCHED_HOST", "127.0.0.1")
+    env.setdefault("MS_SCHED_PORT", str(20000 + zlib.crc32(job.encode()) % 12000))  # the same on all ranks of a job
+    env["MS_WORKER_NUM"] = env["OMPI_COMM_WORLD_SIZE"]
+    env["MS_NODE_ID"] = env["OMPI_COMM_WORLD_RANK"]
+    if env["MS_NODE_ID"] == "0":
+        clean = {k: v for k, v in env.items() if not k.startswith(("OMPI_", "PMIX_"))} | {"MS_ROLE": "MS_SCHED"}
+        subprocess.Popen([sys.executable, "-c", SCHEDULER], env=clean, stdout=subprocess.DEVNULL)
+    env["MS_ROLE"] = "MS_WORKER"
+
+
 def _join_ranks(target: str) -> Runtime:
     import mindspore as ms
     from mindspore import communication
@@ -172,6 +231,8 @@ def _join_ranks(target: str) -> Runtime:
             "--is_train_distributed: this process was not started by mpirun or msrun. "
             f"Use bash scripts/run_distribute_train_{target.lower()}.sh DATASET CKPT_DIR [N]"
         )
+    if target == "CPU" and "OMPI_COMM_WORLD_SIZE" in os.environ and "MS_ROLE" not in os.environ:
+        _cluster_from_mpirun()
     try:
         communication.init()
     except (RuntimeError, ValueError) as e:

@@ -85,6 +85,30 @@ def _read_ahead(pool: ThreadPoolExecutor, read: Callable, pairs: Sequence[Pair],
         yield future.result()
 
 
+SUMMED = ("psnr_input", "psnr", "psnr_gain", "seconds")  # of a validation
+
+
+def sums(rows: Sequence[Row]) -> list[float]:
+    """Number of rows, then sum and count of the finite values of each of `SUMMED`: what ranks add up."""
+    found = [float(len(rows))]
+    for key in SUMMED:
+        finite = [row[key] for row in rows if math.isfinite(row[key])]
+        found += [math.fsum(finite), float(len(finite))]
+    return found
+
+
+def summary_of_sums(total: Sequence[float]) -> dict[str, float | None]:
+    """`summarize` of all rows whose `sums` add up to `total`."""
+    summary: dict[str, float | None] = {"images": int(total[0])}
+    for i, key in enumerate(SUMMED):
+        value, count = total[1 + 2 * i : 3 + 2 * i]
+        name = "seconds_per_image" if key == "seconds" else key
+        summary[name] = value / count if count else None
+        if count < total[0]:
+            summary[f"{name}_inf"] = int(total[0] - count)
+    return summary
+
+
 def summarize(rows: Sequence[Row]) -> dict[str, float | None]:
     """Means over the images with a finite score, None if there is none. Scores of inf (identical images) and nan (SSIM
     of an image under 11 pixels) are counted as `<score>_inf`: a mean must not hide them."""

@@ -49,6 +49,7 @@ class MIMOUNet(nn.Cell):
 
     def __init__(self, num_res: int, dropout: float = 0.0, base: int = BASE):
         super().__init__()
+        self.num_res = num_res
         self.has_dropout = dropout > 0
         ch1, ch2, ch4 = base, base * 2, base * 4  # channels at full, half and quarter resolution
         fused = ch1 + ch2 + ch4

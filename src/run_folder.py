@@ -13,11 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from src import __version__
 from src.errors import UserError, need_writable_folder
 
-COLUMNS = ["epoch", "step", "loss", "content", "fft", "lr", "scale", "skipped", "seconds_per_step", "data_wait", "psnr",
-           "psnr_input"]  # fmt: skip
+COLUMNS = ["epoch", "step", "loss", "content", "fft", "lr", "scale", "grad_norm", "skipped", "seconds_per_step",
+           "data_wait", "psnr", "psnr_input"]  # fmt: skip
 
 
 def check(folder: Path | str, overwrite: bool) -> Path:
@@ -94,15 +96,36 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-class RunLog:
-    """`log.csv`: one row per logged step. Values of one step may come from several callbacks; a row is written when the
-    next step begins, and stays readable if the process is killed."""
+def begin(folder: Path, config_yaml: str, first_step: int) -> None:
+    """Claim the folder for a new run, or cut its log back to where a resumed one starts; write settings and versions.
 
-    def __init__(self, path: Path):
-        self.path = path
+    Raises:
+        UserError: the folder cannot be made, renamed or written.
+    """
+    if first_step == 0:
+        claim(folder)
+    else:
+        need_writable_folder(folder, "--ckpt_save_directory")
+        cut_log(folder / "log.csv", first_step)
+    describe(folder, config_yaml)
+
+
+class RunLog:
+    """`log.csv` and TensorBoard events: one row per logged step.
+
+    Values of one step may come from several callbacks; a row is written when the next step begins, and stays readable
+    if the process is killed.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0):
+        from tensorboardX import SummaryWriter
+
+        self.folder = folder
+        self.path = folder / "log.csv"
         self.row: dict[str, Any] = {}
-        if not path.exists():
-            with open(path, "w", newline="", encoding="utf-8") as f:
+        self.events = SummaryWriter(str(folder / "events"), purge_step=first_step + 1)
+        if not self.path.exists():
+            with open(self.path, "w", newline="", encoding="utf-8") as f:
                 csv.writer(f).writerow(COLUMNS)
 
     def add(self, epoch: int, step: int, **values: Any) -> None:
@@ -110,11 +133,34 @@ class RunLog:
             self.flush()
         self.row |= {"epoch": epoch, "step": step, **values}
 
+    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """An (H, W, 3) uint8 picture for the events."""
+        self.events.add_image(name, image, step, dataformats="HWC")
+
     def flush(self) -> None:
-        if self.row:
-            with open(self.path, "a", newline="", encoding="utf-8") as f:
-                csv.DictWriter(f, COLUMNS).writerow(self.row)
+        if not self.row:
+            return
+        with open(self.path, "a", newline="", encoding="utf-8") as f:
+            csv.DictWriter(f, COLUMNS).writerow(self.row)
+        for name, value in self.row.items():
+            if name != "step" and value is not None:
+                self.events.add_scalar(name, value, self.row["step"])
+        self.events.flush()
         self.row = {}
+
+
+def cut_log(path: Path, last_step: int) -> None:
+    """Drop the rows of a `log.csv` after `last_step`: a run resumed there writes them again."""
+    if not path.exists():
+        return
+    with open(path, newline="", encoding="utf-8") as f:
+        rows = [row for row in csv.DictReader(f) if row.get("step", "").isdigit() and int(row["step"]) <= last_step]
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
 
 
 def read_log(path: Path) -> dict[str, list[float | None]]:

@@ -1,16 +1,22 @@
-"""One optimisation step as one compiled cell: gradients, loss scale, overflow skip, Adam.
+"""One optimisation step as one compiled cell: gradients, loss scale, overflow skip, clipping, Adam, EMA.
 
 `mindspore.train.Model` takes the cell as its whole network, because `Model`'s own mixed precision refuses CPU and knows
-nothing of accumulation. The global step lives in a Parameter here: `Model`'s counters restart when a run is resumed.
+nothing of accumulation or EMA. The global step lives in a Parameter here: `Model`'s counters restart when a run is
+resumed.
 """
+
+import math
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+# The framework's way to apply a function to every tensor of a tuple inside a compiled graph.
+_each = ops.HyperMap()
 _add = ops.MultitypeFuncGraph("add")
 _scale = ops.MultitypeFuncGraph("scale")
 _zero = ops.MultitypeFuncGraph("zero")
-_each = ops.HyperMap()
+_square_sum = ops.MultitypeFuncGraph("square_sum")
+_average = ops.MultitypeFuncGraph("average")
 
 
 @_add.register("Tensor", "Tensor")
@@ -26,6 +32,24 @@ def _scale_one(factor: Tensor, gradient: Tensor) -> Tensor:
 @_zero.register("Tensor")
 def _zero_one(total: Parameter) -> Tensor:
     return ops.assign(total, ops.zeros_like(total))
+
+
+@_square_sum.register("Tensor")
+def _square_sum_one(gradient: Tensor) -> Tensor:
+    return ops.sum(ops.square(gradient))
+
+
+@_average.register("Tensor", "Tensor", "Tensor")
+def _average_one(decay: Tensor, average: Parameter, value: Parameter) -> Tensor:
+    return ops.assign(average, average * decay + value * (1 - decay))
+
+
+def make_scaler(loss_scale: str) -> ms.amp.LossScaler:
+    """Loss scale of a float16 network: 'dynamic' starts at 65,536, halves at an overflow, doubles after 2,000 good
+    steps."""
+    if loss_scale == "dynamic":
+        return ms.amp.DynamicLossScaler(scale_value=2.0**16, scale_factor=2, scale_window=2000)
+    return ms.amp.StaticLossScaler(float(loss_scale))
 
 
 class Adam(nn.Cell):
@@ -61,17 +85,29 @@ class Adam(nn.Cell):
 
 
 class StepDecay(nn.Cell):
-    """Learning rate of a step: `start`, multiplied by `factor` every `steps_per_decay` steps (paper: halved every 500
-    epochs)."""
+    """Learning rate of a step: `start`, halved every `steps_per_decay` steps (paper: every 500 epochs)."""
 
-    def __init__(self, start: float, steps_per_decay: int, factor: float = 0.5):
+    def __init__(self, start: float, steps_per_decay: int):
         super().__init__()
-        self.start, self.steps_per_decay, self.factor = start, steps_per_decay, factor
+        self.start, self.steps_per_decay = start, steps_per_decay
 
     def construct(self, step: Tensor) -> Tensor:
         """`step` int32, counted from 0 -> float32."""
         decays = (step // self.steps_per_decay).astype(ms.float32)
-        return self.start * ops.pow(Tensor(self.factor, ms.float32), decays)
+        return self.start * ops.pow(Tensor(0.5, ms.float32), decays)
+
+
+class CosineDecay(nn.Cell):
+    """Learning rate of a step: half a cosine from `start` at step 0 to `end` at step `total_steps`."""
+
+    def __init__(self, start: float, end: float, total_steps: int):
+        super().__init__()
+        self.start, self.end, self.total_steps = start, end, total_steps
+
+    def construct(self, step: Tensor) -> Tensor:
+        """`step` int32, counted from 0 -> float32."""
+        progress = ops.minimum(step.astype(ms.float32) / self.total_steps, Tensor(1.0, ms.float32))
+        return self.end + (self.start - self.end) * 0.5 * (1 + ops.cos(math.pi * progress))
 
 
 class ForwardLoss(nn.Cell):
@@ -93,17 +129,32 @@ class TrainStep(nn.Cell):
     Args:
         micro_batches: the batch is cut into this many equal parts, whose gradients are averaged: the same update to
             float rounding in a fraction of the memory.
+        clip_norm: gradients of a larger global norm are scaled down to it; 0 = never.
+        ema_decay: decay of an exponential moving average of the weights, kept as `ema.<name>`; 0 = none. Warms up as
+            min(ema_decay, (1 + t) / (10 + t)), so that the random start is soon forgotten.
         scaler: `ms.amp.DynamicLossScaler` or `StaticLossScaler` for a float16 network, None for float32.
         world_size: more than 1 averages gradients and reported losses over the ranks.
     """
 
-    def __init__(self, network: nn.Cell, loss: nn.Cell, optimizer: Adam, schedule: nn.Cell, micro_batches: int = 1,
-                 scaler: ms.amp.LossScaler | None = None, world_size: int = 1):  # fmt: skip
+    def __init__(
+        self,
+        network: nn.Cell,
+        loss: nn.Cell,
+        optimizer: Adam,
+        schedule: nn.Cell,
+        micro_batches: int = 1,
+        clip_norm: float = 0.0,
+        ema_decay: float = 0.0,
+        scaler: ms.amp.LossScaler | None = None,
+        world_size: int = 1,
+    ):
         super().__init__(auto_prefix=False)
         self.network = network.set_train()
         self.optimizer = optimizer
         self.schedule = schedule
         self.micro_batches = micro_batches
+        self.clip_norm = clip_norm
+        self.ema_decay = ema_decay
         self.scaler = scaler
         self.world_size = world_size
         self.global_step = Parameter(Tensor(0, ms.int32), name="global_step", requires_grad=False)
@@ -112,6 +163,7 @@ class TrainStep(nn.Cell):
         # has_aux: only the scaled total is differentiated, not the sum of all outputs.
         self.value_and_grad = ms.value_and_grad(self.forward_loss, None, optimizer.parameters, has_aux=True)
         self.totals = optimizer.parameters.clone("gradient", "zeros") if micro_batches > 1 else None
+        self.ema = optimizer.parameters.clone("ema", "same") if ema_decay > 0 else None
         self.reduce = nn.DistributedGradReducer(optimizer.parameters, mean=True) if world_size > 1 else nn.Identity()
         self.reduce_sum = ops.AllReduce() if world_size > 1 else nn.Identity()
 
@@ -120,7 +172,8 @@ class TrainStep(nn.Cell):
 
         Returns:
             Scalars: total, content and Fourier loss (means over the batch and the ranks), learning rate, loss scale,
-            and whether the gradients were finite. If not, nothing was updated and the step counts as skipped.
+            global norm of the gradients before clipping, and whether it was finite. If not, nothing was updated and the
+            step counts as skipped.
         """
         scale = self.scaler.scale_value if self.scaler is not None else Tensor(1.0, ms.float32)
         if self.micro_batches > 1:
@@ -132,20 +185,29 @@ class TrainStep(nn.Cell):
         losses = self.reduce_sum(losses) / (self.micro_batches * self.world_size)  # (3,)
         learning_rate = self.schedule(self.global_step)
 
-        finite = ms.amp.all_finite(gradients)
+        norm = ops.sqrt(ops.addn(_each(_square_sum, gradients)))
+        finite = ops.isfinite(norm)
+        if self.clip_norm > 0:
+            gradients = _each(ops.partial(_scale, ops.minimum(self.clip_norm / (norm + 1e-6), norm * 0 + 1)), gradients)
+        step = self.global_step.astype(ms.float32)
         if finite:
-            losses = ops.depend(losses, self.optimizer(gradients, learning_rate, self.global_step.astype(ms.float32)))
+            losses = ops.depend(losses, self.optimizer(gradients, learning_rate, step))
+            if self.ema_decay > 0:
+                decay = ops.minimum((1 + step) / (10 + step), Tensor(self.ema_decay, ms.float32))
+                losses = ops.depend(losses, _each(ops.partial(_average, decay), self.ema, self.optimizer.parameters))
         else:
             losses = ops.depend(losses, ops.assign_add(self.skipped, Tensor(1, ms.int32)))
         scale = scale * 1  # the value of this step, before it is adjusted for the next
         if self.scaler is not None:
             losses = ops.depend(losses, self.scaler.adjust(finite))
         losses = ops.depend(losses, ops.assign_add(self.global_step, Tensor(1, ms.int32)))
-        return losses[0], losses[1], losses[2], learning_rate, scale, finite
+        return losses[0], losses[1], losses[2], learning_rate, scale, norm, finite
 
     def accumulate(self, blur: Tensor, sharp: Tensor, channel_mask: Tensor, scale: Tensor) -> tuple:
-        """Sums of losses (3,) and gradients over the parts. A loop in the graph, so that all parts share one set of
-        buffers."""
+        """Sums of losses (3,) and gradients over the parts.
+
+        A loop in the graph, not an unrolled one: all parts share one set of buffers.
+        """
         size = blur.shape[0] // self.micro_batches
         losses = ops.depend(ops.zeros((3,), ms.float32), _each(_zero, self.totals))
         part = Tensor(0, ms.int32)

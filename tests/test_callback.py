@@ -42,7 +42,7 @@ class Scalar:
 
 
 def outputs(loss=1.0, content=0.5, fft=5.0, lr=1e-4, scale=1.0, finite=True):
-    return tuple(Scalar(v) for v in (loss, content, fft, lr, scale, finite))
+    return tuple(Scalar(v) for v in (loss, content, fft, lr, scale, 2.0, finite))
 
 
 def train(callbacks, losses, sink=1):

@@ -1,6 +1,15 @@
 import numpy as np
 
-from src.data_augment import draw_channel_mask, epoch_order, paired_crop, paired_flip, sample_rng, to_chw
+from src.data_augment import (
+    draw_channel_mask,
+    epoch_order,
+    paired_crop,
+    paired_flip,
+    paired_rgb_permutation,
+    paired_rotate90,
+    sample_rng,
+    to_chw,
+)
 
 
 def numbered(height, width):
@@ -31,6 +40,27 @@ def test_flip_is_of_both_left_to_right_half_of_the_time():
         np.testing.assert_array_equal(b, blur[:, ::-1] if is_flipped else blur)
         flipped += is_flipped
     assert 150 < flipped < 250
+
+
+def test_rotation_is_of_both_by_every_quarter_turn():
+    blur, sharp = numbered(4, 6)
+    corners = set()
+    for i in range(60):
+        b, s = paired_rotate90(blur, sharp, sample_rng(2, 0, i))
+        np.testing.assert_array_equal(b[..., :2], s[..., :2])
+        corners.add((b.shape, tuple(b[0, 0, :2])))
+    assert corners == {((4, 6, 3), (0, 0)), ((6, 4, 3), (0, 5)), ((4, 6, 3), (3, 5)), ((6, 4, 3), (3, 0))}
+
+
+def test_colours_of_both_change_places_in_all_six_ways():
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    orders = set()
+    for i in range(100):
+        b, s = paired_rgb_permutation(image, image + 100, sample_rng(3, 0, i))
+        np.testing.assert_array_equal(b + 100, s)
+        np.testing.assert_array_equal(b - b[..., :1], (image - image[..., :1])[..., :3] * 0 + (b - b[..., :1])[:1, :1])
+        orders.add(tuple(b[0, 0]))
+    assert len(orders) == 6
 
 
 def test_draws_belong_to_seed_epoch_and_index():

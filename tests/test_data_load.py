@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from src.data_load import EpochSampler, TrainPairs, steps_per_epoch, train_dataset
+from src.data_load import EpochSampler, TrainPairs, batch_names, steps_per_epoch, train_dataset
 from src.errors import UserError
 from src.picture_files import find_pairs
 
@@ -73,8 +73,16 @@ def test_two_ranks_see_what_one_sees(source):
 
 
 def test_too_few_images_name_the_batch():
-    assert steps_per_epoch(7, 2) == 3 and steps_per_epoch(8, 2, 2) == 2
+    assert steps_per_epoch(7, 2) == 3 and steps_per_epoch(8, 2, world_size=2) == steps_per_epoch(8, 2, 2) == 2
     with pytest.raises(UserError, match="--train_batch_size 4 .*needs 4 training pairs, got 3"):
         steps_per_epoch(3, 4)
     with pytest.raises(UserError, match="2 ranks needs 8"):
+        steps_per_epoch(7, 4, world_size=2)
+    with pytest.raises(UserError, match="--train_batch_size 4 x --accumulate_steps 2 needs 8"):
         steps_per_epoch(7, 4, 2)
+
+
+def test_names_of_a_batch(source):
+    sampler = EpochSampler(7, 5, 2, 0, 1, 0, 0)
+    expected = [str(source.pairs[i % 7].blur) for i in sampler.indices(1)[2:4]]
+    assert batch_names(source, 2, 0, 1, step=4) == expected  # three steps an epoch: the second of the second epoch

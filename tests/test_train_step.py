@@ -6,7 +6,7 @@ from mindspore import Tensor, nn, ops
 from src.init_weights import init_weights
 from src.loss import MultiScaleLoss
 from src.mimo_unet import build_net
-from src.train_step import Adam, StepDecay, TrainStep
+from src.train_step import Adam, CosineDecay, StepDecay, TrainStep
 
 
 def make_step(network, **kwargs):
@@ -52,6 +52,74 @@ def test_adam_against_numpy_with_tiny_gradients(cpu):
         np.testing.assert_allclose(param.asnumpy(), w, rtol=2e-4)
 
 
+def test_cosine_decay(cpu):
+    schedule = CosineDecay(1e-4, 1e-6, 100)
+    rates = [float(schedule(Tensor(s, ms.int32))) for s in (0, 25, 50, 100, 120)]
+    middle = (1e-4 + 1e-6) / 2
+    np.testing.assert_allclose(rates, [1e-4, middle + (1e-4 - middle) * 0.5**0.5, middle, 1e-6, 1e-6], rtol=1e-5)
+
+
+def test_clipping_by_global_norm(cpu):
+    gradients = [np.array([3.0], np.float32), np.array([0.0, 4.0], np.float32)]  # global norm 5
+    rates = {}
+    for clip in (0.0, 0.5, 50.0):
+        network = Linear(gradients)
+        step = TrainStep(network, Total(), Plain(network.trainable_params()), StepDecay(1.0, 10), clip_norm=clip)
+        one, mask = Tensor(np.ones((1, 1), np.float32)), Tensor(np.ones((1, 96), np.float32))
+        *_, norm, _ = step(one, one, mask)
+        assert float(norm) == pytest.approx(5, rel=1e-6)  # before clipping
+        rates[clip] = np.concatenate([p.asnumpy() for p in network.trainable_params()])
+    np.testing.assert_allclose(rates[0.0], [-3, 0, -4], rtol=1e-6)
+    np.testing.assert_allclose(rates[0.5], np.array([-3, 0, -4]) / 10, rtol=1e-5)
+    np.testing.assert_array_equal(rates[50.0], rates[0.0])
+
+
+def test_moving_average_warms_up(cpu):
+    network = Linear([np.array([1.0], np.float32)])
+    step = TrainStep(network, Total(), Plain(network.trainable_params()), StepDecay(1.0, 100), ema_decay=0.3)
+    one, mask = Tensor(np.ones((1, 1), np.float32)), Tensor(np.ones((1, 96), np.float32))
+    weight = average = 0.0
+    for t in range(6):
+        step(one, one, mask)
+        weight -= 1.0
+        decay = min(0.3, (1 + t) / (10 + t))
+        average = decay * average + (1 - decay) * weight
+        assert float(step.ema[0].asnumpy()[0]) == pytest.approx(average, rel=1e-5)
+    assert [p.name for p in step.ema] == ["ema.weight0"]
+
+
+class Linear(nn.Cell):
+    """A stand-in network whose gradients are given: the loss is the product of the weights and these numbers."""
+
+    def __init__(self, gradients):
+        super().__init__()
+        for i, g in enumerate(gradients):
+            setattr(self, f"weight{i}", ms.Parameter(Tensor(np.zeros_like(g)), name=f"weight{i}"))
+        self.gradients = [Tensor(g) for g in gradients]
+        self.weights = ms.ParameterTuple([getattr(self, f"weight{i}") for i in range(len(gradients))])
+
+    def construct(self, x, channel_mask):
+        total = ops.sum(x) * 0
+        for weight, gradient in zip(self.weights, self.gradients):  # noqa: B905  (unknown to the graph compiler)
+            total = total + ops.sum(weight * gradient)
+        return total
+
+
+class Total(nn.Cell):
+    def construct(self, prediction, sharp):
+        return prediction, prediction, prediction
+
+
+class Plain(Adam):
+    """Gradient descent with the face of Adam."""
+
+    def construct(self, gradients, learning_rate, step):
+        done = True
+        for parameter, gradient in zip(self.parameters, gradients):  # noqa: B905
+            done = ops.depend(done, ops.assign_sub(parameter, gradient * learning_rate))
+        return done
+
+
 def test_step_decay(cpu):
     schedule = StepDecay(1e-4, 10)
     rates = [float(schedule(Tensor(s, ms.int32))) for s in (0, 9, 10, 19, 20, 35)]
@@ -83,7 +151,7 @@ def test_overflow_skips_the_update_and_lowers_the_scale(cpu):
     seen = []
     for _ in range(8):
         before = float(network.weight.asnumpy()[0])
-        *_, scale, finite = step(one, one, mask)
+        *_, scale, _, finite = step(one, one, mask)
         seen.append((float(scale), bool(finite), float(network.weight.asnumpy()[0]) != before))
     # 2^20 .. 2^16 overflow float16, 2^15 does not; after two good steps the scale doubles and overflows again
     assert [s for s, _, _ in seen[:6]] == [2.0**k for k in (20, 19, 18, 17, 16, 15)]

@@ -1,0 +1,74 @@
+"""Validation during training: scores the weights that will be used, with the work split over the ranks."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+
+from src import device
+from src.engine import MindSporeEngine
+from src.evaluation import evaluate, summary_of_sums, sums
+from src.metric import psnr
+from src.mimo_unet import MIMOUNet
+from src.picture import save_strip
+from src.picture_files import Pair
+from src.train_step import TrainStep
+
+NUM_STRIPS = 3  # pictures kept of each validation
+
+
+class Validator:
+    """Scores a network in training on validation pairs.
+
+    With a moving average its weights are scored: they are what `eval.py` and `deblur.py` will use. Each rank takes
+    every world-size-th pair; sums and counts are gathered, so the score is that of a single process.
+
+    Args:
+        folder: strips blurred | restored | sharp of the first pairs go to `folder`/samples/<step>/.
+    """
+
+    def __init__(
+        self,
+        step: TrainStep,
+        pairs: Sequence[Pair],
+        batch_size: int,
+        runtime: device.Runtime,
+        folder: Path | None = None,
+    ):
+        self.step, self.pairs, self.batch_size, self.runtime, self.folder = step, pairs, batch_size, runtime, folder
+        self.network = step.network
+        if step.ema is not None:
+            self.network = MIMOUNet(step.network.num_res)
+            if step.scaler is not None:
+                self.network.to_float(ms.float16)
+        self.engine: MindSporeEngine | None = None
+
+    def __call__(self, global_step: int, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
+        """Summary of `psnr` over all pairs, or None if `should_stop` said so half way (asked in a single process
+        only)."""
+        if self.engine is None:  # compiled at the first validation: a run may be too short to have one
+            self.engine = MindSporeEngine(self.network)
+        if self.step.ema is not None:
+            for mine, average in zip(self.network.get_parameters(), self.step.ema, strict=True):
+                mine.set_data(average.value())
+        rank, world_size = self.runtime.rank, self.runtime.world_size
+        shown = {pair.name for pair in self.pairs[:NUM_STRIPS]}
+
+        def show(pair: Pair, blur: np.ndarray, restored: np.ndarray, sharp: np.ndarray) -> None:
+            if self.folder and pair.name in shown:
+                strip = {
+                    f"blurred {psnr(blur, sharp):.2f} dB": blur,
+                    f"restored {psnr(restored, sharp):.2f} dB": restored,
+                    "sharp": sharp,
+                }
+                save_strip(self.folder / "samples" / f"{global_step:08}" / f"{pair.name}.png", strip)
+
+        rows = []
+        for row in evaluate(self.pairs[rank::world_size], self.engine, ["psnr"], self.batch_size, show):
+            rows.append(row)
+            if world_size == 1 and should_stop():
+                return None
+        total = sums(rows) if world_size == 1 else device.gather(sums(rows)).sum(axis=0)
+        return summary_of_sums(total)
