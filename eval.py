@@ -1,16 +1,20 @@
 """Score a checkpoint on a test set, and save the restored images if asked.
 
     python eval.py --dataset_root D --ckpt_file F [--img_save_directory R] [--report_file REPORT.json]
+    python eval.py --model_name MIMO-UNetPlus --self_ensemble rot4 ...        # MIMO-UNet++
 
-Scores: psnr (float, the paper's protocol) and ssim (2-D), each beside the blurred input's own and the gain.
+Every score comes with the blurred input's own and the gain. `psnr` is the paper's protocol; see `src/metric.py`.
 """
 
+from functools import partial
 from pathlib import Path
 
 from src import device
+from src.align import need_opencv
 from src.config import Config, load_config
+from src.datasets import choose_pairs
 from src.errors import UserError, need_writable_folder, run_main
-from src.picture_files import check_pairs, find_pairs
+from src.picture_files import Pair, check_pairs, describe_conversion
 from src.sample_data import dataset_or_samples
 
 
@@ -20,12 +24,25 @@ def main(argv: list[str] | None = None) -> None:
     device.require_device(config.device_target)
     if not config.ckpt_file:
         raise UserError("--ckpt_file: expected a checkpoint, e.g. runs/MIMO-UNet/best.ckpt")
-    dataset_root = dataset_or_samples(config.dataset_root)
-    pairs = find_pairs(dataset_root, "test")[: config.slice_dataset or None]
-    converted = check_pairs(pairs)
-    print(f"data: {len(pairs)} test pairs from {dataset_root}")
-    if converted:
-        print(f"converted to 8-bit RGB: {', '.join(f'{n} {mode}' for mode, n in converted.items())}")
+    if config.align == "ecc":
+        need_opencv()
+    root = config.dataset_root
+    if not (config.test_list or config.blur_directory or config.sharp_directory):
+        root = dataset_or_samples(root)
+    pairs, source = choose_pairs(root, "test", config.test_list, config.blur_directory, config.sharp_directory)
+    pairs = pairs[: config.slice_dataset or None]
+    print(f"data: {len(pairs)} test pairs from {source}{describe_conversion(check_pairs(pairs))}")
+    check_outputs(config)
+    if config.eval_use_data_sink:
+        print("--eval_use_data_sink: scores are computed on the host, so images are not sunk to the device")
+
+    device.setup(config.device_target, config.device_id, debug=config.debug)
+    rows = score(config, pairs)
+    report(config, rows)
+
+
+def check_outputs(config: Config) -> None:
+    """A folder that cannot be written is said before the long run, not after."""
     for option in ("img_save_directory", "strip_save_directory"):
         if getattr(config, option):
             need_writable_folder(getattr(config, option), f"--{option}")
@@ -33,58 +50,80 @@ def main(argv: list[str] | None = None) -> None:
         need_writable_folder(Path(config.report_file).parent, "--report_file")
         if Path(config.report_file).suffix != ".json" or Path(config.report_file).is_dir():
             raise UserError(f"--report_file: got {config.report_file}, expected a file name that ends with .json")
-    if config.eval_use_data_sink:
-        print("--eval_use_data_sink: scores are computed on the host, so images are not sunk to the device")
-
-    device.setup(config.device_target, config.device_id, debug=config.debug)
-    evaluate_checkpoint(config, pairs)
 
 
-def evaluate_checkpoint(config: Config, pairs: list) -> None:
+def score(config: Config, pairs: list[Pair]) -> list[dict]:
+    """One row per image; writes the pictures that were asked for."""
     # MindSpore takes seconds to import; --help and bad input are answered without it.
     from tqdm import tqdm
 
-    from src.checkpoint import load_network
+    from src.checkpoint import describe_loading, load_network
     from src.engine import MindSporeEngine
-    from src.evaluation import evaluate, summarize, write_csv, write_json
+    from src.evaluation import evaluate, make_scorer
     from src.metric import psnr
     from src.picture import save_png, save_strip
+    from src.restore import BYTES_PER_PIXEL, restore
 
-    network, _, left_out = load_network(config.ckpt_file, config.model_name)
-    if left_out:
-        print(f"{config.ckpt_file}: {len(left_out)} entries of the training state left out")
+    network, meta, left_out = load_network(config.ckpt_file, config.model_name, config.weights)
+    print(describe_loading(config.ckpt_file, meta, left_out))
 
     def save(pair, blur, restored, sharp):
         if config.img_save_directory:
             save_png(Path(config.img_save_directory) / f"{pair.name}.png", restored)
         if config.strip_save_directory:
-            captions = (f"blurred {psnr(blur, sharp):.2f} dB", f"restored {psnr(restored, sharp):.2f} dB", "sharp")
-            save_strip(
-                Path(config.strip_save_directory) / f"{pair.name}.png",
-                dict(zip(captions, (blur, restored, sharp), strict=True)),
-            )
+            strip = {
+                f"blurred {psnr(blur, sharp):.2f} dB": blur,
+                f"restored {psnr(restored, sharp):.2f} dB": restored,
+                "sharp": sharp,
+            }
+            save_strip(Path(config.strip_save_directory) / f"{pair.name}.png", strip)
 
-    rows = []
-    engine = MindSporeEngine(network)
+    restored_by = partial(
+        restore,
+        engine=MindSporeEngine(network),
+        ensemble=config.self_ensemble,
+        max_pixels=device.available_memory() // 2 // BYTES_PER_PIXEL,
+    )
+    scorer = make_scorer(config.metric_names(), config.crop_border, config.center_crop, config.align)
     with tqdm(total=len(pairs), unit="image", disable=None) as bar:
-        for row in evaluate(pairs, engine, ("psnr", "ssim"), config.eval_batch_size, save):
+        rows = []
+        for row in evaluate(pairs, restored_by, scorer, config.eval_batch_size, save):
             rows.append(row)
             bar.update()
-    summary = summarize(rows)
+    return rows
 
-    for metric in ("psnr", "ssim"):
+
+def report(config: Config, rows: list[dict]) -> None:
+    """Print the summary and the worst images, write JSON and CSV."""
+    from src.evaluation import summarize, worst, write_csv, write_json
+
+    summary = summarize(rows)
+    if config.align == "ecc":
+        count = sum(row["aligned"] for row in rows)
+        print(f"aligned: {count:.0f} of {len(rows)} (the others did not converge and are scored as they are)")
+    changed = [f"{name} {value}" for name in ("crop_border", "center_crop") if (value := getattr(config, name))]
+    changed += ["align ecc"] if config.align == "ecc" else []
+    changed += [f"self_ensemble {config.self_ensemble}"] if config.self_ensemble != "none" else []
+    settings = f" [{', '.join(changed)}]" if changed else ""
+    for metric in config.metric_names():
         blurred, restored, gain = (_show(summary[f"{metric}{part}"]) for part in ("_input", "", "_gain"))
-        equal = summary.get(f"{metric}_inf", 0)
-        note = f" ({equal} without a finite score left out of the mean)" if equal else ""
-        print(f"{metric}: {restored} (blurred input {blurred}, gain {gain}){note}")
+        left_out = summary.get(f"{metric}_inf", 0)
+        note = f" ({left_out} images without a finite score are not in the mean)" if left_out else ""
+        print(f"{metric}{settings}: {restored} (blurred input {blurred}, gain {gain}){note}")
     print(f"{summary['images']} images, {summary['seconds_per_image']:.3f} s per image")
+    metric = config.metric_names()[0]
+    print(f"worst by {metric}: " + ", ".join(f"{row['name']} {row[metric]:.2f}" for row in worst(rows, metric)))
     for folder in filter(None, (config.img_save_directory, config.strip_save_directory)):
         print(f"pictures: {folder}")
     if config.report_file:
-        report = Path(config.report_file)
-        write_json(report, summary)
-        write_csv(report.with_suffix(".csv"), rows)
-        print(f"report: {report}, all images: {report.with_suffix('.csv')}")
+        path = Path(config.report_file)
+        protocol = {
+            name: getattr(config, name)
+            for name in ("crop_border", "center_crop", "align", "self_ensemble", "weights", "model_name")
+        }
+        write_json(path, summary | protocol | {"checkpoint": config.ckpt_file, "worst": worst(rows, metric)})
+        write_csv(path.with_suffix(".csv"), rows)
+        print(f"report: {path}, all images: {path.with_suffix('.csv')}")
 
 
 def _show(value: float | None) -> str:

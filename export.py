@@ -33,12 +33,11 @@ def export(config: Config, target: Path) -> None:
     # MindSpore takes seconds to import; --help and bad input are answered without it.
     import numpy as np
 
-    from src.checkpoint import load_network
+    from src.checkpoint import describe_loading, load_network
     from src.engine import MindirEngine, MindSporeEngine, export_mindir
 
-    network, _, left_out = load_network(config.ckpt_file, config.model_name)
-    if left_out:
-        print(f"{config.ckpt_file}: {len(left_out)} entries of the training state left out")
+    network, meta, left_out = load_network(config.ckpt_file, config.model_name, config.weights)
+    print(describe_loading(config.ckpt_file, meta, left_out))
     exporters = {"MINDIR": export_mindir}
     path = exporters[config.export_file_format](network, target, config.export_batch_size)
     images = np.random.default_rng(0).random((config.export_batch_size or 2, 3, 64, 96), dtype=np.float32)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from src import device, run_folder
 from src.config import Config, load_config
+from src.datasets import choose_pairs, split_validation
 from src.errors import UserError, run_main
-from src.picture_files import Pair, check_pairs, find_pairs
+from src.picture_files import Pair, check_pairs, describe_conversion
 from src.sample_data import dataset_or_samples
 
 
@@ -50,16 +51,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def find_data(config: Config, is_main: bool) -> tuple[list[Pair], list[Pair]]:
     """Training and validation pairs, checked."""
-    dataset_root = dataset_or_samples(config.dataset_root)
-    pairs = find_pairs(dataset_root, "train")[: config.slice_dataset or None]
-    val_pairs = find_pairs(dataset_root, "test") if config.val_acc_monitor_interval else []
-    val_pairs = val_pairs[: config.slice_dataset or None]
-    converted = check_pairs(pairs, min_side=config.crop_size)
+    root = config.dataset_root
+    if not (config.train_list or config.blur_directory or config.sharp_directory):
+        root = dataset_or_samples(root)
+    pairs, place = choose_pairs(root, "train", config.train_list, config.blur_directory, config.sharp_directory)
+    pairs, val_pairs = pairs[: config.slice_dataset or None], []
+    rule = ""
+    if config.val_fraction or config.val_list:
+        split = split_validation(pairs, config.val_fraction, config.val_list, config.seed, root)
+        pairs, val_pairs, rule = split.train, split.val, f" ({split.rule})"
+    elif config.val_acc_monitor_interval:
+        try:
+            val_pairs = choose_pairs(root, "test", config.test_list)[0][: config.slice_dataset or None]
+        except UserError as e:
+            raise UserError(f"{e} Without validation pairs: --val_fraction 0.1 or --val_acc_monitor_interval 0.") from e
+    converted = describe_conversion(check_pairs(pairs, min_side=config.crop_size))
     check_pairs(val_pairs)
     if is_main:
-        print(f"data: {len(pairs)} training and {len(val_pairs)} validation pairs from {dataset_root}")
-        if converted:
-            print(f"converted to 8-bit RGB: {', '.join(f'{n} {mode}' for mode, n in converted.items())}")
+        print(f"data: {len(pairs)} training pairs from {place}{converted}, {len(val_pairs)} for validation{rule}")
     return pairs, val_pairs
 
 

@@ -1,18 +1,17 @@
 """Checkpoints: written so that a crash cannot hurt an older file, read with errors that say what is wrong.
 
-A checkpoint is one `.ckpt` file with a checksum: the network's parameters under their published names, the training
-state (`moment1.*`, `moment2.*`, `global_step`, ...) under names of its own, and one JSON text `meta` that describes it
-all.
+A checkpoint is one file with a checksum, `.ckpt` or `.safetensors`: the network's parameters under their published
+names, the training state (`moment1.*`, `moment2.*`, `global_step`, ...) under names of its own, and one JSON text,
+`meta`, that describes it all.
 """
 
 import contextlib
-import errno
 import json
 import logging
-import os
 import re
-import shutil
-from collections.abc import Iterable, Mapping
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,45 +21,45 @@ from mindspore import Tensor, nn
 
 from src.errors import UserError, first_few
 from src.mimo_unet import MODELS, MIMOUNet, build_net
+from src.weight_files import (
+    CHECKPOINT_SUFFIXES,
+    META,
+    TORCH_SUFFIXES,
+    need_file,
+    parse_meta,
+    read_safetensors,
+    replacing,
+    write_safetensors,
+)
 
-META = "meta"
-STAGE_BLOCK = re.compile(r"^Encoder\.0\.layers\.(\d+)\.")
+EMA = "ema."  # prefix of the moving averages, as src.train_step names them
+STAGE_BLOCK = re.compile(r"^(?:Encoder|Decoder)\.[012]\.layers\.(\d{1,4})\.")
+# 'moment1' of 'moment1.Encoder.0. ...': what the optimizer keeps for each parameter.
+STATE_OF_PARAMETER = re.compile(r"^(.+?)\.(?:Encoder|Decoder|feat_extract|Convs|ConvsOut|AFFs|FAM[12]|SCM[12])\.")
+MAX_BLOCKS = 200  # ten times the published networks: a misread file must not build a network without end
 
 
 def save_checkpoint(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Write a checkpoint: to a temporary file beside it, synced, then renamed over `path`.
 
     Args:
-        meta: what `json` can write; stored as text, since the format keeps bare floats in single precision only.
+        path: ends with .ckpt or .safetensors, which decides the format.
+        meta: what `json` can write; stored as text, since `.ckpt` keeps bare floats in single precision only.
 
     Raises:
         UserError: no space or no permission; a checkpoint that was there before is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.tmp.ckpt")
-    try:
-        with _quiet():
-            ms.save_checkpoint(
-                [{"name": name, "data": Tensor(a)} for name, a in arrays.items()],
-                str(temporary),
-                append_dict={META: json.dumps(meta)},
-                crc_check=True,
-            )
-        os.chmod(temporary, 0o644)  # the framework makes it read-only, which surprises people who copy or delete runs
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as e:
-        size = sum(a.nbytes for a in arrays.values())
-        reason = e.strerror or str(e)
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(path.parent).free
-            reason += f": {size / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
-        raise UserError(f"cannot save {path} ({reason}). What was saved before is untouched.") from e
-    finally:
-        for leftover in (temporary, temporary.with_suffix(".tmp")):  # the framework writes the second, then renames it
-            with contextlib.suppress(OSError):
-                leftover.unlink(missing_ok=True)
+    if path.suffix == ".safetensors":
+        write_safetensors(path, arrays, meta)
+        return
+    with replacing(path, sum(a.nbytes for a in arrays.values())) as temporary, _quiet():
+        ms.save_checkpoint(
+            [{"name": name, "data": Tensor(a)} for name, a in arrays.items()],
+            str(temporary),
+            append_dict={META: json.dumps(meta)},
+            crc_check=True,
+        )
 
 
 def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -70,12 +69,14 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
         UserError: no such file, empty, cut off, damaged, or not a checkpoint.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no checkpoint {path}.{_missing_hint(path)}")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty: got 0 bytes, expected a MindSpore checkpoint")
+    need_file(path, "checkpoint")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if path.suffix in TORCH_SUFFIXES:
+        target = path.with_suffix(".ckpt")
+        raise UserError(f"{path} is a PyTorch file; once: python convert.py {shlex.join([str(path), str(target)])}")
     if path.suffix != ".ckpt":
-        raise UserError(f"{path}: got *{path.suffix}, expected a MindSpore checkpoint, *.ckpt")
+        raise UserError(f"{path}: got *{path.suffix}, expected a checkpoint, *{' or *'.join(CHECKPOINT_SUFFIXES)}")
     try:
         with _quiet():
             loaded = ms.load_checkpoint(str(path), crc_check=True)
@@ -84,49 +85,69 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
             f"{path} is damaged, cut off or not a MindSpore checkpoint ({path.stat().st_size} bytes; the checksum or "
             "the format does not fit). Take another checkpoint of the run, or copy the file again."
         ) from e
-    try:
-        meta = json.loads(loaded.pop(META, "{}"))
-    except (TypeError, ValueError):
-        meta = {}
-    arrays = {name: value.asnumpy() for name, value in loaded.items() if isinstance(value, Tensor)}
-    return arrays, meta if isinstance(meta, dict) else {}
+    meta = parse_meta(loaded.pop(META, None))
+    return {name: value.asnumpy() for name, value in loaded.items() if isinstance(value, Tensor)}, meta
 
 
 def identify(names: Iterable[str], meta: Mapping[str, Any] | None = None) -> tuple[str | None, int]:
-    """(variant, residual blocks per stage) of a network from its parameter names; (None, 0) if it is no MIMO-UNet at
-    all."""
-    blocks = {int(m.group(1)) for m in map(STAGE_BLOCK.match, names) if m}
+    """(variant, residual blocks per stage) of a network from its parameter names; (None, depth) if no variant has that
+    depth, (None, 0) if it is no MIMO-UNet at all."""
+    # All six stages are asked, so that a file from which a block is missing is not taken for a shallower network.
+    blocks = [int(m.group(1)) for m in map(STAGE_BLOCK.match, names) if m]
     num_res = max(blocks, default=-1) + 1
     by_depth = {v.num_res: name for name, v in MODELS.items()}
     variant = (meta or {}).get("variant") or by_depth.get(num_res)
     return (variant, num_res) if num_res else (None, 0)
 
 
-def load_network(path: Path | str, model_name: str) -> tuple[MIMOUNet, dict[str, Any], list[str]]:
+def require_network(names: Iterable[str], meta: Mapping[str, Any], path: Path | str) -> tuple[str | None, int]:
+    """`identify`, or a UserError if the names are not those of a MIMO-UNet."""
+    names = list(names)
+    variant, num_res = identify(names, meta)
+    if num_res == 0 or num_res > MAX_BLOCKS:
+        raise UserError(
+            f"{path} holds no MIMO-UNet: expected names like Encoder.0.layers.0.main.0.main.0.weight, "
+            f"got {first_few(names) or 'none'}"
+        )
+    return variant, num_res
+
+
+def load_network(path: Path | str, model_name: str, weights: str = "raw") -> tuple[MIMOUNet, dict[str, Any], list[str]]:
     """Build the network of a checkpoint and fill it.
 
+    Args:
+        weights: `ema` takes the moving average where the file has one, `raw` never. The description's `weights` says
+            which was taken.
+
     Returns:
-        network, description of the checkpoint, names in the file that are not the network's (optimizer and the like).
+        network, description of the checkpoint, names in the file that are not the network's (optimizer and the like;
+        `describe_left_out` words them).
 
     Raises:
         UserError: what `read_checkpoint` raises, or another variant or network than `model_name`.
     """
     arrays, meta = read_checkpoint(path)
-    variant, num_res = identify(arrays, meta)
-    if variant is None and num_res == 0:
-        raise UserError(
-            f"{path} holds no MIMO-UNet: expected names like Encoder.0.layers.0.main.0.main.0.weight, "
-            f"got {first_few(arrays)}"
-        )
+    variant, num_res = require_network(arrays, meta, path)
     if variant not in (None, model_name):
         raise UserError(
             f"{path} holds {variant} ({num_res} residual blocks a stage), expected {model_name}. "
             f"Add --model_name {variant}"
         )
     network = build_net(model_name, num_res)
-    fill_network(network, arrays, path)
     own = {p.name for p in network.get_parameters()}
-    return network, meta, [name for name in arrays if name not in own]
+    left_out = [name for name in arrays if name not in own]
+    averages = {name.removeprefix(EMA): arrays[name] for name in left_out if name.startswith(EMA)}
+    use_average = weights == "ema" and averages.keys() >= own
+    fill_network(network, averages if use_average else arrays, path)
+    if use_average:
+        left_out = [name for name in left_out if not name.startswith(EMA)]
+    return network, meta | {"weights": "ema" if use_average else "raw"}, left_out
+
+
+def describe_loading(path: Path | str, meta: Mapping[str, Any], left_out: Sequence[str]) -> str:
+    """One line on what `load_network` took and left."""
+    taken = "moving average of the weights (--weights raw takes the others)" if meta["weights"] == "ema" else "weights"
+    return f"{path}: {taken}" + (f"; {describe_left_out(left_out)}" if left_out else "")
 
 
 def fill_network(network: nn.Cell, arrays: Mapping[str, np.ndarray], path: Path | str) -> None:
@@ -135,30 +156,53 @@ def fill_network(network: nn.Cell, arrays: Mapping[str, np.ndarray], path: Path 
     Raises:
         UserError: a parameter is missing or has another shape.
     """
-    params = {p.name: p for p in network.get_parameters()}
-    missing = [name for name in params if name not in arrays]
+    check_parameters(network, {name: a.shape for name, a in arrays.items()}, path)
+    for param in network.get_parameters():
+        param.set_data(Tensor(arrays[param.name].astype(np.float32)))
+
+
+def check_parameters(network: nn.Cell, shapes: Mapping[str, tuple[int, ...]], path: Path | str) -> None:
+    """Raise a UserError unless `shapes`, which may hold more, has every parameter of `network` in its shape."""
+    expected = {p.name: tuple(p.shape) for p in network.get_parameters()}
+    missing = [name for name in expected if name not in shapes]
     if missing:
-        extra = [name for name in arrays if name not in params]
+        extra = [name for name in shapes if name not in expected]
+        depth = identify(expected)[1]
+        variants = ", ".join(f"{name} {v.num_res}" for name, v in MODELS.items())
         raise UserError(
-            f"{path}: {len(missing)} parameters are missing: {first_few(missing)}; not used: {first_few(extra)}"
+            f"{path}: {len(missing)} parameters are missing: {first_few(missing)}; "
+            f"not used: {first_few(extra) or 'none'}. By its names the network has {depth} residual blocks a stage "
+            f"({variants}) and {len(expected)} parameters."
         )
-    wrong = [n for n, p in params.items() if tuple(arrays[n].shape) != tuple(p.shape)]
+    wrong = [name for name in expected if tuple(shapes[name]) != expected[name]]
     if wrong:
         name = wrong[0]
-        raise UserError(f"{path}: {name} has shape {arrays[name].shape}, expected {tuple(params[name].shape)}")
-    for name, param in params.items():
-        param.set_data(Tensor(arrays[name].astype(np.float32)))
+        more = f"; also wrong: {first_few(wrong[1:])}" if wrong[1:] else ""
+        raise UserError(f"{path}: {name} has shape {tuple(shapes[name])}, expected {expected[name]}{more}")
+
+
+def describe_left_out(names: Iterable[str], group: int = 2, limit: int | None = 8) -> str:
+    """'490 entries left out: 244 moment1.*, 244 moment2.*, global_step, learning_rate': one line for `load_network`'s
+    third result.
+
+    Args:
+        group: from how many names on the state that an optimizer keeps for each parameter is counted, not listed.
+        limit: how many counts and names are given, None = all.
+    """
+    names = list(names)
+    owners = {name: m.group(1) for name in names if (m := STATE_OF_PARAMETER.match(name))}
+    counts = Counter(owners.values())
+    items = {}  # as an ordered set
+    for name in names:
+        count = counts.get(owners.get(name), 0)
+        items[f"{count} {owners[name]}.*" if count >= group else name] = None
+    entries = "1 entry" if len(names) == 1 else f"{len(names)} entries"
+    return f"{entries} left out: {first_few(items, limit or len(items))}"
 
 
 def parameter_arrays(cell: nn.Cell) -> dict[str, np.ndarray]:
     """All parameters of a network or a training step, by name."""
     return {p.name: p.asnumpy() for p in cell.get_parameters()}
-
-
-def _missing_hint(path: Path) -> str:
-    """Checkpoints beside a path that does not exist."""
-    there = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-    return f" In {path.parent}: {first_few(there)}" if there else ""
 
 
 @contextlib.contextmanager

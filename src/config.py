@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = ROOT / "configs"
 # The values of src.mimo_unet.MODELS, repeated here because that module needs MindSpore; a test holds the two together.
 MODEL_NAMES = ("MIMO-UNet", "MIMO-UNetPlus")
+# Likewise of src.restore.ENSEMBLES and src.metric.METRICS.
+ENSEMBLE_NAMES = ("none", "rot4", "flip4", "x8")
+METRIC_NAMES = ("psnr", "psnr_uint8", "ssim")
 DEVICES = ("CPU", "GPU", "Ascend")
 SCRIPTS = ("train", "eval", "export")
 
@@ -63,6 +66,23 @@ class Config:
     dataset_root: str = option(
         "", "folder with {train,test}/{blur,sharp}; empty = ./dataset, else a sample set made on the spot", "train eval"
     )
+    train_list: str = option(
+        "", "list file of the training pairs, 'sharp blur' a line; paths relative to dataset_root or to the list",
+        shapes_result=True,
+    )  # fmt: skip
+    test_list: str = option("", "likewise of the validation or test pairs", "train eval")
+    blur_directory: str = option(
+        "", "folder of blurred images, paired by name with sharp_directory: training pairs, or those that are scored",
+        "train eval", shapes_result=True,
+    )  # fmt: skip
+    sharp_directory: str = option("", "folder of their sharp images", "train eval", shapes_result=True)
+    val_fraction: float = option(
+        0.0,
+        "take this part of the training pairs for validation, whole sequences, up to 0.5",
+        low=0,
+        shapes_result=True,
+    )
+    val_list: str = option("", "names of pairs or sequences to take for validation, one a line", shapes_result=True)
     slice_dataset: int = option(0, "use only the first N images, 0 = all", "train eval", low=0)
     crop_size: int = option(
         256, "side of the square training crops, pixels, a multiple of 4", low=16, shapes_result=True
@@ -119,6 +139,21 @@ class Config:
 
     # evaluation
     ckpt_file: str = option("", "checkpoint", "eval export")
+    weights: str = option(
+        "ema", "of a checkpoint that holds both: the moving average or the raw weights", "eval export", ("ema", "raw")
+    )
+    self_ensemble: str = option(
+        "none", "rot4 = MIMO-UNet++ (mean over 4 rotations), flip4 = mirror images, x8 = both", "eval", ENSEMBLE_NAMES
+    )
+    metrics: str = option("psnr,psnr_uint8,ssim", "scores, separated by commas", "eval")
+    align: str = option(
+        "none",
+        "ecc = align to the sharp image before scoring, RealBlur's protocol; needs OpenCV",
+        "eval",
+        ("none", "ecc"),
+    )
+    crop_border: int = option(0, "pixels at each side that do not count; changes the score", "eval", low=0)
+    center_crop: int = option(0, "side of the central square that counts, 0 = all; changes the score", "eval", low=0)
     eval_batch_size: int = option(1, "images at a time; neighbours of one size go together", "train eval", low=1)
     img_save_directory: str = option("", "write the restored images here, as PNG", "eval")
     strip_save_directory: str = option("", "write blurred | restored | sharp side by side here", "eval")
@@ -156,6 +191,13 @@ class Config:
             problems.append(f"--learning_rate: got {self.learning_rate}, expected more than 0")
         if self.amp_level == "O1":
             problems.append("O1, a list of operators in float16, crashes in MindSpore 2.10 and is not offered")
+        for name in self.metric_names():
+            if name not in METRIC_NAMES:
+                problems.append(
+                    f"--metrics: got {name!r}, expected some of {','.join(METRIC_NAMES)}.{nearest(name, METRIC_NAMES)}"
+                )
+        if self.test_list and (self.val_fraction or self.val_list):
+            problems.append("--test_list names the validation pairs; it does not go with --val_fraction or --val_list")
         if self.ema_decay >= 1:
             problems.append(f"--ema_decay: got {self.ema_decay}, expected less than 1")
         if self.resume and (self.pretrained or self.overwrite):
@@ -164,6 +206,9 @@ class Config:
             problems.append(f"--loss_scale: got {self.loss_scale!r}, expected 'dynamic' or a number of 1 or more")
         if problems:
             raise UserError("; ".join(problems))
+
+    def metric_names(self) -> list[str]:
+        return [name.strip() for name in self.metrics.split(",") if name.strip()] or ["psnr"]
 
     def to_yaml(self) -> str:
         """The resolved settings, for the run folder; `--config_path` reads them back."""

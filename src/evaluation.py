@@ -1,4 +1,4 @@
-"""Scores of a network on paired images: per image, then summed up."""
+"""Scores of a network on paired images: per image, then summed up. Images are (H, W, 3) float32 in [0, 1]."""
 
 import csv
 import json
@@ -12,41 +12,76 @@ from typing import Any
 
 import numpy as np
 
+from src.align import aligned_scores
 from src.metric import METRICS
 from src.picture_files import Pair, read_rgb
-from src.restore import Engine, restore
 
 Row = dict[str, Any]
+Restore = Callable[[np.ndarray], np.ndarray]
+"""(N, H, W, 3) blurred -> (N, H, W, 3) restored, not clipped."""
+Scorer = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+"""(prediction, sharp) -> metric name -> score."""
 OnImage = Callable[[Pair, np.ndarray, np.ndarray, np.ndarray], None]
 
 
+def make_scorer(metrics: Iterable[str], crop_border: int = 0, center_crop: int = 0, align: str = "none") -> Scorer:
+    """Score by the named `METRICS`.
+
+    Args:
+        crop_border: leave out this many pixels at each side.
+        center_crop: score only the central square of this side (0 = whole frame). Both change the score: say them with
+            it.
+        align: `ecc` aligns the prediction to the sharp image first (src.align); adds `aligned`, 1 or 0, to the scores.
+    """
+    functions = {name: METRICS[name] for name in metrics}
+
+    def score(prediction: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
+        window = scored_window(*sharp.shape[:2], crop_border, center_crop)
+        prediction, sharp = prediction[window], sharp[window]
+        if align == "ecc":
+            scores, converged = aligned_scores(prediction, sharp, functions)
+            return scores | {"aligned": float(converged)}
+        return {name: function(prediction, sharp) for name, function in functions.items()}
+
+    return score
+
+
+def scored_window(height: int, width: int, crop_border: int, center_crop: int) -> tuple[slice, slice]:
+    """Rows and columns that count; at least one pixel of each, whatever is asked of a small image."""
+    sides = []
+    for size in (height, width):
+        border = min(crop_border, (size - 1) // 2)
+        length = size - 2 * border
+        side = min(center_crop or length, length)
+        start = border + (length - side) // 2
+        sides.append(slice(start, start + side))
+    return sides[0], sides[1]
+
+
 def evaluate(
-    pairs: Sequence[Pair],
-    engine: Engine,
-    metrics: Iterable[str] = ("psnr", "ssim"),
-    batch_size: int = 1,
-    on_image: OnImage | None = None,
+    pairs: Sequence[Pair], restore: Restore, score: Scorer, batch_size: int = 1, on_image: OnImage | None = None
 ) -> Iterator[Row]:
     """Restore every blurred image and score it.
 
     Args:
         batch_size: neighbours of one size that go through the network together; changes no score.
-        on_image: called with (pair, blur, restored, sharp), each (H, W, 3) float32, restored not clipped.
+        on_image: called with (pair, blur, restored, sharp), restored not clipped.
 
     Yields:
         name, seconds (of the restoring alone), and for each metric `<metric>_input`, `<metric>`, `<metric>_gain`.
     """
-    metrics = list(metrics)
     for names, blur, sharp in _batches(pairs, batch_size):
         start = time.perf_counter()
-        restored = restore(blur, engine)
+        restored = restore(blur)
         seconds = (time.perf_counter() - start) / len(names)
         for i, pair in enumerate(names):
             row: Row = {"name": pair.name, "seconds": seconds}
-            for metric in metrics:
-                before = METRICS[metric](blur[i], sharp[i])
-                after = METRICS[metric](restored[i], sharp[i])
-                row |= {f"{metric}_input": before, metric: after, f"{metric}_gain": _difference(after, before)}
+            before, after = score(blur[i], sharp[i]), score(restored[i], sharp[i])
+            if "aligned" in after:
+                row["aligned"] = min(before.pop("aligned"), after.pop("aligned"))
+            for metric in after:
+                gain = _difference(after[metric], before[metric])
+                row |= {f"{metric}_input": before[metric], metric: after[metric], f"{metric}_gain": gain}
             if on_image:
                 on_image(pair, blur[i], restored[i], sharp[i])
             yield row
@@ -125,6 +160,11 @@ def summarize(rows: Sequence[Row]) -> dict[str, float | None]:
     return summary
 
 
+def worst(rows: Sequence[Row], metric: str, count: int = 10) -> list[Row]:
+    """The rows with the lowest scores, lowest first."""
+    return sorted((row for row in rows if math.isfinite(row[metric])), key=lambda row: row[metric])[:count]
+
+
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """One line per image, in full precision, so that the column's mean is the summary's figure."""
     with open(path, "w", newline="", encoding="utf-8") as f:
@@ -134,4 +174,13 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_json(path: Path, summary: dict[str, Any]) -> None:
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(_standard(summary), indent=2) + "\n", encoding="utf-8")
+
+
+def _standard(value: Any) -> Any:
+    """inf and nan are no JSON: other programs get null."""
+    if isinstance(value, dict):
+        return {k: _standard(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_standard(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

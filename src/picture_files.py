@@ -56,9 +56,10 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Pair:
-    """One blurred image and its sharp partner; `name` is their common file name without the suffix."""
+    """One blurred image and its sharp partner."""
 
     name: str
+    """Unique in its set: the common file name without suffix, or as `src.datasets` makes it. May hold slashes."""
     blur: Path
     sharp: Path
 
@@ -253,7 +254,11 @@ def _check_layout(root: Path, split: str) -> None:
             f"{root}: holds one folder per sequence, like GOPRO_Large itself; {expected}. Run "
             f"`python src/preprocessing.py --root_src {root} --root_dst dataset` and give that folder."
         )
-    raise UserError(f"{folder}: no folder {' and no folder '.join(missing)} in it, {expected}")
+    inside = first_few(f.name for f in subfolders(folder)) or "none"
+    raise UserError(
+        f"{folder}: no folder {' and no folder '.join(missing)} in it, got {inside}; {expected}. For folders of other "
+        "names give --blur_directory and --sharp_directory."
+    )
 
 
 def check_pairs(pairs: Sequence[Pair], min_side: int = 0) -> dict[str, int]:
@@ -285,16 +290,30 @@ def check_pairs(pairs: Sequence[Pair], min_side: int = 0) -> dict[str, int]:
     ]
     if differ:
         raise UserError(
-            f"{pairs[0].blur.parent.parent}: blur and sharp must be of one size, but are not in {first_few(differ)}"
+            f"{_common_folder(paths)}: blur and sharp must be of one size, but are not in {first_few(differ)}"
         )
     small = [f"{pair.name} ({i.width}x{i.height})" for pair, i, _ in sized if min(i.width, i.height) < min_side]
     if small:
         largest = min(min(i.width, i.height) for _, i, _ in sized) // 4 * 4
         raise UserError(
-            f"{pairs[0].blur.parent.parent}: expected images of {min_side}x{min_side} or more, the size of the crops, "
+            f"{_common_folder(paths)}: expected images of {min_side}x{min_side} or more, the size of the crops, "
             f"but got {first_few(small)}. Remove them or take crops of {largest} or less."
         )
     return dict(Counter(info.mode for info in infos if info.mode != "RGB").most_common())
+
+
+def _common_folder(paths: Sequence[Path]) -> str:
+    """The folder that holds all of them: {root}/{split} of the standard layout."""
+    try:
+        return os.path.commonpath(paths) or "."
+    except ValueError:  # a list file may mix absolute and relative paths
+        return os.path.commonpath([os.path.abspath(path) for path in paths])
+
+
+def describe_conversion(counts: dict[str, int]) -> str:
+    """What `check_pairs` found, to be said once: '' if all files are 8-bit RGB."""
+    found = ", ".join(f"{count} {mode}" for mode, count in counts.items())
+    return f" (converted to 8-bit RGB: {found})" if found else ""
 
 
 def _probe_or_error(path: Path) -> ImageInfo | UserError:

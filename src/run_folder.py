@@ -150,11 +150,14 @@ class RunLog:
 
 
 def cut_log(path: Path, last_step: int) -> None:
-    """Drop the rows of a `log.csv` after `last_step`: a run resumed there writes them again."""
+    """Drop the rows of a `log.csv` after `last_step`, which a run resumed there writes again, and a row cut off by a
+    crash."""
     if not path.exists():
         return
-    with open(path, newline="", encoding="utf-8") as f:
-        rows = [row for row in csv.DictReader(f) if row.get("step", "").isdigit() and int(row["step"]) <= last_step]
+    whole_rows = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    rows = [
+        row for row in csv.DictReader(whole_rows) if row.get("step", "").isdigit() and int(row["step"]) <= last_step
+    ]
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, COLUMNS, extrasaction="ignore")

@@ -1,6 +1,7 @@
 """Validation during training: scores the weights that will be used, with the work split over the ranks."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 
 from src import device
 from src.engine import MindSporeEngine
-from src.evaluation import evaluate, summary_of_sums, sums
+from src.evaluation import evaluate, make_scorer, summary_of_sums, sums
 from src.metric import psnr
 from src.mimo_unet import MIMOUNet
 from src.picture import save_strip
 from src.picture_files import Pair
+from src.restore import restore
 from src.train_step import TrainStep
 
 NUM_STRIPS = 3  # pictures kept of each validation
@@ -51,8 +53,8 @@ class Validator:
         if self.engine is None:  # compiled at the first validation: a run may be too short to have one
             self.engine = MindSporeEngine(self.network)
         if self.step.ema is not None:
-            for mine, average in zip(self.network.get_parameters(), self.step.ema, strict=True):
-                mine.set_data(average.value())
+            for weight, average in zip(self.network.get_parameters(), self.step.ema, strict=True):
+                weight.set_data(average.value())
         rank, world_size = self.runtime.rank, self.runtime.world_size
         shown = {pair.name for pair in self.pairs[:NUM_STRIPS]}
 
@@ -66,7 +68,8 @@ class Validator:
                 save_strip(self.folder / "samples" / f"{global_step:08}" / f"{pair.name}.png", strip)
 
         rows = []
-        for row in evaluate(self.pairs[rank::world_size], self.engine, ["psnr"], self.batch_size, show):
+        mine = self.pairs[rank::world_size]
+        for row in evaluate(mine, partial(restore, engine=self.engine), make_scorer(["psnr"]), self.batch_size, show):
             rows.append(row)
             if world_size == 1 and should_stop():
                 return None

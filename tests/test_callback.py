@@ -1,4 +1,6 @@
 import math
+import os
+import signal
 import types
 
 import mindspore as ms
@@ -18,6 +20,7 @@ from src.callback import (
     SaveCheckpoints,
     StopAt,
     StopOnBadLoss,
+    StopOnSignal,
     Validate,
     passed,
 )
@@ -41,8 +44,8 @@ class Scalar:
         return np.array(self.value)
 
 
-def outputs(loss=1.0, content=0.5, fft=5.0, lr=1e-4, scale=1.0, finite=True):
-    return tuple(Scalar(v) for v in (loss, content, fft, lr, scale, 2.0, finite))
+def outputs(loss=1.0, content=0.5, fft=5.0, lr=1e-4, scale=1.0, norm=2.0, finite=True):
+    return tuple(Scalar(v) for v in (loss, content, fft, lr, scale, norm, finite))
 
 
 def train(callbacks, losses, sink=1):
@@ -77,7 +80,7 @@ class Spy(callback.Callback):
 
 @pytest.fixture
 def log(tmp_path):
-    return RunLog(tmp_path / "log.csv")
+    return RunLog(tmp_path)
 
 
 @pytest.fixture
@@ -130,8 +133,8 @@ def test_clock_jumps_by_whole_sinks():
 
 
 def test_clock_names_the_outputs():
-    state = train([Clock(0, 1)], [outputs(3.0, 1.0, 20.0, 2e-4, 1024.0, False)])
-    assert [state.scalars[name] for name in VALUES] == [3.0, 1.0, 20.0, 2e-4, 1024.0, 0.0]
+    state = train([Clock(0, 1)], [outputs(3.0, 1.0, 20.0, 2e-4, 1024.0, 7.0, False)])
+    assert [state.scalars[name] for name in VALUES] == [3.0, 1.0, 20.0, 2e-4, 1024.0, 7.0, 0.0]
     assert all(type(v) is float for v in state.scalars.values())
 
 
@@ -164,13 +167,13 @@ def test_clock_on_the_frameworks_own_loop(cpu, tmp_path):
     class Step(nn.Cell):
         def construct(self, x):
             loss = x.sum()
-            return loss, loss, loss, loss * 0 + 0.5, loss * 0 + 1, loss < 1000
+            return loss, loss, loss, loss * 0 + 0.5, loss * 0 + 1, loss, loss < 1000
 
     def dataset():
         rows = [np.full(1, i, np.float32) for i in range(4)]
         return ms.dataset.NumpySlicesDataset(rows, ["x"], shuffle=False).batch(1)
 
-    spy, log = Spy("global_step", "epoch", "loss"), RunLog(tmp_path / "log.csv")
+    spy, log = Spy("global_step", "epoch", "loss"), RunLog(tmp_path)
     Model(Step()).train(3, dataset(), [Clock(10, 4), spy, LogWriter(log, 2), StopAt(16)], dataset_sink_mode=False)
     assert spy.seen == [(11, 3, 0), (12, 3, 1), (13, 4, 2), (14, 4, 3), (15, 4, 0), (16, 4, 1)]
     columns = rows(log)
@@ -234,15 +237,85 @@ def test_stop_at(first, sink, made):
     assert clock.global_step == first + made * sink
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_bad_loss_ends_the_run(bad):
-    def fail(epoch, step, values):
-        return ZeroDivisionError(f"epoch {epoch} step {step} loss {values['loss']} lr {values['lr']}")
+def bad_loss(has_scaler=True, max_overflows=2):
+    """Names two files of every step, which is counted from 0."""
+    return StopOnBadLoss(has_scaler, max_overflows, lambda step: [f"{step}a.png", f"{step}b.png"], ZeroDivisionError)
 
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("has_scaler", [True, False])
+def test_bad_loss_ends_the_run_and_names_the_batch(bad, has_scaler):
     spy = Spy("global_step")
-    with pytest.raises(ZeroDivisionError, match=f"epoch 2 step 3 loss {bad} lr 0.0001"):
-        train([Clock(0, 2), StopOnBadLoss(fail), spy], [1.0, 1e30, bad, 1.0])
+    with pytest.raises(ZeroDivisionError) as e:
+        train([Clock(0, 2), bad_loss(has_scaler), spy], [1.0, 1e30, bad, 1.0])
     assert len(spy.seen) == 2
+    text = str(e.value)
+    assert text.startswith(f"the loss is {bad} at epoch 2, step 3, lr 1.00e-04, scale 1; batch: 2a.png, 2b.png. ")
+
+
+def test_overflows_are_endured_only_in_a_short_row():
+    overflow, good = outputs(norm=math.inf, finite=False, scale=64.0), outputs()
+    spy = Spy("global_step")
+    train([Clock(0, 9), bad_loss(), spy], [overflow, overflow, good, overflow, overflow, good])
+    assert len(spy.seen) == 6
+    with pytest.raises(
+        ZeroDivisionError, match=r"^3 steps in a row overflowed \(--max_overflows 2\).*step 4.*scale 64"
+    ):
+        train([Clock(0, 9), bad_loss(), spy], [good, overflow, overflow, overflow])
+    assert len(spy.seen) == 9
+
+
+def test_gradients_that_are_not_finite_end_a_run_without_loss_scale():
+    with pytest.raises(ZeroDivisionError, match=r"^the gradients are not finite at epoch 1, step 1"):
+        train([Clock(0, 9), bad_loss(has_scaler=False)], [outputs(norm=math.inf, finite=False)])
+
+
+class Raise(callback.Callback):
+    """Sends a signal to this process while the given steps run."""
+
+    def __init__(self, **signals):
+        self.signals = {int(step[1:]): number for step, number in signals.items()}
+
+    def on_train_step_begin(self, run_context):
+        step = run_context.original_args().cur_step_num + 1
+        if step in self.signals:
+            os.kill(os.getpid(), self.signals[step])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_finishes_the_step_and_old_handlers_come_back(number, capfd):
+    calls = []
+
+    def loaders(number, frame):
+        calls.append(number)
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for n in before:
+            signal.signal(n, loaders)  # the framework's loader installs its own
+        clock, stopper = Clock(0, 9), StopOnSignal()
+        train([clock, stopper, Raise(_2=number)], [1.0] * 4)
+        assert (clock.global_step, stopper.received, calls) == (2, number, [])
+        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == loaders
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+    assert f"{signal.Signals(number).name}: finishing this step" in capfd.readouterr().err
+
+
+def test_second_ctrl_c_ends_at_once():
+    with pytest.raises(KeyboardInterrupt):
+        train([Clock(0, 9), StopOnSignal(), Raise(_1=signal.SIGINT), Raise(_1=signal.SIGINT)], [1.0] * 4)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_signal_to_another_rank_stops_this_one_too():
+    clock = Clock(0, 9)
+    numbers = iter([0, 0, signal.SIGTERM, 0])
+    stopper = StopOnSignal(lambda mine: max(mine, next(numbers)))
+    train([clock, stopper], [1.0] * 4)
+    assert (clock.global_step, stopper.received) == (3, signal.SIGTERM)
 
 
 # ---- validation
@@ -252,17 +325,21 @@ def summary(psnr, psnr_input=20.0):
     return {"psnr": psnr, "psnr_input": psnr_input, "images": 3, "seconds_per_image": 0.1}
 
 
+def validation(score, interval, log, save_best=lambda *_: None, stopper=None, last_step=10**9, **kwargs):
+    return Validate(score, interval, log, save_best, stopper or StopOnSignal(), last_step, **kwargs)
+
+
 def validate(log, scores, interval=2, **kwargs):
     """Train for `interval` steps a score; the calls of save_best and the best score kept."""
     saved, left = [], iter(scores)
-    validation = Validate(lambda: summary(next(left)), interval, log, lambda *args: saved.append(args), **kwargs)
-    train([Clock(0, 4), LogWriter(log, 1), validation], [1.0] * interval * len(scores))
-    return saved, validation.best
+    validate = validation(lambda *_: summary(next(left)), interval, log, lambda *args: saved.append(args), **kwargs)
+    train([Clock(0, 4), LogWriter(log, 1), validate], [1.0] * interval * len(scores))
+    return saved, validate.best
 
 
 def test_best_is_the_highest_so_far(log, capsys):
     saved, best = validate(log, [21.0, 20.0, 23.0, 23.0, 22.0])
-    assert saved == [(1, 2, 21.0), (2, 6, 23.0)]  # (epoch, step, psnr); an equal score is no new best
+    assert saved == [(1, 2), (2, 6)]  # (epoch, step); an equal score is no new best
     assert best == 23.0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("epoch 1 validation: psnr 21.00 dB (blurred input 20.00 dB) on 3 images")
@@ -279,41 +356,64 @@ def test_validation_joins_the_row_of_its_step(log):
 
 def test_best_of_a_resumed_run_is_kept(log):
     saved, best = validate(log, [21.0, 25.0], best=24.0)
-    assert (saved, best) == ([(1, 4, 25.0)], 25.0)
+    assert (saved, best) == ([(1, 4)], 25.0)
 
 
 def test_no_finite_score_is_never_the_best(log):
     saved, best = validate(log, [None, 21.0, None])
-    assert [psnr for _, _, psnr in saved] == [21.0] and best == 21.0
+    assert (saved, best) == ([(1, 4)], 21.0)
     assert rows(log)["psnr"][1::2] == [None, 21.0, None]
 
 
-def test_last_steps_are_scored_at_the_end_once(log):
-    def scored_steps(steps, **kwargs):
-        at = []
-        clock = Clock(kwargs.pop("start", 0), 2)
-        score = lambda: at.append(clock.global_step) or summary(20.0)  # noqa: E731
-        train([clock, Validate(score, 2, log, lambda *_: None, **kwargs)], [1.0] * steps)
-        return at
+def scored_steps(log, steps, start=0, last_step=10**9, **kwargs):
+    at = []
+    score = lambda step, should_stop: at.append(step) or summary(20.0)  # noqa: E731
+    train([Clock(start, 2), validation(score, 2, log, last_step=last_step, **kwargs)], [1.0] * steps)
+    return at
 
-    assert scored_steps(4) == [2, 4]
-    assert scored_steps(5) == [2, 4, 5]
-    assert scored_steps(1) == [1]
-    assert scored_steps(0) == []
-    assert scored_steps(2, first=True) == [0, 2]
-    assert scored_steps(0, start=6) == []
-    assert scored_steps(3, start=6) == [8, 9]
+
+def test_end_of_the_schedule_is_scored_once_and_a_stop_before_it_is_not(log):
+    assert scored_steps(log, 4, last_step=4) == [2, 4]
+    assert scored_steps(log, 5, last_step=5) == [2, 4, 5]
+    assert scored_steps(log, 1, last_step=1) == [1]
+    assert scored_steps(log, 5) == [2, 4]  # a resumed run must score where the uninterrupted one does
+    assert scored_steps(log, 0) == []
+    assert scored_steps(log, 2, first=True) == [0, 2]
+    assert scored_steps(log, 3, start=6, last_step=9) == [8, 9]
+
+
+def test_validation_that_a_signal_stops_half_way_counts_for_nothing(log):
+    stopper, saved, asked = StopOnSignal(), [], []
+
+    def score(step, should_stop):
+        asked.append(should_stop())
+        stopper.received = signal.SIGTERM
+        return None if should_stop() else summary(20.0)
+
+    validate = validation(score, 1, log, lambda *a: saved.append(a), stopper)
+    train([Clock(0, 4), LogWriter(log, 1), validate], [1.0])
+    assert (asked, saved, validate.best) == ([False], [], None)
+    assert rows(log)["psnr"] == [None]
+
+
+def test_helping_rank_knows_the_best_and_writes_nothing():
+    saved = []
+    validate = validation(lambda *_: summary(21.0), 1, None, lambda *a: saved.append(a))
+    train([Clock(0, 4), validate], [1.0])
+    assert (validate.best, saved) == (21.0, [])
 
 
 def test_score_before_the_first_step_is_logged_as_step_0(log):
     saved = []
-    train([Clock(0, 4), Validate(lambda: summary(19.0), 2, log, lambda *a: saved.append(a), first=True)], [1.0] * 2)
-    assert saved == [(0, 0, 19.0)]
+    train([Clock(0, 4), validation(lambda *_: summary(19.0), 2, log, lambda *a: saved.append(a), first=True)],
+          [1.0] * 2)  # fmt: skip
+    assert saved == [(0, 0)]
     assert (rows(log)["epoch"], rows(log)["step"]) == ([0, 1], [0, 2])
 
 
 def test_score_at_the_end_joins_the_last_row(log):
-    train([Clock(0, 9), LogWriter(log, 3), Validate(lambda: summary(19.0), 100, log, lambda *_: None)], [1.0] * 4)
+    validate = validation(lambda *_: summary(19.0), 100, log, last_step=4)
+    train([Clock(0, 9), LogWriter(log, 3, last_step=4), validate], [1.0] * 4)
     assert (rows(log)["step"], rows(log)["psnr"]) == ([3, 4], [None, 19.0])
 
 
@@ -328,7 +428,7 @@ class Saver:
 
     def __call__(self, path, epoch, step):
         self.calls.append((path.name, epoch, step))
-        path.touch()
+        path.write_text(str(step))
 
 
 def save_run(folder, losses, first=0, sink=1, steps_per_epoch=4, epochs=1, steps=0, keep=99, save=None):
@@ -343,8 +443,22 @@ def numbered(folder):
 
 def test_checkpoints_every_epoch_and_at_the_end(tmp_path):
     save = save_run(tmp_path, [1.0] * 9)
-    expected = [("MIMO-UNet_1_4", 1, 4), ("MIMO-UNet_2_8", 2, 8), ("MIMO-UNet_3_9", 3, 9)]
-    assert save.calls == [(n, e, s) for name, e, s in expected for n in (f"{name}.ckpt", "last.ckpt")]
+    assert save.calls == [("MIMO-UNet_1_4.ckpt", 1, 4), ("MIMO-UNet_2_8.ckpt", 2, 8), ("MIMO-UNet_3_9.ckpt", 3, 9)]
+    assert (tmp_path / "last.ckpt").read_text() == "9"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_last_is_the_newest_also_where_files_cannot_be_linked(tmp_path, monkeypatch, links):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    if not links:
+        monkeypatch.setattr(callback.os, "link", refuse)
+    save_run(tmp_path, [1.0] * 9)
+    assert (tmp_path / "last.ckpt").samefile(tmp_path / "MIMO-UNet_3_9.ckpt") == links
+    assert (tmp_path / "last.ckpt").read_text() == "9"
+    assert (tmp_path / "MIMO-UNet_2_8.ckpt").read_text() == "8"
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_checkpoints_every_few_steps_too(tmp_path):
@@ -354,7 +468,7 @@ def test_checkpoints_every_few_steps_too(tmp_path):
 
 def test_end_is_not_saved_twice(tmp_path):
     save = save_run(tmp_path, [1.0] * 4)
-    assert [step for _, _, step in save.calls] == [4, 4]
+    assert [step for _, _, step in save.calls] == [4]
 
 
 def test_sinks_are_saved_when_a_multiple_was_passed(tmp_path):
@@ -380,13 +494,29 @@ def test_newest_are_kept_and_last_best_and_others_stay(tmp_path):
 
 def test_nothing_is_deleted_before_the_new_ones_are_saved(tmp_path):
     def full_disk(path, epoch, step):
-        if (path.name, step) == ("last.ckpt", 4):
+        if step == 4:
             raise OSError("no space")
-        path.touch()
+        path.write_text(str(step))
 
     with pytest.raises(OSError):
         save_run(tmp_path, [1.0] * 4, steps_per_epoch=1, keep=2, save=full_disk)
-    assert numbered(tmp_path) == [2, 3, 4]
+    assert numbered(tmp_path) == [2, 3]
+    assert (tmp_path / "last.ckpt").read_text() == "3"
+
+
+def test_file_a_run_was_resumed_from_stays(tmp_path):
+    save_run(tmp_path, [1.0] * 2, steps_per_epoch=1)
+    clock = Clock(1, 1)
+    source = tmp_path / "MIMO-UNet_1_1.ckpt"
+    train([clock, SaveCheckpoints(tmp_path, "MIMO-UNet", Saver(), clock, 1, 0, 2, protected=source)], [1.0] * 5)
+    assert numbered(tmp_path) == [1, 5, 6]
+
+
+def test_oldest_go_by_age_after_a_resume_from_an_older_step(tmp_path):
+    save_run(tmp_path, [1.0] * 9, steps_per_epoch=1)
+    clock = Clock(2, 1)
+    train([clock, SaveCheckpoints(tmp_path, "MIMO-UNet", Saver(), clock, 1, 0, 2)], [1.0] * 2)
+    assert numbered(tmp_path) == [3, 4]  # just written, though smaller than what was there
 
 
 # ---- curves and progress
@@ -400,7 +530,7 @@ def test_curves_are_drawn_at_validation_and_at_the_end(log, tmp_path):
             super().draw()
             self.drawn += (read_log(log.path)["step"],)
 
-    curves = Count(log, tmp_path / "curves.png", 2)
+    curves = Count(log, 2)
     train([Clock(0, 2), LogWriter(log, 1), curves], [1.0] * 3)
     assert curves.drawn == ([1, 2], [1, 2, 3])
     assert (tmp_path / "curves.png").stat().st_size > 1000

@@ -10,11 +10,21 @@ import pytest
 from mindspore import Tensor
 
 from src import checkpoint
-from src.checkpoint import fill_network, identify, load_network, parameter_arrays, read_checkpoint, save_checkpoint
+from src.checkpoint import (
+    describe_left_out,
+    describe_loading,
+    fill_network,
+    identify,
+    load_network,
+    parameter_arrays,
+    read_checkpoint,
+    save_checkpoint,
+)
 from src.config import ROOT
 from src.errors import UserError
 from src.init_weights import init_weights
 from src.mimo_unet import MODELS, build_net
+from src.weight_files import CHECKPOINT_SUFFIXES, KNOWN_FILES
 
 ARRAYS = {
     "weight": np.random.default_rng(0).normal(size=(300, 300)).astype(np.float32),
@@ -32,6 +42,14 @@ def path(tmp_path, cpu):
     """A checkpoint of `ARRAYS`."""
     save_checkpoint(tmp_path / "good.ckpt", ARRAYS, META)
     return tmp_path / "good.ckpt"
+
+
+@pytest.fixture(params=CHECKPOINT_SUFFIXES)
+def either(request, tmp_path, cpu):
+    """A checkpoint of `ARRAYS` in each of the two formats."""
+    path = tmp_path / f"good{request.param}"
+    save_checkpoint(path, ARRAYS, META)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +73,7 @@ def message(function, *args):
 
 
 def assert_same(found, expected):
-    assert list(found) == list(expected)
+    assert sorted(found) == sorted(expected)  # .safetensors keeps an order of its own
     for name, array in expected.items():
         assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype), name
         assert found[name].tobytes() == array.tobytes(), name
@@ -64,29 +82,42 @@ def assert_same(found, expected):
 # ---- what is saved comes back
 
 
-def test_arrays_come_back_bit_by_bit(path):
-    arrays, _ = read_checkpoint(str(path))
+def test_arrays_come_back_bit_by_bit(either):
+    arrays, _ = read_checkpoint(str(either))
     assert_same(arrays, ARRAYS)
 
 
-def test_meta_comes_back_in_full_precision(path):
-    assert read_checkpoint(path)[1] == META
+def test_meta_comes_back_in_full_precision(either):
+    assert read_checkpoint(either)[1] == META
 
 
-def test_meta_without_a_best_score_yet(tmp_path, cpu):
-    save_checkpoint(tmp_path / "a.ckpt", {"a": np.zeros(1)}, {"best_psnr": float("-inf")})
-    assert read_checkpoint(tmp_path / "a.ckpt")[1] == {"best_psnr": float("-inf")}
+def test_meta_without_a_best_score_yet(either):
+    save_checkpoint(either, {"a": np.zeros(1)}, {"best_psnr": float("-inf")})
+    assert read_checkpoint(either)[1] == {"best_psnr": float("-inf")}
 
 
-def test_saving_again_replaces_the_file(path):
-    save_checkpoint(path, {"a": np.ones(2, np.float32)}, {"step": 2})
-    arrays, meta = read_checkpoint(path)
+def test_arrays_in_any_memory_order(either):
+    rows = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    arrays = {
+        "transposed": rows.T,
+        "every second": rows[:, ::2],
+        "reversed": rows[::-1],
+        "expanded": rows[:1].repeat(3),
+    }
+    arrays["broadcast"] = np.broadcast_to(rows[0], (5, 3, 4))
+    save_checkpoint(either, arrays, {})
+    assert_same(read_checkpoint(either)[0], arrays)
+
+
+def test_saving_again_replaces_the_file(either):
+    save_checkpoint(either, {"a": np.ones(2, np.float32)}, {"step": 2})
+    arrays, meta = read_checkpoint(either)
     assert (list(arrays), meta) == (["a"], {"step": 2})
 
 
-def test_file_is_an_ordinary_one_and_alone(path):
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o644
-    assert names(path.parent) == ["good.ckpt"]
+def test_file_is_an_ordinary_one_and_alone(either):
+    assert stat.S_IMODE(os.stat(either).st_mode) == 0o644
+    assert names(either.parent) == [either.name]
 
 
 def test_checkpoint_of_another_program_has_no_meta(tmp_path, cpu):
@@ -95,6 +126,30 @@ def test_checkpoint_of_another_program_has_no_meta(tmp_path, cpu):
     ms.save_checkpoint([{"name": "a", "data": Tensor(np.ones(2, np.float32))}], str(tmp_path / "a.ckpt"))
     arrays, meta = read_checkpoint(tmp_path / "a.ckpt")
     assert (arrays["a"].tolist(), meta) == ([1, 1], {})
+
+
+def test_safetensors_of_other_programs(tmp_path, cpu):
+    import mindspore as ms
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "a.safetensors"
+    for metadata in (None, {"format": "pt"}, {"meta": "no json"}):
+        save_file({"a": np.ones(2, np.float32)}, path, metadata)
+        arrays, meta = read_checkpoint(path)
+        assert (arrays["a"].tolist(), meta) == ([1, 1], {})
+    ms.save_checkpoint([{"name": "a", "data": Tensor(np.ones(2, np.float32))}], str(path), format="safetensors")
+    assert read_checkpoint(path)[0]["a"].tolist() == [1, 1]
+
+
+def test_other_programs_read_our_safetensors(path):
+    import mindspore as ms
+    from safetensors.numpy import load_file
+
+    target = path.with_suffix(".safetensors")
+    save_checkpoint(target, ARRAYS, META)
+    assert_same(load_file(target), ARRAYS)
+    loaded = ms.load_checkpoint(str(target), format="safetensors")
+    assert_same({name: value.asnumpy() for name, value in loaded.items()}, ARRAYS)
 
 
 @pytest.mark.parametrize("text", ["no json", "[1]", "3"])
@@ -127,27 +182,27 @@ def test_full_disk_leaves_the_old_file_alone(path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, PermissionError(errno.EACCES, "Permission denied")])
-def test_interrupted_write_leaves_no_temporary_file(path, monkeypatch, error):
+def test_interrupted_write_leaves_no_temporary_file(either, monkeypatch, error):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(checkpoint.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(UserError if isinstance(error, OSError) else error):
-        save_checkpoint(path, {"a": np.ones(2)}, {})
+        save_checkpoint(either, {"a": np.ones(2)}, {})
     monkeypatch.undo()
-    assert names(path.parent) == ["good.ckpt"]
-    assert_same(read_checkpoint(path)[0], ARRAYS)
+    assert names(either.parent) == [either.name]
+    assert_same(read_checkpoint(either)[0], ARRAYS)
 
 
-def test_missing_folder_and_file_in_the_way(path):
-    assert "No such file or directory" in message(save_checkpoint, path.parent / "none" / "a.ckpt", {}, {})
-    assert "Not a directory" in message(save_checkpoint, path / "a.ckpt", {}, {})
+def test_missing_folder_and_file_in_the_way(either):
+    assert "No such file or directory" in message(save_checkpoint, either.parent / "none" / either.name, {}, {})
+    assert "Not a directory" in message(save_checkpoint, either / either.name, {}, {})
 
 
-def test_meta_that_is_no_json_is_a_bug_and_leaves_nothing(path):
+def test_meta_that_is_no_json_is_a_bug_and_leaves_nothing(either):
     with pytest.raises(TypeError):
-        save_checkpoint(path, {"a": np.ones(2)}, {"x": object()})
-    assert names(path.parent) == ["good.ckpt"]
+        save_checkpoint(either, {"a": np.ones(2)}, {"x": object()})
+    assert names(either.parent) == [either.name]
 
 
 def test_real_write_error_and_damage_are_silent_but_for_our_line(path):
@@ -164,9 +219,12 @@ path, cut_off = sys.argv[1:]
 device.setup("CPU")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-for call in (lambda: save_checkpoint(path, {"a": np.zeros(2_000_000)}, {}), lambda: read_checkpoint(cut_off)):
+big = {"a": np.zeros(2_000_000)}
+other = path.replace(".ckpt", ".safetensors")
+for call, *arguments in ((save_checkpoint, path, big, {}), (save_checkpoint, other, big, {}), (read_checkpoint,
+cut_off)):
     try:
-        call()
+        call(*arguments)
     except UserError as e:
         print(e)
 """
@@ -175,8 +233,9 @@ for call in (lambda: save_checkpoint(path, {"a": np.zeros(2_000_000)}, {}), lamb
         check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    save_line, read_line = done.stdout.splitlines()
-    assert save_line.startswith(f"cannot save {path} (File too large: 16 MB are needed, ")
+    *save_lines, read_line = done.stdout.splitlines()
+    for target, line in zip((path, path.with_suffix(".safetensors")), save_lines, strict=True):
+        assert line.startswith(f"cannot save {target} (File too large: 16 MB are needed, ")
     assert read_line.startswith(f"{cut_off} is damaged")
     assert names(path.parent) == ["cut.ckpt", "good.ckpt"]
     assert_same(read_checkpoint(path)[0], ARRAYS)
@@ -186,18 +245,18 @@ for call in (lambda: save_checkpoint(path, {"a": np.zeros(2_000_000)}, {}), lamb
 
 
 @pytest.mark.parametrize("place", [0, 40, 0.25, 0.5, 0.75, -300, -12, -1])
-def test_flipped_bit(path, place):
-    data = bytearray(path.read_bytes())
+def test_flipped_bit(either, place):
+    data = bytearray(either.read_bytes())
     data[int(place * len(data)) if isinstance(place, float) else place] ^= 1
-    path.write_bytes(data)
-    assert message(read_checkpoint, path).startswith(f"{path} is damaged")
+    either.write_bytes(data)
+    assert message(read_checkpoint, either).startswith(f"{either} is damaged")
 
 
 @pytest.mark.parametrize("kept", [1, 100, 0.5, -100, -1])
-def test_cut_off_file(path, kept):
-    data = path.read_bytes()
-    path.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
-    assert message(read_checkpoint, path).startswith(f"{path} is damaged, cut off")
+def test_cut_off_file(either, kept):
+    data = either.read_bytes()
+    either.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
+    assert message(read_checkpoint, either).startswith(f"{either} is damaged")
 
 
 @pytest.mark.parametrize("content", [b"not a checkpoint\n" * 20, b"\0" * 200, b'{"a": 1}', b"PK\3\4" + b"x" * 100])
@@ -207,25 +266,69 @@ def test_file_of_another_kind(path, content):
     assert text.startswith(f"{path} is ") and f"not a MindSpore checkpoint ({len(content)} bytes" in text
 
 
-def test_empty_file(path):
-    path.write_bytes(b"")
-    assert message(read_checkpoint, path) == f"{path} is empty: got 0 bytes, expected a MindSpore checkpoint"
+@pytest.mark.parametrize("content", [b"x", b"not a checkpoint\n" * 20, b"\0" * 200, b"\x08" + b"\0" * 7 + b'{"a": 1}'])
+def test_safetensors_of_another_kind(tmp_path, content):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    assert message(read_checkpoint, path).startswith(f"{path} is damaged, cut off or not a .safetensors file (")
+
+
+def test_safetensors_with_types_that_numpy_lacks(tmp_path, cpu):
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.tensor([1.5, -2], dtype=torch.bfloat16)}, path)
+    assert read_checkpoint(path)[0]["a"].astype(np.float32).tolist() == [1.5, -2]  # the framework brings this one
+    save_file({"a": torch.ones(3).to(torch.float8_e4m3fn)}, path)
+    assert message(read_checkpoint, path) == f"{path}: a is of type F8_E4M3, expected float32 or float16"
+
+
+def test_changed_meta_is_damage(path):
+    path = path.with_suffix(".safetensors")
+    save_checkpoint(path, ARRAYS, META)
+    path.write_bytes(path.read_bytes().replace(b"MIMO-UNet", b"NIMO-UNet"))
+    assert message(read_checkpoint, path) == f"{path} is damaged (the checksum does not fit). Copy the file again."
+
+
+def test_empty_file(either):
+    either.write_bytes(b"")
+    assert message(read_checkpoint, either) == f"{either} is empty: got 0 bytes, expected a checkpoint"
 
 
 def test_name_of_another_kind_of_checkpoint(path):
-    renamed = path.rename(path.with_name("MIMO-UNet.pkl"))
-    assert message(read_checkpoint, renamed) == f"{renamed}: got *.pkl, expected a MindSpore checkpoint, *.ckpt"
+    renamed = path.rename(path.with_name("MIMO UNet.pkl"))
+    assert message(read_checkpoint, renamed) == (
+        f"{renamed} is a PyTorch file; once: python convert.py '{renamed}' '{renamed.with_suffix('.ckpt')}'"
+    )
+    renamed = renamed.rename(path.with_name("weights.h5"))
+    assert message(read_checkpoint, renamed) == f"{renamed}: got *.h5, expected a checkpoint, *.ckpt or *.safetensors"
 
 
 def test_missing_file_lists_its_neighbours(path):
-    for name in ("best.ckpt", "notes.txt"):
+    for name in ("best.ckpt", "notes.txt", "b.safetensors", "a.pkl"):
         (path.parent / name).touch()
     missing = path.parent / "last.ckpt"
-    assert message(read_checkpoint, missing) == f"no checkpoint {missing}. In {path.parent}: best.ckpt, good.ckpt"
+    assert message(read_checkpoint, missing) == (
+        f"no checkpoint {missing}. In {path.parent}: a.pkl, b.safetensors, best.ckpt, good.ckpt"
+    )
     assert message(read_checkpoint, path.parent / "none" / "a.ckpt").endswith(
         f"no checkpoint {path.parent}/none/a.ckpt."
     )
     assert message(read_checkpoint, path.parent).startswith(f"no checkpoint {path.parent}.")
+
+
+@pytest.mark.parametrize("name", KNOWN_FILES)
+def test_known_missing_file_says_how_to_get_it(path, name):
+    text = message(read_checkpoint, path.parent / name)
+    assert text.startswith(f"no checkpoint {path.parent / name}. It ") and "python " in text and len(text) < 400
+
+
+def test_commands_of_the_known_files_exist():
+    converted, trained = (KNOWN_FILES[name] for name in sorted(KNOWN_FILES, reverse=True))
+    assert "python convert.py MIMO-UNet.pkl {path}" in converted and "weights_pretrained/README.md" in converted
+    assert (ROOT / "convert.py").is_file() and (ROOT / "weights_pretrained/README.md").is_file()
+    assert "--config_path configs/ascend_config.yaml" in trained and (ROOT / "configs/ascend_config.yaml").is_file()
 
 
 # ---- networks
@@ -235,6 +338,7 @@ def test_identify():
     assert identify(f"Encoder.0.layers.{i}.main.0.main.0.weight" for i in range(8)) == ("MIMO-UNet", 8)
     assert identify(f"Encoder.0.layers.{i}.main.0.main.0.weight" for i in range(20)) == ("MIMO-UNetPlus", 20)
     assert identify(["Encoder.0.layers.2.main.0.main.0.weight"]) == (None, 3)
+    assert identify(["Encoder.0.layers.2.main.0.main.0.weight", "Decoder.1.layers.7.main.0.main.0.bias"])[1] == 8
     assert identify(["Encoder.0.layers.2.main.0.main.0.weight"], {"variant": "MIMO-UNetPlus"}) == ("MIMO-UNetPlus", 3)
     assert identify(["moment1.Encoder.0.layers.2.main.0.main.0.weight", "conv.weight"]) == (None, 0)
     assert identify([], {"variant": "MIMO-UNet"}) == (None, 0)
@@ -245,12 +349,46 @@ def test_identify_knows_every_variant(cpu, name, variant):
     assert identify(f"Encoder.0.layers.{i}." for i in range(variant.num_res)) == (name, variant.num_res)
 
 
-def test_network_comes_back(network, tmp_path):
+@pytest.mark.parametrize("suffix", CHECKPOINT_SUFFIXES)
+def test_network_comes_back(network, tmp_path, suffix):
     arrays = parameter_arrays(network)
-    save_checkpoint(tmp_path / "a.ckpt", arrays, {"variant": "MIMO-UNet", "epoch": 4})
-    loaded, meta, left_out = load_network(tmp_path / "a.ckpt", "MIMO-UNet")
+    save_checkpoint(tmp_path / f"a{suffix}", arrays, {"variant": "MIMO-UNet", "epoch": 4})
+    loaded, meta, left_out = load_network(tmp_path / f"a{suffix}", "MIMO-UNet")
     assert_same(parameter_arrays(loaded), arrays)
     assert (meta["epoch"], left_out) == (4, [])
+
+
+def test_checkpoint_of_an_earlier_port(network, tmp_path):
+    """What MindSpore's own training saves: Adam with a list of learning rates, a dynamic loss scale, ModelCheckpoint's
+    epoch and step."""
+    import mindspore as ms
+    from mindspore import nn
+
+    trained = build_net("MIMO-UNet", 1)
+    init_weights(trained, 3)
+    optimizer = nn.Adam(trained.trainable_params(), beta1=0.9, beta2=0.999, learning_rate=[1e-4] * 10)
+    scale = nn.DynamicLossScaleUpdateCell(2**16, 2, 2000)
+    step = nn.TrainOneStepWithLossScaleCell(nn.WithLossCell(trained, nn.L1Loss()), optimizer, scale)
+    path = tmp_path / "MIMO-UNet_3000_1.ckpt"
+    ms.save_checkpoint(step, str(path), append_dict={"epoch_num": 3, "step_num": 12})
+    loaded, meta, left_out = load_network(path, "MIMO-UNet")
+    assert_same(parameter_arrays(loaded), parameter_arrays(network))
+    assert meta == {"weights": "raw"}
+    text = describe_left_out(left_out, limit=None)
+    assert text.startswith("161 entries left out: ")
+    assert set(text.split(": ")[1].split(", ")) == {
+        "76 moment1.*", "76 moment2.*", "scale_sense", "global_step", "beta1_power", "beta2_power", "learning_rate",
+        "current_iterator_step", "last_overflow_iterator_step", "epoch_num", "step_num",
+    }  # fmt: skip
+
+
+def test_left_out_entries_are_one_line():
+    moments = [f"moment1.{name}" for name in ("Encoder.0.layers.0.main.0.main.0.weight", "FAM1.merge.main.0.bias")]
+    assert describe_left_out([*moments, "global_step"]) == "3 entries left out: 2 moment1.*, global_step"
+    assert describe_left_out([*moments, "x"], group=3) == f"3 entries left out: {', '.join(moments)}, x"
+    assert describe_left_out(["a.b.SCM1.main.0.main.0.bias"]) == "1 entry left out: a.b.SCM1.main.0.main.0.bias"
+    assert describe_left_out("abcd", limit=3) == "4 entries left out: a, b, c, ... (4 in all)"
+    assert describe_left_out("abcdefghijk", limit=None).endswith("j, k")
 
 
 def test_training_state_is_left_out_and_reported(network, tmp_path):
@@ -297,6 +435,22 @@ def test_missing_parameters_are_counted_and_named(network, tmp_path):
     text = message(load_network, tmp_path / "a.ckpt", "MIMO-UNet")
     assert text.startswith(f"{tmp_path / 'a.ckpt'}: {len(dropped)} parameters are missing: {dropped[0]}, ")
     assert f"not used: old.{dropped[0]}" in text
+    assert text.endswith("has 1 residual blocks a stage (MIMO-UNet 8, MIMO-UNetPlus 20) and 76 parameters.")
+
+
+def test_missing_block_is_not_taken_for_a_shallower_network(network, tmp_path):
+    arrays = {
+        name: np.zeros(1) for name in parameter_arrays(build_net("MIMO-UNet", 2)) if "Encoder.0.layers.1" not in name
+    }
+    save_checkpoint(tmp_path / "a.ckpt", arrays, {})
+    text = message(load_network, tmp_path / "a.ckpt", "MIMO-UNet")
+    assert "4 parameters are missing: Encoder.0.layers.1.main.0.main.0.weight, " in text
+
+
+def test_absurd_depth_builds_no_network(tmp_path, cpu):
+    for name in ("Encoder.0.layers.9999.x", f"Encoder.0.layers.{'9' * 30}.x"):
+        save_checkpoint(tmp_path / "a.ckpt", {name: np.zeros(1)}, {})
+        assert "holds no MIMO-UNet" in message(load_network, tmp_path / "a.ckpt", "MIMO-UNet")
 
 
 def test_wrong_shape_is_named(network, tmp_path):
@@ -304,6 +458,10 @@ def test_wrong_shape_is_named(network, tmp_path):
     arrays = parameter_arrays(network) | {name: np.zeros((32, 4, 3, 3), np.float32)}
     text = message(fill_network, build_net("MIMO-UNet", 1), arrays, "a.ckpt")
     assert text == f"a.ckpt: {name} has shape (32, 4, 3, 3), expected (32, 3, 3, 3)"
+    arrays["AFFs.0.conv.0.main.0.bias"] = np.zeros(3)
+    assert message(fill_network, build_net("MIMO-UNet", 1), arrays, "a.ckpt") == (
+        f"{text}; also wrong: AFFs.0.conv.0.main.0.bias"
+    )
 
 
 def test_wrong_file_changes_no_parameter(network):
@@ -318,3 +476,25 @@ def test_meta_is_one_json_text(path):
     import mindspore as ms
 
     assert json.loads(ms.load_checkpoint(str(path))["meta"]) == META
+
+
+def test_moving_average_is_taken_unless_raw_is_asked_for(network, tmp_path):
+    raw = parameter_arrays(network)
+    average = {name: a + 1 for name, a in raw.items()}
+    path = tmp_path / "last.ckpt"
+    state = raw | {f"ema.{name}": a for name, a in average.items()} | {"global_step": np.array(3, np.int32)}
+    save_checkpoint(path, state, {"variant": "MIMO-UNet"})
+    for weights, expected, count in (("ema", average, 1), ("raw", raw, 1 + len(raw))):
+        loaded, meta, left_out = load_network(path, "MIMO-UNet", weights)
+        assert_same(parameter_arrays(loaded), expected)
+        assert meta["weights"] == weights and len(left_out) == count
+        assert ("moving average" in describe_loading(path, meta, left_out)) == (weights == "ema")
+
+
+def test_a_part_of_the_moving_average_is_not_taken(network, tmp_path):
+    raw = parameter_arrays(network)
+    name = next(iter(raw))
+    save_checkpoint(tmp_path / "a.ckpt", raw | {f"ema.{name}": raw[name] + 1}, {"variant": "MIMO-UNet"})
+    loaded, meta, _ = load_network(tmp_path / "a.ckpt", "MIMO-UNet", "ema")
+    assert_same(parameter_arrays(loaded), raw)
+    assert meta["weights"] == "raw"

@@ -223,14 +223,17 @@ def test_several_problems_are_reported_together():
         "--loss_scale",
         "huge",
         "--amp_level",
-        "O2",
+        "O1",
+        "--ema_decay",
+        "1",
     ]
     text = message(load_config, "train", argv)
     assert "--crop_size: got 30, expected a multiple of 4" in text
     assert "--epochs_num: got 0, expected 1 or more" in text
     assert "--learning_rate: got 0.0, expected more than 0" in text
     assert "--loss_scale: got 'huge', expected 'dynamic' or a number of 1 or more" in text
-    assert "--amp_level: got 'O2', expected one of O0, O3" in text
+    assert "--amp_level: got 'O1', expected one of O0, O2, O3" in text and "crashes in MindSpore" in text
+    assert "--ema_decay: got 1.0, expected less than 1" in text
 
 
 @pytest.mark.parametrize("name,value", [("keep_checkpoint_max", "0"), ("num_res", "-1"), ("fft_weight", "-0.1"),
@@ -302,6 +305,58 @@ def test_debug_is_an_option_of_every_script():
         assert load_config(script, []).debug is False
 
 
+# ---- resuming
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    """A run folder with the settings of an old run."""
+    argv = ["--device_target", "CPU", "--seed", "7", "--crop_size", "32", "--max_steps", "5", "--overwrite"]
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(load_config("train", [*argv, "--pretrained", "p.ckpt"]).to_yaml())
+    return folder
+
+
+def no_device():
+    raise AssertionError("asked for the best device although the run knows its own")
+
+
+def test_resume_inherits_the_settings_of_the_run(old_run):
+    config = load_config("train", ["--ckpt_save_directory", str(old_run), "--resume", "auto"], no_device)
+    assert (config.seed, config.crop_size, config.device_target, config.resume) == (7, 32, "CPU", "auto")
+    assert (config.max_steps, config.overwrite, config.pretrained) == (0, False, "")  # of one launch only
+    assert config.origin == f"{old_run / 'config.yaml'}, of the run that is resumed"
+
+
+def test_run_folder_of_a_resumed_checkpoint_is_its_own_unless_given(old_run, tmp_path):
+    config = load_config("train", ["--resume", str(old_run / "best.ckpt")], no_device)
+    assert (config.ckpt_save_directory, config.seed) == (str(old_run), 7)
+    argv = ["--resume", str(old_run / "best.ckpt"), "--ckpt_save_directory", str(tmp_path / "new")]
+    config = load_config("train", argv)
+    assert (config.ckpt_save_directory, config.seed) == (str(tmp_path / "new"), Config().seed)
+
+
+def test_command_line_and_config_path_win_over_the_resumed_settings(old_run, write_yaml):
+    argv = ["--ckpt_save_directory", str(old_run), "--resume", "auto"]
+    config = load_config("train", [*argv, "--seed", "8"])
+    assert (config.seed, config.crop_size) == (8, 32)
+    assert load_config("train", [*argv, "--config_path", write_yaml("crop_size: 64")]).seed == Config().seed
+
+
+def test_resumed_settings_with_a_key_that_is_no_more_name_it(old_run):
+    with open(old_run / "config.yaml", "a") as f:
+        f.write("warmup_epochs: 3\n")
+    text = message(load_config, "train", ["--ckpt_save_directory", str(old_run), "--resume", "auto"])
+    assert str(old_run / "config.yaml") in text and "unknown key 'warmup_epochs'" in text
+
+
+@pytest.mark.parametrize("other", [["--pretrained", "p.ckpt"], ["--overwrite"]])
+def test_resume_goes_with_neither_pretrained_nor_overwrite(old_run, other):
+    text = message(load_config, "train", ["--ckpt_save_directory", str(old_run), "--resume", "auto", *other])
+    assert "--resume continues a run; it does not go together with" in text
+
+
 # ---- the record in the run folder
 
 
@@ -331,11 +386,18 @@ def test_model_names_are_the_networks(cpu):
 
 def config_attributes(script):
     tree = ast.parse((ROOT / f"{script}.py").read_text(encoding="utf-8"))
+    return {DERIVED.get(name, name) for name in attributes_of(tree, "config")}
+
+
+def attributes_of(tree, variable):
     return {
         node.attr
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == variable
     }
+
+
+DERIVED = {"metric_names": "metrics"}  # a method of Config -> the option it reads
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+DATA = ["--dataset_root", "data"]
 TINY = ["--num_res", "1", "--crop_size", "32"]
 ON_CPU = ["--device_target", "CPU"]
 
@@ -77,6 +79,41 @@ def test_eval_scores_and_saves(work):
             assert image.size == (49, 42)
 
 
+def test_eval_options_are_named_with_the_score(work):
+    pairs = [f"data/test/sharp/{i}.png data/test/blur/{i}.png" for i in (1, 2)]
+    (work / "list.txt").write_text("\n".join(pairs))
+    options = ["--self_ensemble", "rot4", "--crop_border", 3, "--metrics", "psnr_uint8", "--align", "ecc"]
+    out, _ = run("eval.py", "--test_list", "list.txt", "--dataset_root", ".", "--ckpt_file", "run/best.ckpt", *options,
+                 "--report_file", "named.json", *ON_CPU, cwd=work)  # fmt: skip
+    assert "psnr_uint8 [crop_border 3, align ecc, self_ensemble rot4]:" in out
+    assert re.search(r"aligned: [0-2] of 2", out) and "worst by psnr_uint8: " in out
+    report = json.loads((work / "named.json").read_text())
+    assert (report["self_ensemble"], report["crop_border"], report["align"]) == ("rot4", 3, "ecc")
+    assert "psnr" not in report and len(report["worst"]) == 2
+    with open(work / "named.csv", newline="") as f:
+        scores = [float(row["psnr_uint8"]) for row in csv.DictReader(f)]
+    assert report["psnr_uint8"] == pytest.approx(np.mean(scores), abs=1e-12)
+
+
+def test_ensembles_and_batches_of_the_real_network(work):
+    scores = {}
+    for name, options in (
+        ("one", []), ("batch", ["--eval_batch_size", 2]), ("raw", ["--weights", "raw"]),
+    ):  # fmt: skip
+        report = f"score_{name}.json"
+        run("eval.py", *DATA, "--ckpt_file", "run/best.ckpt", *options, "--report_file", report, *ON_CPU, cwd=work)
+        scores[name] = json.loads((work / report).read_text())
+    for metric in ("psnr", "psnr_uint8", "ssim"):
+        assert scores["one"][metric] == pytest.approx(scores["batch"][metric], abs=1e-6)
+        assert scores["one"][metric] == scores["raw"][metric]  # this run kept no moving average
+
+
+def test_validation_split_of_the_training_pairs(work):
+    options = ["--val_fraction", 0.4, "--max_steps", 1, "--train_batch_size", 1, "--ckpt_save_directory", "split_run"]
+    out, _ = run("train.py", *DATA, *options, *TINY, *ON_CPU, cwd=work)
+    assert re.search(r"data: 3 training pairs .*, 2 for validation \(.+\)", out)
+
+
 def test_export_reloads_exactly(work):
     out, _ = run("export.py", "--ckpt_file", "run/best.ckpt", "--export_device_target", "GPU",
                  "--export_file_format", "MINDIR", cwd=work)  # fmt: skip
@@ -126,7 +163,6 @@ def test_launchers(work):
     assert "psnr:" in out and len(list((work / "launched_images").glob("*.png"))) == 2
 
 
-DATA = ["--dataset_root", "data"]
 BAD = {
     "no such dataset": (["--dataset_root", "nowhere"], "nowhere"),
     "a typo in an option": (["--epoch_num", "3"], "--epochs_num"),

@@ -2,14 +2,26 @@ import csv
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from src.evaluation import evaluate, summarize, write_csv, write_json
+from src.evaluation import (
+    evaluate,
+    make_scorer,
+    scored_window,
+    summarize,
+    summary_of_sums,
+    sums,
+    worst,
+    write_csv,
+    write_json,
+)
 from src.metric import METRICS
 from src.picture_files import Pair, read_rgb
+from src.restore import restore
 
 SIZES = [(16, 20), (16, 20), (16, 20), (13, 17), (16, 20), (9, 30)]
 
@@ -51,11 +63,15 @@ def scores(rows):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+def run(pairs, engine, metrics=("psnr", "ssim"), batch_size=1, on_image=None):
+    return evaluate(pairs, partial(restore, engine=engine), make_scorer(metrics), batch_size, on_image)
+
+
 # ---- per image
 
 
 def test_scores_are_the_metrics_of_the_images(pairs):
-    rows = list(evaluate(pairs, Engine(), tuple(METRICS)))
+    rows = list(run(pairs, Engine(), tuple(METRICS)))
     assert [row["name"] for row in rows] == [pair.name for pair in pairs]
     for row, pair in zip(rows, pairs, strict=True):
         blur, sharp = as_floats(pair.blur), as_floats(pair.sharp)
@@ -67,13 +83,13 @@ def test_scores_are_the_metrics_of_the_images(pairs):
 
 
 def test_gain_is_the_difference(pairs):
-    for row in evaluate(pairs[:2], Engine()):
+    for row in run(pairs[:2], Engine()):
         for metric in ("psnr", "ssim"):
             assert row[f"{metric}_gain"] == row[metric] - row[f"{metric}_input"] != 0
 
 
 def test_identity_gains_nothing_even_from_inf(pairs):
-    rows = list(evaluate(pairs, identity, ["psnr", "psnr_uint8"]))
+    rows = list(run(pairs, identity, ["psnr", "psnr_uint8"]))
     for row in rows:
         for metric in ("psnr", "psnr_uint8"):
             assert row[metric] == row[f"{metric}_input"]
@@ -82,20 +98,20 @@ def test_identity_gains_nothing_even_from_inf(pairs):
 
 
 def test_only_the_asked_metrics(pairs):
-    (row,) = evaluate(pairs[:1], identity, ["psnr"])
+    (row,) = run(pairs[:1], identity, ["psnr"])
     assert list(row) == ["name", "seconds", "psnr_input", "psnr", "psnr_gain"]
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 4, 100])
 def test_scores_do_not_depend_on_the_batch_size(pairs, batch_size):
-    one_by_one = scores(evaluate(pairs, Engine(), tuple(METRICS)))
-    np.testing.assert_equal(scores(evaluate(pairs, Engine(), tuple(METRICS), batch_size)), one_by_one)
+    one_by_one = scores(run(pairs, Engine(), tuple(METRICS)))
+    np.testing.assert_equal(scores(run(pairs, Engine(), tuple(METRICS), batch_size)), one_by_one)
 
 
 def test_neighbours_of_one_size_go_together(pairs):
     def batches(batch_size):
         engine = Engine()
-        list(evaluate(pairs, engine, ["psnr"], batch_size))
+        list(run(pairs, engine, ["psnr"], batch_size))
         return engine.shapes
 
     big, odd, flat = (3, 16, 20), (3, 16, 20), (3, 12, 32)  # 13x17 and 9x30, padded
@@ -108,14 +124,14 @@ def test_neighbours_of_one_size_go_together(pairs):
 def test_images_are_read_as_they_are_needed(pairs, monkeypatch):
     read = []
     monkeypatch.setattr("src.evaluation.read_rgb", lambda path: read.append(path) or read_rgb(path))
-    rows = evaluate(pairs, identity, ["psnr"])
+    rows = run(pairs, identity, ["psnr"])
     next(rows)
     assert len(read) < 2 * len(pairs)
     rows.close()
 
 
 def test_no_pairs_no_rows():
-    assert list(evaluate([], identity)) == []
+    assert list(run([], identity)) == []
 
 
 # ---- what on_image gets
@@ -123,7 +139,7 @@ def test_no_pairs_no_rows():
 
 def test_on_image_gets_the_images(pairs):
     got = {}
-    list(evaluate(pairs, Engine(), ["psnr"], 2, lambda pair, *images: got.update({pair: images})))
+    list(run(pairs, Engine(), ["psnr"], 2, lambda pair, *images: got.update({pair: images})))
     assert list(got) == pairs
     for pair, (blur, restored, sharp) in got.items():
         np.testing.assert_array_equal(blur, as_floats(pair.blur))
@@ -140,8 +156,8 @@ def test_on_image_cannot_change_a_score(pairs, engine):
             image[:] = 0.5
 
     for batch_size in (1, 3):
-        untouched = scores(evaluate(pairs, engine, tuple(METRICS), batch_size))
-        np.testing.assert_equal(scores(evaluate(pairs, engine, tuple(METRICS), batch_size, spoil)), untouched)
+        untouched = scores(run(pairs, engine, tuple(METRICS), batch_size))
+        np.testing.assert_equal(scores(run(pairs, engine, tuple(METRICS), batch_size, spoil)), untouched)
 
 
 # ---- summary
@@ -174,7 +190,7 @@ def test_psnr_is_averaged_in_db_not_in_mse():
 
 
 def test_csv_mean_is_the_json_figure(pairs, tmp_path):
-    rows = list(evaluate(pairs, Engine(), tuple(METRICS)))
+    rows = list(run(pairs, Engine(), tuple(METRICS)))
     write_csv(tmp_path / "all.csv", rows)
     write_json(tmp_path / "report.json", summarize(rows))
     summary = json.loads((tmp_path / "report.json").read_text())
@@ -195,7 +211,7 @@ def test_json_has_no_words_outside_the_standard(pairs, tmp_path):
         raise AssertionError(f"{word} is no JSON")
 
     for engine in (identity, lambda images: images * np.nan):
-        rows = list(evaluate(pairs, engine))
+        rows = list(run(pairs, engine))
         write_json(tmp_path / "report.json", summarize(rows))
         json.loads((tmp_path / "report.json").read_text(), parse_constant=fail)
 
@@ -203,3 +219,36 @@ def test_json_has_no_words_outside_the_standard(pairs, tmp_path):
 def test_csv_of_no_images(tmp_path):
     write_csv(tmp_path / "all.csv", [])
     assert (tmp_path / "all.csv").read_text().split() == ["name"]
+
+
+# ---- what counts
+
+
+def test_border_and_centre_are_what_is_scored(pairs):
+    prediction, sharp = np.random.default_rng(0).random((2, 12, 16, 3), dtype=np.float32)
+    for border, centre, window in ((2, 0, np.s_[2:10, 2:14]), (0, 6, np.s_[3:9, 5:11]), (1, 4, np.s_[4:8, 6:10])):
+        score = make_scorer(["psnr"], border, centre)(prediction, sharp)["psnr"]
+        assert score == METRICS["psnr"](prediction[window], sharp[window])
+
+
+@pytest.mark.parametrize("border, centre", [(0, 0), (100, 0), (0, 100), (100, 100), (3, 1)])
+def test_something_is_always_scored(border, centre):
+    for size in ((1, 1), (2, 7), (9, 4)):
+        rows, columns = scored_window(*size, border, centre)
+        assert 0 <= rows.start < rows.stop <= size[0] and 0 <= columns.start < columns.stop <= size[1]
+
+
+def test_sums_of_parts_are_the_summary_of_all(pairs):
+    rows = list(run(pairs, identity, ["psnr"]))
+    whole = summarize(rows)
+    total = np.sum([sums(rows[:1]), sums(rows[1:]), sums([])], axis=0)
+    parts = summary_of_sums(total)
+    assert parts.keys() == whole.keys()
+    for key, value in whole.items():
+        assert parts[key] == pytest.approx(value, rel=1e-12)
+    assert parts["psnr_inf"] == 1  # the identical pair
+
+
+def test_worst_are_the_lowest_finite_scores():
+    rows = [{"name": str(i), "psnr": v} for i, v in enumerate([30.0, math.inf, 20.0, 25.0])]
+    assert [row["name"] for row in worst(rows, "psnr", 2)] == ["2", "3"]

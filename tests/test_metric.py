@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from src.config import METRIC_NAMES
 from src.metric import METRICS, psnr, psnr_uint8, ssim, to_uint8
 
 SIZE = (24, 31, 3)
@@ -168,3 +169,7 @@ def test_to_uint8_gives_back_every_level():
     assert to_uint8(levels.astype(np.float32) / np.float32(255)).tolist() == levels.tolist()
     assert to_uint8(levels.astype(np.float32) / np.float32(255) + np.float32(0.4 / 255)).tolist() == levels.tolist()
     assert to_uint8(levels.astype(np.float32) / np.float32(255) - np.float32(0.4 / 255)).tolist() == levels.tolist()
+
+
+def test_config_knows_the_metrics():
+    assert tuple(METRICS) == METRIC_NAMES

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from src.restore import pad_to_multiple, restore
+from src.config import ENSEMBLE_NAMES
+from src.restore import ENSEMBLES, pad_to_multiple, restore
 
 SIZES = [(1, 1), (1, 2), (2, 1), (2, 3), (3, 5), (4, 4), (4, 5), (5, 8), (21, 13), (8, 12), (33, 50)]
 
@@ -79,3 +80,54 @@ def test_channels_and_axes_keep_their_order():
     engine = RecordingEngine()
     restore(images, engine)
     assert engine.inputs[0][0, 2, 1, 4] == 1
+
+
+# ---- self-ensembles
+
+
+def filter_with_a_direction(images):
+    """Depends on neighbours in one direction only, as a network may: not equivariant by itself."""
+    return images * np.float32(0.5) + np.roll(images, 1, axis=3) * np.float32(0.3) + np.roll(images, 1, axis=2) ** 2
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_ensemble_of_the_identity_is_the_identity(name):
+    images = batch(5, 8)
+    np.testing.assert_allclose(restore(images, lambda x: x, name), images, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["rot4", "x8"])
+@pytest.mark.parametrize("size", [(8, 8), (6, 9)])
+def test_rotating_the_input_rotates_the_output(name, size):
+    images = batch(*size)
+    turned = restore(np.rot90(images, axes=(1, 2)), filter_with_a_direction, name)
+    np.testing.assert_allclose(turned, np.rot90(restore(images, filter_with_a_direction, name), axes=(1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name, axes", [("flip4", (1, 2)), ("x8", (1, 2))])
+def test_flipping_the_input_flips_the_output(name, axes):
+    images = batch(8, 12)
+    for axis in axes:
+        flipped = restore(np.flip(images, axis), filter_with_a_direction, name)
+        expected = np.flip(restore(images, filter_with_a_direction, name), axis)
+        np.testing.assert_allclose(flipped, expected, atol=1e-6)
+
+
+def test_rot4_is_the_mean_over_the_four_rotations():
+    images = batch(8, 12)
+    parts = [np.rot90(restore(np.rot90(images, k, (1, 2)), filter_with_a_direction), -k, (1, 2)) for k in range(4)]
+    np.testing.assert_allclose(restore(images, filter_with_a_direction, "rot4"), np.mean(parts, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("name, calls", [("rot4", [2, 2]), ("flip4", [4]), ("x8", [4, 4])])
+def test_together_or_one_by_one_is_the_same(name, calls):
+    images = batch(8, 12, count=1)
+    alone, together = RecordingEngine(filter_with_a_direction), RecordingEngine(filter_with_a_direction)
+    a, b = restore(images, alone, name), restore(images, together, name, max_pixels=10**6)
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    assert [len(x) for x in alone.inputs] == [1] * sum(calls)
+    assert [len(x) for x in together.inputs] == calls
+
+
+def test_config_knows_the_ensembles():
+    assert tuple(ENSEMBLES) == ENSEMBLE_NAMES

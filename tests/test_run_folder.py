@@ -13,9 +13,11 @@ from src.errors import UserError
 from src.run_folder import (
     COLUMNS,
     RunLog,
+    begin,
     check,
     checkpoint_name,
     claim,
+    cut_log,
     describe,
     holds_run,
     numbered_checkpoints,
@@ -154,7 +156,7 @@ def rows(path):
 
 @pytest.fixture
 def log(tmp_path):
-    return RunLog(tmp_path / "log.csv")
+    return RunLog(tmp_path)
 
 
 def test_new_log_has_its_header(log):
@@ -211,7 +213,7 @@ def test_unknown_column_is_an_error(log):
 def test_existing_log_is_continued(log):
     log.add(1, 10, loss=0.5)
     log.flush()
-    again = RunLog(log.path)
+    again = RunLog(log.folder)
     again.add(1, 20, loss=0.25)
     again.flush()
     assert rows(log.path)[0] == COLUMNS
@@ -225,6 +227,43 @@ def test_log_cut_off_in_its_last_row_is_read(log):
         f.write("2,20,0.2")
     assert read_log(log.path)["loss"] == [0.5, 0.2]
     assert read_log(log.path)["psnr_input"] == [None, None]
+
+
+def test_cut_log_drops_what_a_resumed_run_writes_again(log):
+    for step in (10, 20, 30):
+        log.add(1, step, loss=step / 7)
+    log.flush()
+    with open(log.path, "a", encoding="utf-8") as f:
+        f.write("2,4")  # cut off by a crash: neither a row of step 4 nor of a later one may stay
+    cut_log(log.path, 20)
+    assert read_log(log.path)["step"] == [10, 20]
+    assert read_log(log.path)["loss"] == [10 / 7, 20 / 7]
+    assert rows(log.path)[0] == COLUMNS
+    assert not list(log.folder.glob("*.tmp"))
+
+
+def test_cut_log_of_an_older_version_gets_todays_columns(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,step,loss,gone\n1,10,0.5,7\n1,20,0.25,8\n")
+    cut_log(path, 10)
+    assert rows(path)[0] == COLUMNS and read_log(path)["loss"] == [0.5]
+
+
+def test_cut_log_without_a_log_does_nothing(tmp_path):
+    cut_log(tmp_path / "log.csv", 10)
+    assert names(tmp_path) == []
+
+
+def test_begin_cuts_at_a_resume_and_claims_for_a_new_run(log):
+    log.add(1, 10, loss=0.5)
+    log.add(1, 20, loss=0.25)
+    log.flush()
+    begin(log.folder, "seed: 1\n", first_step=10)
+    assert read_log(log.path)["step"] == [10]
+    assert (log.folder / "config.yaml").read_text() == "seed: 1\n"
+    begin(log.folder, "seed: 2\n", first_step=0)
+    assert names(log.folder) == ["config.yaml", "versions.json"]
+    assert read_log(log.folder.with_name(log.folder.name + ".old1") / "log.csv")["step"] == [10]
 
 
 # ---- numbered checkpoints

@@ -1,0 +1,133 @@
+"""Convert weights between PyTorch and MindSpore, both ways.
+
+    python convert.py MIMO-UNet.pkl weights_pretrained/MIMO-UNet_pytorch_weights.ckpt    # published weights -> here
+    python convert.py runs/gpu/best.ckpt best.pkl                                        # and back
+    python convert.py runs/gpu/best.ckpt best.safetensors                                # without the training state
+
+TARGET holds the network alone, in float32, under the same parameter names; layouts are equal in both frameworks. The
+variant is found from the names. PyTorch is needed only where one of the two is its file.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from src import device
+from src.config import ArgumentParser
+from src.errors import UserError, need_writable_folder, run_main
+from src.weight_files import (
+    CHECKPOINT_SUFFIXES,
+    TORCH_SUFFIXES,
+    import_torch,
+    need_file,
+    read_torch,
+    torch_array,
+    write_torch,
+)
+
+SUFFIXES = CHECKPOINT_SUFFIXES + TORCH_SUFFIXES
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser("Convert weights of MIMO-UNet and MIMO-UNetPlus between PyTorch and MindSpore.")
+    parser.add_argument("source", metavar="SOURCE", help=f"file with weights: {', '.join(SUFFIXES)}")
+    parser.add_argument("target", metavar="TARGET", help="file to write; its suffix decides the format")
+    parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
+    args = parser.parse_args(argv)
+    source, target = Path(args.source), Path(args.target)
+    check_files(source, target, args.overwrite)
+
+    device.setup("CPU")
+    convert(source, target)
+
+
+def check_files(source: Path, target: Path, overwrite: bool) -> None:
+    """Raise a UserError for what can be known to fail before anything is read."""
+    for option, path in (("SOURCE", source), ("TARGET", target)):
+        if path.suffix not in SUFFIXES:
+            raise UserError(f"{option}: got {path}, expected a file name that ends with {', '.join(SUFFIXES)}")
+    need_file(source, "PyTorch file" if source.suffix in TORCH_SUFFIXES else "checkpoint")
+    if target.is_dir():
+        raise UserError(f"TARGET: {target} is a folder, expected a file name")
+    if target.exists() and target.samefile(source):
+        raise UserError(f"TARGET: {target} is SOURCE itself; give another name")
+    if target.exists() and not overwrite:
+        raise UserError(f"TARGET: {target} exists. Add --overwrite to replace it, or give another name")
+    if {source.suffix, target.suffix} & set(TORCH_SUFFIXES):
+        import_torch()
+
+
+def convert(source: Path, target: Path) -> None:
+    """Read, check, write, report.
+
+    Raises:
+        UserError: SOURCE holds no complete, finite network of a known kind, or TARGET cannot be written.
+    """
+    # MindSpore takes seconds to import; --help and bad arguments are answered without it.
+    from src.checkpoint import check_parameters, describe_left_out, read_checkpoint, require_network, save_checkpoint
+    from src.mimo_unet import MODELS, build_net
+
+    meta, left_out = {}, []
+    if source.suffix in TORCH_SUFFIXES:
+        values, left_out = read_torch(source)
+    else:
+        values, meta = read_checkpoint(source)
+    values = without_module_prefix(values, source)
+    variant, num_res = require_network(values, meta, source)
+    network = build_net(variant or next(iter(MODELS)), num_res)  # dropout aside, depth alone tells variants apart
+    check_parameters(network, {name: tuple(value.shape) for name, value in values.items()}, source)
+    own = [p.name for p in network.get_parameters()]
+    arrays = {name: finite_float32(values[name], name, source) for name in own}
+    left_out = [name for name in values if name not in arrays] + left_out
+
+    need_writable_folder(target.parent, "TARGET")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    if target.suffix in TORCH_SUFFIXES:
+        write_torch(target, arrays)
+    else:
+        described = {"variant": variant, "num_res": num_res, "source": source.name, "source_sha256": digest}
+        save_checkpoint(target, arrays, meta | described)
+
+    size = sum(a.size for a in arrays.values())
+    kind = variant or f"neither of {', '.join(f'{name} ({v.num_res})' for name, v in MODELS.items())}"
+    print(f"{source}: {kind}, {num_res} residual blocks a stage, {size:,} parameters in {len(arrays)} tensors")
+    types = {str(values[name].dtype).removeprefix("torch.") for name in own} - {"float32"}
+    if types:
+        print(f"converted to float32 from {', '.join(sorted(types))}")
+    if left_out:
+        print(describe_left_out(left_out, group=len(own), limit=None))
+    print(f"sha256 of {source.name}: {digest}")
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def without_module_prefix(values: dict, source: Path) -> dict:
+    """`values` under names without the `module.` that PyTorch's data-parallel wrappers put before each."""
+    stripped = {}
+    for name, value in values.items():
+        short = name.removeprefix("module.")
+        if short in stripped:
+            raise UserError(f"{source} holds {short} twice, with and without the prefix 'module.'")
+        stripped[short] = value
+    return stripped
+
+
+def finite_float32(value, name: str, source: Path) -> np.ndarray:
+    """A PyTorch tensor or an array as float32 array.
+
+    Raises:
+        UserError: it holds no floating-point numbers, or NaN or infinity.
+    """
+    array = value if isinstance(value, np.ndarray) else torch_array(value, name, source)
+    if array.dtype.kind in "biuc":
+        raise UserError(f"{source}: {name} has {array.dtype} numbers, expected floating-point ones")
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity, which is reported below
+        array = array.astype(np.float32)
+    bad = array.size - np.count_nonzero(np.isfinite(array))
+    if bad:
+        raise UserError(f"{source}: {name} holds NaN or infinity ({bad} of {array.size} numbers). Nothing was written.")
+    return array
+
+
+if __name__ == "__main__":
+    run_main(main)

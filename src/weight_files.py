@@ -1,0 +1,243 @@
+"""Weights in files that need no MindSpore: `.safetensors`, and PyTorch's `.pkl`, `.pth`, `.pt`.
+
+`src.checkpoint` adds `.ckpt`, and reads and writes `.safetensors` through this module. PyTorch is imported by the
+functions that need it alone, so that everything but `convert.py` does without.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import pickletools
+import re
+import shlex
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.errors import UserError, first_few
+
+CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors")
+TORCH_SUFFIXES = (".pkl", ".pth", ".pt")
+META = "meta"  # the name of the JSON text that describes a checkpoint, in both formats
+CRC = "crc32"
+# Checkpoints that people know by name from elsewhere, and how to come by them.
+KNOWN_FILES = {
+    "MIMO-UNet_pytorch_weights.ckpt": "It is made from the authors' MIMO-UNet.pkl, which weights_pretrained/README.md "
+    "says where to download: python convert.py MIMO-UNet.pkl {path}",
+    "MIMO-UNet_3000_1_fp16_o3_dls.ckpt": "It belongs to an earlier MindSpore port (research/cv/MIMO-UNet of "
+    "gitee.com/mindspore/models): copy it here if you have it from there, or train in the same way: "
+    "python train.py --config_path configs/ascend_config.yaml",
+}
+
+
+def need_file(path: Path, kind: str) -> None:
+    """Raise a UserError, with what lies beside it, if `path` is no file or an empty one. `kind`: 'checkpoint', ..."""
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise UserError(f"{path} is empty: got 0 bytes, expected a {kind}")
+        return
+    hint = KNOWN_FILES.get(path.name, "").format(path=shlex.quote(str(path)))
+    if not hint and path.parent.is_dir():
+        known = CHECKPOINT_SUFFIXES + TORCH_SUFFIXES
+        there = sorted(p.name for p in path.parent.iterdir() if p.suffix in known and p.is_file())
+        hint = f"In {path.parent}: {first_few(there)}" if there else ""
+    raise UserError(f"no {kind} {path}. {hint}".rstrip())
+
+
+@contextlib.contextmanager
+def replacing(path: Path, size: int) -> Iterator[Path]:
+    """Write a file whole or not at all: `with replacing(path, size) as temporary: ... write `temporary` ...`.
+
+    The temporary file lies beside `path`; when the block ends it is synced and renamed over `path`.
+
+    Args:
+        size: bytes that will be written, for the message of a full disk.
+
+    Raises:
+        UserError: no space or no permission; a file that was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)  # MindSpore makes it read-only, which surprises people who copy or delete runs
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        reason = e.strerror or str(e)
+        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(path.parent).free
+            reason += f": {size / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
+        raise UserError(f"cannot save {path} ({reason}). What was saved before is untouched.") from e
+    finally:
+        for leftover in (temporary, temporary.with_suffix(".tmp")):  # MindSpore writes the second, then renames it
+            with contextlib.suppress(OSError):
+                leftover.unlink(missing_ok=True)
+
+
+# ---- safetensors
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """Write arrays and description; the format has no checksum, so one is added to the header's texts.
+
+    Raises:
+        UserError: no space or no permission; a file that was there before is untouched.
+    """
+    from safetensors.numpy import save
+
+    text = json.dumps(meta)
+    arrays = {name: np.asarray(a, order="C") for name, a in arrays.items()}  # it writes other orders wrongly
+    content = save(arrays, {META: text, CRC: _crc(arrays, text)})
+    with replacing(path, len(content)) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """All arrays and the description; {} as description if another program wrote the file.
+
+    Raises:
+        UserError: cut off, damaged, not such a file, or with numbers of a type that numpy lacks.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    arrays = {}
+    try:
+        with safe_open(path, framework="np") as f:
+            texts = f.metadata() or {}
+            for name in f.keys():  # noqa: SIM118  (a safe_open is no dict)
+                try:
+                    arrays[name] = f.get_tensor(name)
+                except (TypeError, AttributeError) as e:
+                    kind = f.get_slice(name).get_dtype()
+                    raise UserError(f"{path}: {name} is of type {kind}, expected float32 or float16") from e
+    except SafetensorError as e:
+        raise UserError(f"{path} is damaged, cut off or not a .safetensors file ({e}). Copy the file again.") from e
+    text = texts.get(META, "")
+    if CRC in texts and texts[CRC] != _crc(arrays, text):
+        raise UserError(f"{path} is damaged (the checksum does not fit). Copy the file again.")
+    return arrays, parse_meta(text)
+
+
+def parse_meta(text: Any) -> dict[str, Any]:
+    """The description of a checkpoint from its JSON text; {} for anything else that a file has under that name."""
+    try:
+        meta = json.loads(text)
+    except (TypeError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def _crc(arrays: Mapping[str, np.ndarray], text: str) -> str:
+    crc = zlib.crc32(text.encode())
+    for name, array in sorted(arrays.items()):
+        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes(), crc)
+    return f"{crc:08x}"
+
+
+# ---- PyTorch
+
+
+def import_torch() -> Any:
+    """The module `torch`, or a UserError that says how to install it."""
+    try:
+        import torch
+    except ImportError as e:
+        raise UserError(
+            f"PyTorch files ({', '.join(TORCH_SUFFIXES)}) need PyTorch, which is not installed: "
+            "bash scripts/setup.sh --torch"
+        ) from e
+    return torch
+
+
+def read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The tensors of a state dict, or of the one under 'model' as the paper's authors save it, on the CPU.
+
+    Nothing in the file is run: only tensors and plain containers are accepted (`weights_only`).
+
+    Returns:
+        name -> tensor, names of everything else in the file.
+
+    Raises:
+        UserError: PyTorch is missing, the file is not PyTorch's, is damaged, or wants more than tensors.
+    """
+    torch = import_torch()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols and TorchScript; the error that follows says it
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # damaged pickles raise what they like: KeyError, EOFError, RuntimeError, UnicodeError, ...
+        raise UserError(f"{path} {_why_refused(path, e)}") from e
+    others = []
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        others = [str(key) for key in content if key != "model"]
+        content = content["model"]
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, expected a state dict: names and tensors")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    return tensors, others + [str(name) for name in content if str(name) not in tensors]
+
+
+def _why_refused(path: Path, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    wanted = re.search(r"GLOBAL ([\w.]+)", text)
+    wanted = wanted.group(1) if wanted else _first_global(path)
+    if wanted:
+        return f"was refused: it asks for {wanted}, code that a file of weights does not need. Nothing of it was run."
+    if "TorchScript" in text:
+        return "is a TorchScript program, expected a state dict, as torch.save(model.state_dict(), ...) writes it"
+    return (
+        f"is damaged, cut off or not a PyTorch file ({path.stat().st_size} bytes; "
+        f"{type(error).__name__}: {text.split('. ')[0][:100]})"
+    )
+
+
+def _first_global(path: Path) -> str | None:
+    """The first class or function that a plain pickle asks for, found without running it: newer pickle protocols stop
+    PyTorch before it gets to the name."""
+    texts = []
+    try:
+        with open(path, "rb") as f:
+            for code, argument, _ in pickletools.genops(f):
+                if code.name in ("GLOBAL", "INST"):
+                    return argument.replace(" ", ".")
+                if code.name == "STACK_GLOBAL":
+                    return ".".join(texts[-2:])
+                if isinstance(argument, str):
+                    texts.append(argument)
+    except Exception:  # not a pickle at all; as above, anything may be raised
+        return None
+    return None
+
+
+def torch_array(tensor: Any, name: str, path: Path) -> np.ndarray:
+    """A tensor as float32 array in C order.
+
+    Raises:
+        UserError: no dense floating-point numbers.
+    """
+    torch = import_torch()
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+        kind = "no data" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+        raise UserError(f"{path}: {name} has {kind}; expected dense floating-point numbers")
+    return np.array(tensor.detach().to(torch.float32).numpy(), order="C")
+
+
+def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write `{"model": state dict}`, the form that the paper's authors publish and their scripts read.
+
+    Raises:
+        UserError: PyTorch is missing, no space or no permission; a file that was there before is untouched.
+    """
+    torch = import_torch()
+    content = BytesIO()  # PyTorch's own file writer does not report a full disk as an OSError
+    torch.save({"model": {name: torch.tensor(a) for name, a in arrays.items()}}, content)
+    with replacing(path, content.getbuffer().nbytes) as temporary:
+        temporary.write_bytes(content.getbuffer())

@@ -1,0 +1,580 @@
+"""`--verify`: a clean tree has no finding, and each tree with one fault has that finding only."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src import preprocessing, verify_data
+from src.errors import UserError
+from src.picture_files import read_rgb
+from src.preprocessing import arrange, main
+from src.sample_data import make_sample_set
+from src.verify_data import (
+    GAMMA_MIN_PAIRS,
+    GOPRO_PAIRS,
+    GOPRO_SEQUENCES,
+    NEAR,
+    TEXTS,
+    THUMB,
+    Finding,
+    Item,
+    Look,
+    check_counts,
+    check_gamma,
+    check_neighbours,
+    check_shared,
+    distances,
+    gamma_evidence,
+    in_threads,
+    items_of,
+    look_at,
+    nearest_in,
+    run,
+    scan,
+    verify,
+)
+
+TRAIN = "SAMPLE_train_astronaut_05_00"  # 4 frames
+OTHER = "SAMPLE_train_rocket_05_00"  # 4 frames
+TEST = "SAMPLE_test_coffee_05_00"  # 4 frames
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """A sample set, and what is arranged from it."""
+    root = tmp_path_factory.mktemp("verify")
+    make_sample_set(root / "GOPRO_Large", train=16, test=8, height=96, width=144, frames=5)
+    arrange(root / "GOPRO_Large", root / "dataset", progress=False)
+    return root
+
+
+@pytest.fixture
+def source(clean, tmp_path):
+    return shutil.copytree(clean / "GOPRO_Large", tmp_path / "GOPRO_Large")
+
+
+@pytest.fixture
+def dataset(clean, tmp_path):
+    return shutil.copytree(clean / "dataset", tmp_path / "dataset")
+
+
+def snapshot(root):
+    return {p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes()) for p in root.rglob("*")}
+
+
+def kinds(root_src=None, root_dst=None):
+    return [finding.kind for finding in verify(root_src, root_dst, progress=False).findings]
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def blurs(half):
+    return sorted(half.glob("*/blur/*.png"))
+
+
+# ---- clean trees
+
+
+def test_clean_trees_have_no_finding(clean):
+    source, dataset = clean / "GOPRO_Large", clean / "dataset"
+    before = snapshot(clean)
+    for roots in ((source, None), (None, dataset), (source, dataset)):
+        report = verify(*roots, progress=False)
+        assert report.findings == []
+        root = roots[0] or roots[1]
+        train, test = (report.summary[str(root / split)] for split in ("train", "test"))
+        assert (train["pairs"], train["sequences"], train["sizes"]) == (16, 4, {"144x96": 16})
+        assert (test["pairs"], test["sequences"], test["sizes"]) == (8, 2, {"144x96": 8})
+        assert train["averaged_like"] == "blur" and abs(train["gamma_position"]) < 0.2
+    assert snapshot(clean) == before
+
+
+def test_own_pairs_need_neither_manifest_nor_numbers(dataset):
+    (dataset / "manifest.csv").unlink()
+    for path in dataset.rglob("*.png"):
+        path.rename(path.with_name(f"my {path.name}"))
+    report = verify(None, dataset, progress=False)
+    assert report.findings == []
+    assert report.summary[str(dataset / "train")]["sequences"] == 0
+
+
+# ---- one fault each, in GOPRO_Large
+
+
+def no_test(root):
+    shutil.rmtree(root / "test")
+
+
+def no_sequences(root):
+    no_test(root)
+    (root / "test/notes").mkdir(parents=True)
+
+
+def no_sharp_folder(root):
+    (root / "train" / TRAIN / "sharp").rename(root / "train" / TRAIN / "elsewhere")
+
+
+def empty_sequence(root):
+    for kind in ("blur", "sharp"):
+        (root / "train/unpacked_half" / kind).mkdir(parents=True)
+
+
+def two_of_one_name(root):
+    save(root / "train" / TRAIN / "blur/000001.jpg", np.zeros((96, 144, 3), np.uint8))
+
+
+def one_without_partner(root):
+    (root / "train" / TRAIN / "sharp/000002.png").unlink()
+
+
+def one_name_in_both(root):
+    (root / "test" / TEST).rename(root / "test" / TRAIN)
+
+
+def cut_off(root):
+    path = root / "train" / TRAIN / "blur/000003.png"
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def cropped(root):
+    path = root / "train" / TRAIN / "sharp/000003.png"
+    save(path, read_rgb(path)[:92])
+
+
+def sharp_as_blur(root):
+    folder = root / "train" / TRAIN
+    save(folder / "blur/000004.png", read_rgb(folder / "sharp/000004.png"))
+
+
+def another_picture(root):
+    shutil.copy(root / "train" / OTHER / "sharp/000001.png", root / "train" / TRAIN / "sharp/000001.png")
+
+
+def gamma_copied(root):
+    for path in blurs(root / "train"):
+        shutil.copy(path.parents[1] / "blur_gamma" / path.name, path)
+
+
+def gamma_renamed(root):
+    for path in blurs(root / "train"):
+        shutil.move(path.parents[1] / "blur_gamma" / path.name, path)
+
+
+def copied_into_test(root):
+    for kind in ("blur", "sharp"):
+        shutil.copy(root / "train" / TRAIN / kind / "000001.png", root / "test" / TEST / kind / "000009.png")
+
+
+def neighbour_into_test(root):
+    for kind in ("blur", "sharp"):
+        pixels = read_rgb(root / "train" / TRAIN / kind / "000001.png")
+        save(root / "test" / TEST / kind / "000009.png", np.roll(pixels, 3, axis=1))
+
+
+SOURCE_FAULTS = {
+    "half": (no_test, "GOPRO_Large/test: not there"),
+    "sequences": (no_sequences, "GOPRO_Large/test: no sequence in it"),
+    "folders": (no_sharp_folder, f"missing folders: {TRAIN}/sharp. Expected blur and sharp"),
+    "empty": (empty_sequence, "no image in blur and sharp of train/unpacked_half."),
+    "names": (two_of_one_name, f"{TRAIN}: blur: two images of one name, 000001.jpg and 000001.png"),
+    "partner": (one_without_partner, f"1 image without a partner: {TRAIN}/blur/000002.png."),
+    "sequence": (one_name_in_both, f"1 sequence in train and in test: {TRAIN}."),
+    "unreadable": (cut_off, f"1 file cannot be read: {TRAIN}/blur/000003.png. The first: this PNG file is cut off"),
+    "size": (cropped, f"different sizes in 1 pair: {TRAIN}/000003; in the first 144x96 and 144x92."),
+    "equal": (sharp_as_blur, f"blur is the same picture as sharp in 1 pair: {TRAIN}/000004."),
+    "content": (another_picture, f"different pictures in 1 pair: {TRAIN}/000001."),
+    "gamma_copy": (gamma_copied, f"the same file as blur_gamma in 16 pairs: {TRAIN}/000001, "),
+    "gamma": (gamma_renamed, "look like GoPro's blur_gamma: brighter than a plain mean of frames (at 1."),
+    "shared": (copied_into_test, f"test {TEST}/000009 and train {TRAIN}/000001."),
+    "neighbours": (
+        neighbour_into_test,
+        f"1 of 9 test images look like neighbours of training images: test {TEST}/000009",
+    ),
+}
+WARNINGS = {"half", "sequence", "frame_size", "content", "gamma_copy", "gamma", "neighbours"}
+
+
+def test_every_kind_of_finding_has_a_tree_here():
+    patched = {"count", "frame_size"}
+    assert patched | SOURCE_FAULTS.keys() | DATASET_FAULTS.keys() | COPY_FAULTS.keys() == TEXTS.keys()
+    assert {kind for kind, (severity, _) in TEXTS.items() if severity == "warning"} == WARNINGS
+
+
+def assert_only(report, kind, message):
+    assert [finding.kind for finding in report.findings] == [kind], report.findings
+    finding = report.findings[0]
+    assert message in finding.message
+    assert finding.severity == ("warning" if kind in WARNINGS else "error")
+    assert "\n" not in str(finding) and str(finding).startswith(f"{finding.severity} [{kind}] ")
+
+
+@pytest.mark.parametrize("kind", SOURCE_FAULTS)
+def test_a_source_with_one_fault_has_one_finding(source, kind):
+    damage, message = SOURCE_FAULTS[kind]
+    damage(source)
+    before = snapshot(source)
+    assert_only(verify(source, None, progress=False), kind, message)
+    assert snapshot(source) == before
+
+
+PAIR_FAULTS = [
+    kind for kind in SOURCE_FAULTS if kind not in ("half", "sequences", "folders", "empty", "names", "partner")
+]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PAIR_FAULTS if kind != "gamma_copy"])
+def test_the_same_faults_are_found_when_arranged(source, tmp_path, kind):
+    SOURCE_FAULTS[kind][0](source)
+    arrange(source, tmp_path / "arranged", progress=False)
+    assert kinds(None, tmp_path / "arranged") == [kind]
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:400] + bytes(99) + data[499:]])
+def test_files_that_are_empty_or_damaged_inside_are_unreadable(source, damage):
+    path = source / "test" / TEST / "sharp/000001.png"
+    path.write_bytes(damage(path.read_bytes()))
+    (finding,) = verify(source, None, progress=False).findings
+    assert (finding.kind, finding.files) == ("unreadable", (str(path),))
+
+
+def test_many_files_are_one_line_that_names_five(source):
+    for path in blurs(source / "train")[:7]:
+        path.write_bytes(b"")
+    (finding,) = verify(source, None, progress=False).findings
+    assert "7 files cannot be read: " in finding.message and ", ... (7 in all). The first: " in finding.message
+    assert len(finding.files) == 7 and all(Path(file).is_file() for file in finding.files)
+
+
+def test_errors_come_before_warnings(source):
+    gamma_renamed(source)
+    one_without_partner(source)
+    assert kinds(source) == ["partner", "gamma"]
+
+
+# ---- GOPRO_Large itself
+
+
+def gopro_items(root=Path("GOPRO_Large")):
+    """The 3214 pairs by name; no test opens them."""
+    items = []
+    for split, sequences in GOPRO_SEQUENCES.items():
+        for i in range(GOPRO_PAIRS[split]):
+            sequence = sorted(sequences)[i % len(sequences)]
+            items.append(Item(root / split, sequence, f"{sequence}/{i}", Path("b"), Path("s")))
+    return items
+
+
+def test_counts_of_gopro_large():
+    items = gopro_items()
+    assert (len(items), len(GOPRO_SEQUENCES["train"]), len(GOPRO_SEQUENCES["test"])) == (3214, 22, 11)
+    assert check_counts(items) == []
+    (finding,) = check_counts(items[1:])
+    assert finding.severity == "error"
+    assert "GOPRO_Large/train: 2102 pairs, expected the 2103 of GOPRO_Large. Unpack" in finding.message
+    (finding,) = check_counts([item for item in items if item.sequence != "GOPR0410_11_00"])
+    assert "GOPRO_Large/test: 1010 pairs, expected the 1111 of GOPRO_Large; sequences missing: GOPR0410_11_00." in (
+        finding.message
+    )
+
+
+def test_a_tree_with_a_sequence_of_gopro_large_is_counted_as_such(source, monkeypatch):
+    monkeypatch.setattr(verify_data, "GOPRO_SIZE", (144, 96))
+    (source / "train" / TRAIN).rename(source / "train/GOPR0372_07_00")
+    assert kinds(source) == ["count", "count"]
+    message = verify(source, None, progress=False).findings[0].message
+    assert "16 pairs, expected the 2103" in message and f"belong elsewhere: {OTHER[:12]}" in message
+
+
+def test_frames_of_gopro_large_have_one_size(source, monkeypatch):
+    names = {split: frozenset(p.name for p in (source / split).iterdir()) for split in ("train", "test")}
+    monkeypatch.setattr(verify_data, "GOPRO_SEQUENCES", names)
+    monkeypatch.setattr(verify_data, "GOPRO_PAIRS", {"train": 16, "test": 8})
+    report = verify(source, None, progress=False)
+    assert [finding.kind for finding in report.findings] == ["frame_size", "frame_size"]
+    assert report.findings[0].severity == "warning"
+    assert "got 144x96 in 16 pairs: " in report.findings[0].message
+    assert "; expected the 1280x720 of GOPRO_Large." in report.findings[0].message
+    monkeypatch.setattr(verify_data, "GOPRO_SIZE", (144, 96))
+    assert kinds(source) == []
+
+
+def test_sequences_are_known_from_folder_manifest_or_file_name(clean, tmp_path):
+    of_source = items_of(scan(clean / "GOPRO_Large", arranged=False)[0])
+    rows = preprocessing.read_manifest(clean / "dataset/manifest.csv")
+    of_dataset = items_of(scan(clean / "dataset", arranged=True)[0], rows)
+    assert [item.sequence for item in of_source] == [item.sequence for item in of_dataset]
+    assert (of_source[0].label, of_dataset[0].label) == (f"{TRAIN}/000001", "1")
+    for kind in ("blur", "sharp"):
+        for name in ("GOPR0384_11_00-000001", "GOPR0384_11_000001", "other"):
+            save(tmp_path / "test" / kind / f"{name}.png", np.zeros((4, 4, 3), np.uint8))
+    named = {item.label: item.sequence for item in items_of(scan(tmp_path, arranged=True)[0])}
+    assert named == {"GOPR0384_11_00-000001": "GOPR0384_11_00", "GOPR0384_11_000001": "", "other": ""}
+
+
+# ---- one fault each, in an arranged dataset
+
+
+def foreign_manifest(root):
+    (root / "manifest.csv").write_text("a,b\n1,2\n")
+
+
+def lost_file(root):
+    (root / "train/blur/2.png").unlink()
+
+
+def interrupted(root):
+    lost_file(root)
+    (root / "manifest.csv").rename(root / "manifest.csv.partial")
+
+
+def added_pair(root):
+    for kind in ("blur", "sharp"):
+        shutil.copy(root / "train" / kind / "1.png", root / "train" / kind / "my.png")
+
+
+DATASET_FAULTS = {
+    "manifest": (foreign_manifest, "manifest.csv: not a manifest of src/preprocessing.py"),
+    "missing": (lost_file, "1 file of the manifest missing: train/blur/2.png."),
+    "interrupted": (interrupted, "was interrupted here; 1 file missing: train/blur/2.png."),
+    "stray": (added_pair, "2 images unknown to the manifest: train/blur/my.png, train/sharp/my.png."),
+}
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("kind", DATASET_FAULTS)
+def test_a_dataset_with_one_fault_has_one_finding(clean, dataset, kind, both):
+    damage, message = DATASET_FAULTS[kind]
+    damage(dataset)
+    assert_only(verify(clean / "GOPRO_Large" if both else None, dataset, progress=False), kind, message)
+
+
+# ---- one fault each, between a source and its arrangement
+
+
+def no_manifest(source, dataset):
+    (dataset / "manifest.csv").unlink()
+
+
+def other_source(source, dataset):
+    for kind in ("blur", "sharp"):
+        folder = source / "train" / TRAIN / kind
+        (folder / "000001.png").rename(folder / "000007.png")
+
+
+def changed_copy(source, dataset):
+    path = dataset / "test/sharp/2.png"
+    path.write_bytes(path.read_bytes()[:-20] + bytes(20))  # of the same size
+    path = dataset / "train/blur/3.png"
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+COPY_FAULTS = {
+    "no_manifest": (no_manifest, "dataset: no manifest"),
+    "origin": (other_source, f"it lacks 1 pair: train/{TRAIN}/000007; 1 pair only in it: train/{TRAIN}/000001."),
+    "copy": (changed_copy, "GOPRO_Large: train/blur/3.png, test/sharp/2.png; the first has "),
+}
+
+
+@pytest.mark.parametrize("kind", COPY_FAULTS)
+def test_an_arrangement_that_does_not_fit_has_one_finding(source, dataset, kind):
+    damage, message = COPY_FAULTS[kind]
+    damage(source, dataset)
+    assert_only(verify(source, dataset, progress=False), kind, message)
+
+
+def test_a_half_that_was_not_arranged_is_told(source, tmp_path):
+    shutil.move(source / "test", tmp_path / "test")
+    arrange(source, tmp_path / "dataset", progress=False)
+    shutil.move(tmp_path / "test", source / "test")
+    assert kinds(source, tmp_path / "dataset") == ["origin", "half"]
+
+
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_links_are_as_good_as_copies_until_they_break(source, tmp_path, monkeypatch, symbolic):
+    def refuse(*_):
+        raise OSError("no hard links here")
+
+    if symbolic:
+        monkeypatch.setattr(preprocessing.os, "link", refuse)
+    arrange(source, tmp_path / "linked", link=True, progress=False)
+    assert (tmp_path / "linked/test/blur/1.png").is_symlink() is symbolic
+    assert kinds(source, tmp_path / "linked") == []
+    (source / "test" / TEST).rename(source / "test/renamed")
+    assert kinds(None, tmp_path / "linked") == (["missing"] if symbolic else [])
+
+
+# ---- blur or blur_gamma
+
+
+def looks_of(means):
+    item = Item(Path("set/train"), "", "1", Path("b"), Path("s"))
+    return [Look(item, mse=1.0, level=level, light=light) for level, light in means]
+
+
+def test_gamma_verdict_needs_pairs_and_a_clear_sign():
+    rng = np.random.default_rng(0)
+    motion = rng.normal(0, 0.3, 40)  # what moves in and out of the picture changes both means alike
+    gap = rng.uniform(0.3, 3, 40)
+    blur, gamma = np.stack([motion, motion - gap], axis=1), np.stack([motion + gap, motion], axis=1)
+    for means, verdict, position in ((blur, "blur", 0), (gamma, "blur_gamma", 1)):
+        evidence = gamma_evidence(looks_of(means))
+        assert (evidence.pairs, evidence.verdict) == (40, verdict)
+        assert evidence.position == pytest.approx(position, abs=0.1)
+        few = gamma_evidence(looks_of(means[: GAMMA_MIN_PAIRS - 1]))
+        assert (few.t, few.verdict) == (None, "undecided")
+    assert gamma_evidence(looks_of((blur + gamma) / 2)).verdict == "undecided"
+    assert gamma_evidence([]).verdict == "undecided"
+    # Next to no blur: rounding may be of one sign in all pairs, and is no evidence.
+    assert gamma_evidence(looks_of([(0.02, 0.02 + 0.001 * i) for i in range(20)])).verdict == "undecided"
+
+
+def test_both_blurs_of_the_sample_set_are_told_apart_in_each_half(clean):
+    items = items_of(scan(clean / "GOPRO_Large", arranged=False)[0])
+    for split, count in (("train", 16), ("test", 8)):
+        half = [item for item in items if item.half.name == split]
+        swapped = [Item(i.half, i.sequence, i.label, i.gamma, i.sharp) for i in half]
+        assert len(half) == count
+        linear, gamma = (gamma_evidence([look_at(item) for item in some]) for some in (half, swapped))
+        assert linear.position < 0.25 < 0.75 < gamma.position
+        assert linear.t < -2 and gamma.t > 2
+        assert check_gamma([look_at(item) for item in half]) == []
+
+
+# ---- train and test
+
+
+def test_distances_of_thumbnails():
+    rng = np.random.default_rng(1)
+    a = rng.uniform(0, 255, (5, THUMB[0] * THUMB[1])).astype(np.float32)
+    flat = np.full((1, a.shape[1]), 90, np.float32)
+    d = distances(np.concatenate([a, flat]), np.concatenate([a + 1, flat]))
+    by_hand = np.sqrt(((a[0] - a[3] - 1) ** 2).mean() / (a[0].std() * a[3].std()))
+    assert d.shape == (6, 6) and d[0, 3] == pytest.approx(by_hand, rel=1e-5)
+    assert np.isinf(d[5]).all() and np.isinf(d[:, 5]).all()  # nothing to compare
+    assert (np.diag(d)[:5] < 0.05).all() and (d[:5, :5][~np.eye(5, dtype=bool)] > 1).all()
+    numbers, near = nearest_in(a, a[::-1], block=2)
+    np.testing.assert_array_equal(numbers, [4, 3, 2, 1, 0])
+    assert (near < NEAR).all()
+
+
+def thumb_look(split, number, sequence, thumb):
+    item = Item(Path("set") / split, sequence, str(number), Path("b"), Path("s"))
+    return Look(item, thumbs=(thumb, thumb), digest=f"{split}{number}".encode())
+
+
+def test_the_halves_of_gopro_large_are_taken_as_they_are():
+    thumb = np.arange(THUMB[0] * THUMB[1], dtype=np.float32)
+    train, test = (sorted(GOPRO_SEQUENCES[split])[0] for split in ("train", "test"))
+    couple = [thumb_look("train", 1, train, thumb), thumb_look("test", 1, test, thumb + 1)]
+    assert check_neighbours(couple) == []
+    unknown = [thumb_look("train", 1, "", thumb), thumb_look("test", 1, "", thumb + 1)]
+    assert [finding.kind for finding in check_neighbours(unknown)] == ["neighbours"]
+    wrong_half = [thumb_look("train", 1, test, thumb), thumb_look("test", 1, test, thumb + 1)]
+    assert [finding.kind for finding in check_neighbours(wrong_half)] == ["neighbours"]
+
+
+def test_black_frames_are_no_shared_pictures():
+    black = np.zeros(THUMB[0] * THUMB[1], np.float32)
+    looks = [thumb_look(split, 1, "", black) for split in ("train", "test")]
+    looks = [Look(look.item, thumbs=look.thumbs, digest=b"same") for look in looks]
+    assert check_shared(looks) == [] and check_neighbours(looks) == []
+
+
+# ---- mistakes, the report, the command line
+
+
+def test_wrong_folders_are_told_before_anything_is_read(clean, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify_data, "look_at", lambda item: pytest.fail("it was read"))
+    source, dataset = clean / "GOPRO_Large", clean / "dataset"
+    for roots, message in (
+        ((tmp_path / "nowhere", None), "--root_src: no folder .*nowhere"),
+        ((source, tmp_path / "nowhere"), "--root_dst: no folder .*nowhere"),
+        ((clean, None), "--root_src: neither train nor test in .*, got GOPRO_Large, dataset"),
+        ((dataset, None), "--root_src: .* is arranged. Give it as --root_dst"),
+        ((None, source), "--root_dst: .* holds one folder per sequence. Give it as --root_src"),
+    ):
+        with pytest.raises(UserError, match=message):
+            verify(*roots, progress=False)
+
+
+def test_the_report_is_proven_writable_before_anything_is_read(clean, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify_data, "verify", lambda *_: pytest.fail("it was read"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--report_file: cannot write into .*file"):
+        run(clean / "GOPRO_Large", None, tmp_path / "file" / "report.json")
+    for name in ("report", "report.csv"):
+        with pytest.raises(UserError, match="--report_file: got .*expected a file name that ends with .json"):
+            run(clean / "GOPRO_Large", None, tmp_path / name)
+
+
+def test_status_output_and_report(source, tmp_path, capsys):
+    report = tmp_path / "new/folder/report.json"
+    neighbour_into_test(source)
+    assert run(source, None, report) == 0  # a warning alone
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(f"{source}/train: 16 pairs of 4 sequences, 144x96, blurred input ")
+    assert told[0].endswith(" dB, averaged like blur")
+    assert told[2].startswith(f"warning [neighbours] {source}: 1 of 9 test images")
+    assert told[3:] == ["1 warning", f"report: {report}"]
+
+    one_without_partner(source)
+    assert run(source, None, report) == 1
+    content = json.loads(report.read_text(encoding="utf-8"))
+    assert (content["root_src"], content["root_dst"]) == (str(source), "")
+    assert (content["errors"], content["warnings"]) == (1, 1)
+    assert [finding["kind"] for finding in content["findings"]] == ["partner", "neighbours"]
+    assert content["findings"][0]["files"] == [str(source / "train" / TRAIN / "blur/000002.png")]
+    assert content["summary"][str(source / "train")]["pairs"] == 15
+    assert [p.name for p in report.parent.iterdir()] == ["report.json"]
+
+
+def test_command_line(clean, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(clean)
+    before = snapshot(clean)
+    assert main(["--verify"]) == 0  # ./dataset
+    assert main(["--verify", "--root_src", "GOPRO_Large"]) == 0
+    assert "dataset" not in capsys.readouterr().out.split("nothing wrong was found")[1]
+    assert main(["--verify", "--root_src", "GOPRO_Large", "--root_dst", "dataset"]) == 0
+    assert "dataset: compared with GOPRO_Large, byte by byte" in capsys.readouterr().out
+    assert snapshot(clean) == before
+    with pytest.raises(UserError, match="--link: means nothing with --verify"):
+        main(["--verify", "--link"])
+    with pytest.raises(UserError, match="--report_file: needs --verify"):
+        main(["--root_src", "GOPRO_Large", "--report_file", "report.json"])
+
+
+def test_the_file_runs_from_any_folder_without_mindspore(source, tmp_path):
+    one_without_partner(source)
+    command = [sys.executable, preprocessing.__file__, "--verify", "--root_src", str(source)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines()[-1] == "1 error"
+    code = "import sys, src.verify_data; print({'mindspore', 'skimage', 'torch'} & set(sys.modules))"
+    root = Path(preprocessing.__file__).parent.parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_ctrl_c_leaves_the_rest_undone():
+    done = []
+
+    def work(i):
+        if i == 3:
+            raise KeyboardInterrupt
+        done.append(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(work, range(20_000), "file", progress=False)
+    assert len(done) < 20_000
+
+
+def test_a_finding_is_one_line():
+    assert str(Finding("equal", "error", "set/train: it is so")) == "error [equal] set/train: it is so"
