@@ -1,10 +1,12 @@
 """From the folders of the GoPro dataset to the paired folders that training reads.
 
     python src/preprocessing.py --root_src GOPRO_Large --root_dst dataset [--link]
+    python src/preprocessing.py --verify [--root_src GOPRO_Large] [--root_dst dataset] [--report_file REPORT.json]
 
 GOPRO_Large/{train,test}/<sequence>/{blur,sharp}/000001.png, ... become dataset/{train,test}/{blur,sharp}/1.png, ...,
 numbered along the sequences. `blur_gamma` is left out: the paper trains and is scored on `blur`. The source is only
 read. A run that was interrupted goes on where it stopped, and `manifest.csv` tells where every pair came from.
+`--verify` writes nothing but the report: src/verify_data.py looks into either folder, or both.
 """
 
 import csv
@@ -290,16 +292,37 @@ def _tell(how: Counter, kept: int, root_src: Path, splits: Sequence[str]) -> Non
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; `argv` without the program's name, None reads the process's own."""
     parser = ArgumentParser(
-        "Arrange GOPRO_Large as {train,test}/{blur,sharp}/1.png, ... Interrupted runs can be repeated."
+        "Arrange GOPRO_Large as {train,test}/{blur,sharp}/1.png, ... Interrupted runs can be repeated. "
+        "Or --verify a dataset: exit status 1 if something is wrong with it, 0 if nothing is, warnings aside."
     )
-    parser.add_argument("--root_src", metavar="FOLDER", required=True, help="GOPRO_Large; it is only read")
-    parser.add_argument("--root_dst", metavar="FOLDER", default="dataset", help="made if missing [dataset]")
+    parser.add_argument("--root_src", metavar="FOLDER", help="GOPRO_Large; it is only read")
+    parser.add_argument("--root_dst", metavar="FOLDER", help="the arranged dataset, made if missing [dataset]")
     link_help = "hard links instead of copies; across disks symbolic links, which need the source to stay where it is"
     parser.add_argument("--link", action="store_true", help=link_help)
+    verify_help = "arrange nothing, check the folders that are given: counts, pairs, sizes, every file's content"
+    parser.add_argument("--verify", action="store_true", help=verify_help)
+    parser.add_argument("--report_file", metavar="FILE", help="with --verify: the findings as JSON")
     args = parser.parse_args(argv)
-    pairs = arrange(args.root_src, args.root_dst, args.link)
-    print(f"{args.root_dst}: " + ", ".join(f"{count} {split} pairs" for split, count in pairs.items()))
+    if args.verify:
+        if args.link:
+            raise UserError("--link: means nothing with --verify, which arranges nothing")
+        return _verify(args.root_src, args.root_dst, args.report_file)
+    if args.report_file:
+        raise UserError("--report_file: needs --verify")
+    if not args.root_src:
+        raise UserError("--root_src: expected the folder of GOPRO_Large (--help lists the options)")
+    root_dst = args.root_dst or "dataset"
+    pairs = arrange(args.root_src, root_dst, args.link)
+    print(f"{root_dst}: " + ", ".join(f"{count} {split} pairs" for split, count in pairs.items()))
     return 0
+
+
+def _verify(root_src: str | None, root_dst: str | None, report_file: str | None) -> int:
+    from src.verify_data import run  # it imports this module
+
+    if not root_src and not root_dst:
+        root_dst = "dataset"
+    return run(*(Path(path) if path else None for path in (root_src, root_dst, report_file)))
 
 
 if __name__ == "__main__":
