@@ -3,6 +3,7 @@
 Images are (N, H, W, 3) float32 RGB in [0, 1].
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -75,3 +76,91 @@ def _turn(images: np.ndarray, turns: int, flipped: bool) -> np.ndarray:
 def _turn_back(images: np.ndarray, turns: int, flipped: bool) -> np.ndarray:
     back = np.rot90(images, -turns, axes=(1, 2))
     return back[:, :, ::-1] if flipped else back
+
+
+# ---- photos of any size, in bounded memory
+
+SMALLEST_TILE = 64  # pixels; below it the overlap would be most of the work
+LARGEST_TILE = 2048
+TILE_STEP = 32  # auto tiles are multiples of it, so that few sizes are compiled
+
+
+def auto_tile(height: int, width: int, free_bytes: int, bytes_per_pixel: float = BYTES_PER_PIXEL) -> int:
+    """Side of the largest square tile whose restoring fits into 60 % of the free memory; 0 if the whole photo does."""
+    pixels = 0.6 * free_bytes / bytes_per_pixel
+    if height * width <= pixels and max(height, width) <= LARGEST_TILE:
+        return 0
+    return int(min(max(math.isqrt(int(pixels)) // TILE_STEP * TILE_STEP, SMALLEST_TILE), LARGEST_TILE))
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles of `tile` pixels begin along a side of `length`; neighbours share at least `overlap` pixels.
+
+    The last tile is moved back to end at the border, so that all tiles have one size.
+    """
+    if tile >= length:
+        return [0]
+    count = math.ceil((length - overlap) / (tile - overlap))
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def tile_weights(length: int, starts: list[int], tile: int) -> list[np.ndarray]:
+    """Weight of every pixel of each tile along one side, (min(tile, length),) float32; they add up to 1 at every pixel.
+
+    Where two tiles overlap, the outer quarter next to a tile's edge has no say (the network saw zeros beyond it), and
+    the half between blends linearly.
+    """
+    tile = min(tile, length)
+    weights = [np.ones(tile) for _ in starts]
+    for i in range(len(starts) - 1):
+        shared = starts[i] + tile - starts[i + 1]
+        ramp = np.clip((np.arange(shared) + 0.5) / shared * 2 - 0.5, 0, 1)
+        weights[i][tile - shared :] *= 1 - ramp
+        weights[i + 1][:shared] *= ramp
+    return [w.astype(np.float32) for w in weights]
+
+
+def restore_photo(
+    pixels: np.ndarray,
+    engine: Engine,
+    tile: int = 0,
+    overlap: int = 64,
+    ensemble: str = "none",
+    on_tile: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Restore an 8- or 16-bit photo, in tiles if asked, so that memory is bounded by the tile and not by the photo.
+
+    Args:
+        pixels: (H, W, 3) uint8 or uint16 RGB.
+        tile: side of the square tiles in pixels, 0 = the whole photo at once.
+        overlap: pixels that neighbouring tiles share at least, less than half a tile.
+        on_tile: called with (tiles done, tiles in all).
+
+    Returns:
+        (H, W, 3) of the same type: clipped and rounded.
+
+    Raises:
+        ValueError: `overlap` is not below half of `tile`.
+    """
+    height, width = pixels.shape[:2]
+    tile = tile or max(height, width)
+    if tile < max(height, width) and not 0 <= overlap < tile / 2:
+        raise ValueError(f"overlap {overlap}: expected less than half of the tile, {tile}")
+    top_of, left_of = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
+    row_weights, column_weights = tile_weights(height, top_of, tile), tile_weights(width, left_of, tile)
+    rows, columns = min(tile, height), min(tile, width)
+    scale = np.float32(np.iinfo(pixels.dtype).max)
+    restored = np.empty_like(pixels)
+    band = np.zeros((rows, width, 3), np.float32)  # the rows that the current row of tiles covers
+    for i, top in enumerate(top_of):
+        for j, left in enumerate(left_of):
+            part = pixels[None, top : top + rows, left : left + columns].astype(np.float32) / scale
+            weight = row_weights[i][:, None, None] * column_weights[j][None, :, None]
+            band[:, left : left + columns] += weight * np.clip(restore(part, engine, ensemble)[0], 0, 1)
+            if on_tile:
+                on_tile(i * len(left_of) + j + 1, len(top_of) * len(left_of))
+        finished = (top_of[i + 1] if i + 1 < len(top_of) else height) - top
+        restored[top : top + finished] = np.round(band[:finished] * scale)
+        band[: rows - finished] = band[finished:]
+        band[rows - finished :] = 0
+    return restored

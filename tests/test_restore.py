@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 
 from src.config import ENSEMBLE_NAMES
-from src.restore import ENSEMBLES, pad_to_multiple, restore
+from src.restore import (
+    BYTES_PER_PIXEL,
+    ENSEMBLES,
+    auto_tile,
+    pad_to_multiple,
+    restore,
+    restore_photo,
+    tile_starts,
+    tile_weights,
+)
 
 SIZES = [(1, 1), (1, 2), (2, 1), (2, 3), (3, 5), (4, 4), (4, 5), (5, 8), (21, 13), (8, 12), (33, 50)]
 
@@ -131,3 +140,71 @@ def test_together_or_one_by_one_is_the_same(name, calls):
 
 def test_config_knows_the_ensembles():
     assert tuple(ENSEMBLES) == ENSEMBLE_NAMES
+
+
+# ---- tiles
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (40, 40), (70, 33), (33, 130), (97, 101)])
+@pytest.mark.parametrize("tile, overlap", [(0, 0), (32, 0), (32, 15), (40, 16), (64, 8), (1000, 64)])
+def test_tiles_of_the_identity_are_the_photo(size, tile, overlap, dtype):
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (*size, 3), dtype=dtype)
+    restored = restore_photo(pixels, lambda x: x, tile, overlap)
+    assert restored.dtype == dtype
+    np.testing.assert_array_equal(restored, pixels)
+
+
+@pytest.mark.parametrize(
+    "length, tile, overlap", [(100, 32, 8), (33, 32, 15), (129, 64, 0), (1000, 64, 31), (10, 64, 8)]
+)
+def test_tiles_cover_overlap_and_add_up_to_one(length, tile, overlap):
+    starts = tile_starts(length, tile, overlap)
+    total, size = np.zeros(length), min(tile, length)
+    for start, weight in zip(starts, tile_weights(length, starts, tile), strict=True):
+        total[start : start + size] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    assert starts[0] == 0 and starts[-1] + size == length
+    assert all(a + size - b >= overlap for a, b in zip(starts, starts[1:], strict=False))
+
+
+def test_tile_edges_have_no_say_where_a_neighbour_knows_better():
+    starts = tile_starts(80, 48, 16)
+    first, second = tile_weights(80, starts, 48)
+    shared = starts[0] + 48 - starts[1]
+    assert (first[-(shared // 4) :] == 0).all() and (second[: shared // 4] == 0).all()
+    assert first[0] == second[-1] == 1  # the photo's own border
+
+
+def test_every_tile_has_one_size_and_is_reported():
+    engine, seen = RecordingEngine(), []
+    restore_photo(
+        np.zeros((100, 130, 3), np.uint8), engine, 48, 8, on_tile=lambda done, count: seen.append((done, count))
+    )
+    assert {x.shape for x in engine.inputs} == {(1, 3, 48, 48)}
+    assert seen == [(i + 1, len(seen)) for i in range(12)]
+
+
+def test_local_filter_is_seamless():
+    """A filter that sees less far than a quarter of the overlap gives the same answer in tiles."""
+
+    def blur(images):
+        padded = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
+        h, w = images.shape[2:]
+        return sum(padded[:, :, i : i + h, j : j + w] for i in range(5) for j in range(5)).astype(np.float32) / 25
+
+    pixels = np.random.default_rng(0).integers(0, 256, (92, 120, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(restore_photo(pixels, blur, 48, 16), restore_photo(pixels, blur))
+
+
+def test_overlap_must_fit_the_tile():
+    with pytest.raises(ValueError, match="less than half"):
+        restore_photo(np.zeros((100, 100, 3), np.uint8), lambda x: x, 32, 16)
+
+
+def test_auto_tile_fits_the_memory():
+    assert auto_tile(720, 1280, 16 * 2**30) == 0
+    side = auto_tile(10_000, 10_000, 4 * 2**30)
+    assert 64 <= side <= 2048 and side % 32 == 0 and side * side * BYTES_PER_PIXEL <= 4 * 2**30
+    assert auto_tile(10_000, 10_000, 0) == 64
+    assert auto_tile(100, 10_000, 64 * 2**30) == 2048  # never whole when a side is that long
