@@ -110,7 +110,10 @@ usage() {
   local words
   case $ACTION in
     standalone_train) words="DATASET CKPT_DIR [--dry_run] [options of train.py]" ;;
-    distribute_train) words="DATASET CKPT_DIR [N, default 8] [--launcher mpirun|msrun] [--dry_run] [options of train.py]" ;;
+    distribute_train)
+      words="DATASET CKPT_DIR [N, default 8] [--launcher mpirun|msrun] [--hostfile FILE | --nnodes M --node_rank R"
+      words+=" --master_addr A --master_port P] [--dry_run] [options of train.py]"
+      ;;
     eval) words="DATASET CKPT_FILE [IMG_SAVE_DIR] [--dry_run] [options of eval.py]" ;;
   esac
   echo "usage: bash $(basename "$0") $words"
@@ -121,9 +124,15 @@ help_text() {
   case $ACTION in
     standalone_train) echo "Trains on one $DEVICE device, with configs/${DEVICE}_config.yaml." ;;
     distribute_train)
-      echo "Trains on N $DEVICE devices of this machine, data parallel, with configs/${DEVICE}_config.yaml."
-      echo "--launcher  starts the N ranks: mpirun (default for gpu) or msrun (default for ascend and cpu)"
+      echo "Trains on N $DEVICE devices, data parallel, with configs/${DEVICE}_config.yaml: of this machine, or of several together."
+      echo "--launcher     starts the N ranks: mpirun (default for gpu) or msrun (default for ascend and cpu)"
+      echo "--master_port  where the ranks meet; default on one machine: a free port"
       echo "Logs of the ranks go to CKPT_DIR_logs. Ends with a status other than 0 when a rank fails, and shows its last lines."
+      echo "Several machines (docs/several_machines.md), N devices in all:"
+      echo "--hostfile     mpirun: its list of machines, 'name slots=devices' a line; to be started on one of them"
+      echo "--nnodes       msrun: M machines with N/M devices each; to be started on each of them, with"
+      echo "--node_rank    its number from 0 on; without it, --dry_run shows the commands of all machines"
+      echo "--master_addr  address of machine 0, and --master_port a free port there, the same on all machines"
       ;;
     eval) echo "Scores a checkpoint on a $DEVICE device, with configs/${DEVICE}_config.yaml; saves the images if a folder is named." ;;
   esac
@@ -138,15 +147,18 @@ usage_error() {
 
 # Fills POSITIONAL and OPTIONS (what the Python script gets), and takes out what is the launcher's own.
 parse_arguments() {
-  POSITIONAL=() OPTIONS=() DRY_RUN=false LAUNCHER=""
+  POSITIONAL=() OPTIONS=() DRY_RUN=false
+  LAUNCHER="" HOSTFILE="" MASTER_ADDR="" MASTER_PORT="" NODE_RANK="" NNODES=""
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) help_text && exit 0 ;;
       --dry_run | --dry-run) DRY_RUN=true ;;
-      --launcher=*) LAUNCHER=${1#*=} ;;
-      --launcher)
+      --launcher=* | --hostfile=* | --master_addr=* | --master_port=* | --node_rank=* | --nnodes=*)
+        launcher_option "${1%%=*}" "${1#*=}"
+        ;;
+      --launcher | --hostfile | --master_addr | --master_port | --node_rank | --nnodes)
         [ $# -ge 2 ] || usage_error
-        LAUNCHER=$2
+        launcher_option "$1" "$2"
         shift
         ;;
       --*) OPTIONS+=("$1") ;;
@@ -157,6 +169,14 @@ parse_arguments() {
   done
 }
 
+# launcher_option --node_rank 1: sets NODE_RANK.
+launcher_option() {
+  local name=${1#--}
+  [ "$ACTION" = distribute_train ] || usage_error
+  [ -n "$2" ] || die "$1: got nothing, expected a value"
+  printf -v "${name^^}" %s "$2"
+}
+
 launch() {
   ACTION=$1 DEVICE=$2
   shift 2
@@ -164,7 +184,6 @@ launch() {
   local least=2 most=3
   [ "$ACTION" = standalone_train ] && most=2
   if [ ${#POSITIONAL[@]} -lt $least ] || [ ${#POSITIONAL[@]} -gt $most ]; then usage_error; fi
-  [ -z "$LAUNCHER" ] || [ "$ACTION" = distribute_train ] || usage_error
   SHOWN_SETTINGS="" # settings of the environment, as a person would type them before the command
 
   local script="$ROOT/train.py" third=${POSITIONAL[2]:-}
@@ -178,9 +197,8 @@ launch() {
   fi
 
   if [ "$ACTION" = distribute_train ]; then
-    case ${third:-8} in
-      *[!0-9]* | 0*) die "N, the number of devices: got '$third', expected a whole number of 1 or more" ;;
-    esac
+    is_number "${third:-8}" && [ "${third:-8}" != 0 ] ||
+      die "N, the number of devices: got '$third', expected a whole number of 1 or more"
     launch_ranks "${third:-8}" "${POSITIONAL[1]}" "$script" "${arguments[@]}" --is_train_distributed true "${OPTIONS[@]}"
   else
     prepare_device any
@@ -234,65 +252,228 @@ prepare_device() {
 # need_devices WANTED FOUND NAME WHERE_LOOKED
 need_devices() {
   [ "$2" -gt 0 ] || die "no $3 here (looked at: $4); the _cpu script runs anywhere"
-  [ "$2" -ge "$1" ] || die "$1 ${3}s asked for, $2 found ($4); give $2 or less as the third argument"
+  [ "$2" -ge "$1" ] || die "$1 ${3}s asked for, $2 found ($4); give $(($2 * ${NNODES:-1})) or less as the third argument"
 }
 
 # ---- several ranks ---------------------------------------------------------------------------------------------------
 
-# launch_ranks N CKPT_DIR SCRIPT ARGUMENTS...: one rank on each of N devices of this machine.
-launch_ranks() {
-  local count=$1 logs="${2%/}_logs" port=none cmd
-  shift 2
-  [ -n "$LAUNCHER" ] || { [ "$DEVICE" = gpu ] && LAUNCHER=mpirun || LAUNCHER=msrun; }
-  prepare_device "$count"
+# A whole number without leading zeros, which bash would read as octal.
+is_number() {
+  [[ $1 =~ ^(0|[1-9][0-9]{0,8})$ ]]
+}
 
-  case $LAUNCHER in
-    mpirun) mpirun_command "$count" "$logs" "$@" ;;
-    msrun)
-      port=$(free_port)
-      msrun_command "$count" "$logs" "$port" "$@"
-      ;;
-    *) die "--launcher: got '$LAUNCHER', expected mpirun or msrun" ;;
-  esac
-  echo "preflight: devices: $FOUND; ranks: $count; launcher: $LAUNCHER ($LAUNCHER_PATH); port: $port; logs: $logs"
+# launch_ranks N CKPT_DIR SCRIPT ARGUMENTS...: one rank on each of N devices. Those of this machine, or of all machines.
+launch_ranks() {
+  local count=$1 logs="${2%/}_logs" port=${MASTER_PORT:-none} cmd
+  shift 2
+  check_machines "$count"
+  local local_count=$((count / NNODES)) node=${NODE_RANK:-0} name=""
+  [ -z "$HOSTFILE" ] || local_count=any # the slots of the list say how many, Open MPI watches them
+  prepare_device "$local_count"
+  if [ "$port" = none ] && { [ "$LAUNCHER" = msrun ] || [ "$DEVICE" = cpu ]; }; then port=$(free_port); fi
+  if [ -n "$MASTER_PORT" ]; then check_meeting_point "$node"; fi
+
+  if [ "$LAUNCHER" = mpirun ]; then
+    mpirun_command "$count" "$logs" "$port" "$@"
+  else
+    LAUNCHER_PATH="$VENV/bin/msrun"
+    # msrun starts its ranks as plain `python`: ours has to be the first on the PATH.
+    export PATH="$VENV/bin:$PATH"
+    SHOWN_SETTINGS+="PATH=$(quoted "$VENV/bin"):\$PATH "
+    if [ "$NNODES" -gt 1 ] && [ -z "$NODE_RANK" ]; then show_all_nodes_and_end "$count" "$logs" "$port" "$@"; fi
+    if [ "$NNODES" -gt 1 ]; then
+      logs+="/node_$node" # the machines may share their disks
+      name="machine: $node of 0-$((NNODES - 1)), which meet at $MASTER_ADDR; "
+    fi
+    msrun_command "$count" "$logs" "$port" "$node" "$@"
+  fi
+  echo "preflight: ${name}devices: $FOUND; ranks: $count; launcher: $LAUNCHER ($LAUNCHER_PATH); port: $port; logs: $logs"
   show_and_end_if_dry "${cmd[@]}"
 
   # Not inside CKPT_DIR: train.py refuses a run folder that already holds something.
   mkdir -p "$logs" 2>/dev/null || die "cannot make the log folder $logs; give a CKPT_DIR whose parent you may write to"
   # The command, for the record. Its time tells this run's logs from those of an earlier run.
   quoted "${cmd[@]}" >"$logs/command.txt"
+  [ "$node" = 0 ] || echo "machine 0 shows the progress; this one waits for its end"
   run_in_front "${cmd[@]}"
   [ "$STATUS" -eq 0 ] || show_failure "$logs"
   exit "$STATUS"
 }
 
-# Sets `cmd` of launch_ranks and LAUNCHER_PATH, as its twin below does.
+# check_machines N: chooses the launcher, and finds mistakes in what was said about the machines. Sets NNODES to a
+# number; it is 1 for mpirun, which knows the machines from its list.
+check_machines() {
+  local count=$1
+  if [ -z "$LAUNCHER" ]; then
+    if [ -n "$NNODES$NODE_RANK$MASTER_ADDR" ]; then
+      LAUNCHER=msrun
+    elif [ -n "$HOSTFILE" ] || [ "$DEVICE" = gpu ]; then
+      LAUNCHER=mpirun
+    else
+      LAUNCHER=msrun
+    fi
+  fi
+  if [ -n "$MASTER_PORT" ]; then
+    is_number "$MASTER_PORT" && [ "$MASTER_PORT" -ge 1024 ] && [ "$MASTER_PORT" -le 65535 ] ||
+      die "--master_port: got '$MASTER_PORT', expected a number from 1024 to 65535"
+  fi
+  case $LAUNCHER in
+    mpirun)
+      [ -z "$NNODES$NODE_RANK$MASTER_ADDR" ] ||
+        die "--nnodes, --node_rank and --master_addr belong to msrun; mpirun is started once and takes --hostfile FILE"
+      [ -z "$MASTER_PORT" ] || [ "$DEVICE" = cpu ] || die "--master_port: on $DEVICE Open MPI chooses its ports by itself"
+      [ -z "$HOSTFILE" ] || check_hostfile "$count"
+      NNODES=1
+      ;;
+    msrun) check_nodes "$count" ;;
+    *) die "--launcher: got '$LAUNCHER', expected mpirun or msrun" ;;
+  esac
+}
+
+check_nodes() {
+  local count=$1
+  [ -z "$HOSTFILE" ] || die "--hostfile belongs to mpirun; msrun is started on each machine," \
+    "with --nnodes, --node_rank, --master_addr and --master_port"
+  if [ -z "$NNODES" ]; then
+    [ -z "$MASTER_ADDR" ] || die "--master_addr is for several machines: give their number too, --nnodes M"
+    [ -z "$NODE_RANK" ] || die "--node_rank is for several machines: give their number too, --nnodes M"
+  fi
+  NNODES=${NNODES:-1}
+  is_number "$NNODES" && [ "$NNODES" -ge 1 ] || die "--nnodes: got '$NNODES', expected a whole number of 1 or more"
+  if [ -n "$NODE_RANK" ]; then
+    is_number "$NODE_RANK" && [ "$NODE_RANK" -lt "$NNODES" ] ||
+      die "--node_rank: got '$NODE_RANK', expected 0 to $((NNODES - 1)), for --nnodes $NNODES"
+  fi
+  [ "$NNODES" -gt 1 ] || return 0
+  [ $((count % NNODES)) -eq 0 ] || die "N, the number of devices on all machines: got $count," \
+    "expected a multiple of --nnodes $NNODES"
+  [ -n "$MASTER_ADDR" ] || die "--nnodes $NNODES: give the address of machine 0 too, --master_addr A"
+  [ -n "$MASTER_PORT" ] || die "--nnodes $NNODES: give a port that is free on machine 0 too, the same on all machines:" \
+    "--master_port P"
+  [ -n "$NODE_RANK" ] || $DRY_RUN || die "--nnodes $NNODES: give this machine's number too, --node_rank 0 to $((NNODES - 1))"
+}
+
+# Machines of the list, one a line, without comments: `name slots=4`.
+hosts() {
+  sed -e 's/#.*//' -e 's/^[[:space:]]*//' -e '/^$/d' "$HOSTFILE"
+}
+
+check_hostfile() {
+  local count=$1 slots
+  [ -f "$HOSTFILE" ] && [ -r "$HOSTFILE" ] || die "--hostfile: cannot read a file $HOSTFILE"
+  [ -n "$(hosts)" ] || die "--hostfile: $HOSTFILE names no machine; expected lines like: node-a slots=8"
+  slots=$(hosts | awk '{ n = ""; for (i = 2; i <= NF; i++) if ($i ~ /^slots=[0-9]+$/) n = substr($i, 7)
+    if (n == "") open = 1; sum += n } END { if (!open) print sum + 0 }')
+  [ -z "$slots" ] || [ "$slots" -ge "$count" ] ||
+    die "--hostfile: $HOSTFILE has $slots slots, but $count ranks are asked for; give $slots or less as the third argument"
+}
+
+# check_meeting_point NODE: on machine 0, that the port is free and the address its own; on the others, that it is not
+# theirs: msrun starts a second scheduler on each machine that has the address, and two of them fight.
+check_meeting_point() {
+  local node=$1 answer
+  if $DRY_RUN || [ -n "$HOSTFILE" ]; then return 0; fi
+  answer=$("$VENV_PYTHON" -c '
+import errno, socket, sys
+try:
+    family, kind, _, _, place = socket.getaddrinfo(sys.argv[1], int(sys.argv[2]), type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(place)
+    listener.listen()
+    print("free", place[0])
+except socket.gaierror:
+    print("unknown")
+except OSError as e:
+    print("elsewhere" if e.errno == errno.EADDRNOTAVAIL else "taken")
+' "${MASTER_ADDR:-127.0.0.1}" "$MASTER_PORT")
+  if [ "$NNODES" -gt 1 ]; then
+    case $node:$answer in
+      *:unknown) die "--master_addr: no machine of the name $MASTER_ADDR is known here; give its IP address" ;;
+      0:free\ 127.* | 0:free\ ::1) die "--master_addr: $MASTER_ADDR means this machine on every machine; give its address in the network" ;;
+      0:elsewhere) die "--master_addr: $MASTER_ADDR is no address of this machine, but --node_rank 0 is the machine with that address" ;;
+      0:*) ;;
+      *:elsewhere) return 0 ;;
+      *) die "--master_addr: $MASTER_ADDR is this machine, but --node_rank is $node and machine 0 is meant" ;;
+    esac
+  fi
+  [ "$answer" != taken ] || die "port $MASTER_PORT is in use: choose another --master_port"
+}
+
+# mpirun_command N LOGS PORT ARGUMENTS...: sets `cmd` of launch_ranks and LAUNCHER_PATH.
 mpirun_command() {
-  local count=$1 logs=$2
-  shift 2
+  local count=$1 logs=$2 port=$3 name host
+  shift 3
   LAUNCHER_PATH=$(command -v mpirun || true)
   if [ -z "$LAUNCHER_PATH" ]; then
     $DRY_RUN || die "no mpirun on the PATH: apt-get install openmpi-bin, or use --launcher msrun, which needs nothing"
     LAUNCHER_PATH="not found"
   fi
   # No binding: Open MPI would give each rank one core, and the loader's workers need several.
-  cmd=(mpirun -np "$count" --bind-to none --oversubscribe --output-filename "$logs")
+  cmd=(mpirun -np "$count" --bind-to none --output-filename "$logs")
+  if [ -n "$HOSTFILE" ]; then
+    cmd+=(--hostfile "$HOSTFILE")
+    # Ranks on other machines see nothing of this shell but what is named.
+    while read -r name; do cmd+=(-x "$name"); done < <(shared_variables)
+  else
+    cmd+=(--oversubscribe)
+  fi
+  # Open MPI alone does not bring CPU ranks together, MindSpore's scheduler does: rank 0 starts it (src/device.py).
+  if [ "$DEVICE" = cpu ]; then
+    host=$(first_host)
+    if [[ $host = 127.* ]] && [ -n "$HOSTFILE" ] && [ "$(hosts | awk '{ print $1 }' | sort -u | wc -l)" -gt 1 ]; then
+      die "--hostfile: the first machine's name is $host here, which means each machine itself; write its address there"
+    fi
+    cmd+=(-x "MS_SCHED_HOST=$host" -x "MS_SCHED_PORT=$port")
+  fi
   [ "$(id -u)" -ne 0 ] || cmd+=(--allow-run-as-root) # Open MPI refuses root without it
   cmd+=("$VENV_PYTHON" "$@")
 }
 
+shared_variables() {
+  if $DRY_RUN && [ "$DEVICE" = gpu ]; then printf '%s\n' CUDA_HOME LD_LIBRARY_PATH; fi # gpu_env.sh will set them
+  compgen -e | grep -E '^(CUDA_HOME|LD_LIBRARY_PATH|GLOG_v|(ASCEND|HCCL|NCCL|MS)_.*)$' | grep -v '^MS_SCHED_' |
+    if $DRY_RUN && [ "$DEVICE" = gpu ]; then grep -vE '^(CUDA_HOME|LD_LIBRARY_PATH)$'; else cat; fi || true
+}
+
+# The address of the machine of rank 0, as the other machines see it.
+first_host() {
+  local name address
+  if [ -z "$HOSTFILE" ]; then
+    echo 127.0.0.1
+    return
+  fi
+  name=$(hosts | awk '{ sub(/.*@/, "", $1); print $1; exit }')
+  address=$(getent ahostsv4 "$name" 2>/dev/null | awk '{ print $1; exit }') || true
+  echo "${address:-$name}"
+}
+
+# msrun_command N LOGS PORT NODE ARGUMENTS...: sets `cmd` of launch_ranks.
 msrun_command() {
-  local count=$1 logs=$2 port=$3
-  shift 3
-  LAUNCHER_PATH="$VENV/bin/msrun"
-  # msrun starts its ranks as plain `python`: ours has to be the first on the PATH.
-  export PATH="$VENV/bin:$PATH"
-  SHOWN_SETTINGS+="PATH=$(quoted "$VENV/bin"):\$PATH "
+  local count=$1 logs=$2 port=$3 node=$4
+  shift 4
   # Through Python, because the first line of bin/msrun names the folder where .venv was made: it may have moved.
-  cmd=("$VENV_PYTHON" "$LAUNCHER_PATH" --worker_num="$count" --local_worker_num="$count" --master_addr=127.0.0.1
-    --master_port="$port" --log_dir="$logs" --join=True --tail_worker_log=0)
+  cmd=("$VENV_PYTHON" "$LAUNCHER_PATH" --worker_num="$count" --local_worker_num="$((count / NNODES))"
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$port")
+  [ "$NNODES" -eq 1 ] || cmd+=(--node_rank="$node")
+  cmd+=(--log_dir="$logs" --join=True --tail_worker_log=0)
+  # msrun overwrites the variable by its own default, 600 s.
+  [ -z "${MS_TOPO_TIMEOUT:-}" ] || cmd+=(--cluster_time_out="$MS_TOPO_TIMEOUT")
   [ "$DEVICE" != ascend ] || cmd+=(--bind_core=True) # each rank on the cores near its device
   cmd+=("$@")
+}
+
+# show_all_nodes_and_end N LOGS PORT ARGUMENTS...: for --dry_run without --node_rank.
+show_all_nodes_and_end() {
+  local count=$1 logs=$2 port=$3 node
+  shift 3
+  echo "preflight: machines: $NNODES; ranks: $count, $((count / NNODES)) on each; launcher: msrun; port: $port; logs: $logs/node_*"
+  for ((node = 0; node < NNODES; node++)); do
+    msrun_command "$count" "$logs/node_$node" "$port" "$node" "$@"
+    if [ "$node" -eq 0 ]; then echo "# machine 0, $MASTER_ADDR:"; else echo "# machine $node:"; fi
+    echo "$SHOWN_SETTINGS$(quoted "${cmd[@]}")"
+  done
+  exit 0
 }
 
 # A port on which nobody listens, below those that the kernel hands out by itself. The scheduler of a broken run may
@@ -306,6 +487,37 @@ free_port() {
   echo "$port"
 }
 
+# interrupt_ranks LAUNCHER_PID STATUS: the first time, ask the ranks to finish their step and save: they agree on the
+# step, also with those of other machines. The launchers would kill them at once; the second time they are told to.
+# msrun ends its ranks on SIGINT only: after SIGTERM they would stay behind, holding the devices.
+interrupt_ranks() {
+  local child=$1 again=$INTERRUPTED pid asked=false
+  INTERRUPTED=$2
+  if [ "$again" -eq 0 ]; then
+    for pid in $(descendants "$child"); do
+      grep -aF "$ROOT/train.py" "/proc/$pid/cmdline" >/dev/null 2>&1 || continue
+      if grep -azE '^(MS_ROLE=MS_WORKER|OMPI_COMM_WORLD_RANK=)' "/proc/$pid/environ" >/dev/null 2>&1; then
+        kill -TERM "$pid" 2>/dev/null && asked=true
+      fi
+    done
+  fi
+  $asked || kill -INT -- "-$child" 2>/dev/null || true
+}
+
+# Processes below one, as /proc knows them: pgrep is not everywhere.
+descendants() {
+  local file line pid parent
+  for file in /proc/[0-9]*/stat; do
+    read -r line 2>/dev/null <"$file" || continue
+    pid=${line%% *} line=${line##*) } # the name in between may hold anything
+    parent=${line#* } parent=${parent%% *}
+    if [ "$parent" = "$1" ]; then
+      echo "$pid"
+      descendants "$pid"
+    fi
+  done
+}
+
 # Run a launcher and wait for it; STATUS is its exit status. It gets a process group of its own, so that a signal to
 # this script reaches it and everything it started in that group.
 run_in_front() {
@@ -314,9 +526,8 @@ run_in_front() {
   "$@" </dev/null & # a process in the background may not read from the terminal
   child=$!
   set +m
-  # msrun ends its ranks on SIGINT only: after SIGTERM they would stay behind, holding the devices.
-  trap 'INTERRUPTED=130; kill -INT -- "-$child" 2>/dev/null || true' INT
-  trap 'INTERRUPTED=143; kill -INT -- "-$child" 2>/dev/null || true' TERM HUP
+  trap 'interrupt_ranks "$child" 130' INT
+  trap 'interrupt_ranks "$child" 143' TERM HUP
   STATUS=0 INTERRUPTED=0
   wait "$child" || STATUS=$?
   while kill -0 "$child" 2>/dev/null; do # a signal to us ends `wait` before the launcher has ended

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on several devices of this machine: DATASET CKPT_DIR [N] [--launcher mpirun|msrun] [options of train.py]
+# Train on several devices, of one machine or more: DATASET CKPT_DIR [N] [options of train.py]; --help tells the rest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 launch distribute_train ascend "$@"

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,97 @@ def test_unknown_launcher():
     )
 
 
+# ---- several machines ------------------------------------------------------------------------------------------------
+
+NODES = ["--nnodes", "2", "--master_addr", "10.0.0.1", "--master_port", "2300"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu", "ascend"])
+def test_commands_of_all_machines(device):
+    """Asking for msrun's machines is asking for msrun, also where mpirun is the default."""
+    result = bash(f"run_distribute_train_{device}.sh", "d", "runs/x", "4", *NODES, "--dry_run", "--seed", "3")
+    assert result.returncode == 0, result.stderr
+    first, label_0, node_0, label_1, node_1 = result.stdout.splitlines()
+    assert first.startswith("preflight: machines: 2; ranks: 4, 2 on each; ")
+    assert (label_0, label_1) == ("# machine 0, 10.0.0.1:", "# machine 1:")
+    meeting = "--worker_num=4 --local_worker_num=2 --master_addr=10.0.0.1 --master_port=2300"
+    assert f" {meeting} --node_rank=0 --log_dir=runs/x_logs/node_0 " in node_0
+    assert node_1 == node_0.replace("node_rank=0", "node_rank=1").replace("node_0", "node_1")
+    assert node_0.endswith(" --is_train_distributed true --seed 3")
+    one = bash(
+        f"run_distribute_train_{device}.sh", "d", "runs/x", "4", *NODES, "--node_rank=1", "--dry_run", "--seed=3"
+    )
+    assert command_of(one)[:-1] == shlex.split(node_1)[-len(command_of(one)) - 1 : -2]
+
+
+def test_a_cluster_may_be_given_more_time_to_meet():
+    arguments = ["run_distribute_train_ascend.sh", "d", "c", "--dry_run"]
+    assert "--cluster_time_out=1800" in command_of(bash(*arguments, MS_TOPO_TIMEOUT="1800"))
+    assert "cluster_time_out" not in bash(*arguments, MS_TOPO_TIMEOUT="").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        ([*NODES, "--node_rank", "2"], ["--node_rank: got '2'", "0 to 1"]),
+        ([*NODES, "--node_rank", "-1"], ["--node_rank: got '-1'"]),
+        ([*NODES], ["--nnodes 2", "--node_rank 0 to 1"]),
+        (["3", *NODES, "--node_rank", "0"], ["got 3, expected a multiple of --nnodes 2"]),
+        (["--nnodes", "2", "--node_rank", "0", "--master_port", "2300"], ["--master_addr A"]),
+        (["--nnodes", "2", "--node_rank", "0", "--master_addr", "10.0.0.1"], ["--master_port P"]),
+        (["--nnodes", "two"], ["--nnodes: got 'two'"]),
+        (["--nnodes", "0"], ["--nnodes: got '0'"]),
+        (["--nnodes="], ["--nnodes: got nothing"]),
+        (["--master_addr", "10.0.0.1"], ["--master_addr", "--nnodes M"]),
+        (["--node_rank", "0"], ["--node_rank", "--nnodes M"]),
+        (["--master_port", "80"], ["--master_port: got '80'", "1024 to 65535"]),
+        (["--master_port", "http"], ["--master_port: got 'http'"]),
+        (["--hostfile", "no such file"], ["--hostfile: cannot read a file no such file"]),
+        (["--hostfile", "/dev/null"], ["--hostfile: cannot read a file /dev/null"]),
+        (["--hostfile", "x", "--launcher", "msrun"], ["--hostfile belongs to mpirun"]),
+        (["--hostfile", "x", *NODES], ["--hostfile belongs to mpirun"]),
+        (["--launcher", "mpirun", *NODES], ["belong to msrun", "--hostfile FILE"]),
+    ],
+)
+def test_mistakes_about_machines(arguments, parts):
+    assert_one_line_error(bash("run_distribute_train_cpu.sh", "d", "c", *arguments), *parts)
+
+
+def test_only_training_on_several_devices_knows_machines():
+    assert_one_line_error(bash("run_standalone_train_cpu.sh", "d", "c", "--nnodes", "2"), "usage: ")
+    assert_one_line_error(bash("run_eval_cpu.sh", "d", "c", "--hostfile", "x"), "usage: ")
+
+
+def test_list_of_machines(tmp_path):
+    file = tmp_path / "hosts"
+    file.write_text("# none yet\n\n   # nor here\n")
+    arguments = ["d", "c", "6", "--hostfile", str(file), "--dry_run"]
+    assert_one_line_error(bash("run_distribute_train_cpu.sh", *arguments), "names no machine", "slots=8")
+    file.write_text("192.0.2.7 slots=4 # the first\n192.0.2.8 slots=1\n")
+    assert_one_line_error(bash("run_distribute_train_cpu.sh", *arguments), "has 5 slots, but 6 ranks", "give 5 or less")
+    file.write_text("# two\nme@192.0.2.7 slots=4 max_slots=4\n192.0.2.8 slots=2\n")
+    command = command_of(bash("run_distribute_train_cpu.sh", *arguments, HCCL_CONNECT_TIMEOUT="600"))
+    assert command[:3] == ["mpirun", "-np", "6"] and command[command.index("--hostfile") + 1] == str(file)
+    assert "--oversubscribe" not in command, "two ranks on one device would share its memory"
+    shared = [command[i + 1] for i, word in enumerate(command) if word == "-x"]
+    assert {"MS_SCHED_HOST=192.0.2.7", "HCCL_CONNECT_TIMEOUT"} < set(shared)
+    assert any(re.fullmatch("MS_SCHED_PORT=[0-9]+", word) for word in shared)
+    gpu = command_of(bash("run_distribute_train_gpu.sh", *arguments, LD_LIBRARY_PATH="/x"))
+    shared = [gpu[i + 1] for i, word in enumerate(gpu) if word == "-x"]
+    assert shared.count("LD_LIBRARY_PATH") == shared.count("CUDA_HOME") == 1
+    assert not any("MS_SCHED" in word for word in shared), "NCCL finds its own way"
+
+
+def test_mpirun_on_cpu_gets_the_port_of_the_preflight():
+    result = bash("run_distribute_train_cpu.sh", "d", "c", "2", "--launcher", "mpirun", "--dry_run")
+    port = re.search("port: ([0-9]+);", result.stdout)[1]
+    assert {f"MS_SCHED_PORT={port}", "MS_SCHED_HOST=127.0.0.1"} < set(command_of(result))
+    asked = bash("run_distribute_train_cpu.sh", "d", "c", "2", "--launcher=mpirun", "--master_port=2300", "--dry_run")
+    assert "MS_SCHED_PORT=2300" in command_of(asked)
+    gpu = bash("run_distribute_train_gpu.sh", "d", "c", "2", "--master_port", "2300", "--dry_run")
+    assert_one_line_error(gpu, "--master_port", "Open MPI chooses")
+
+
 # ---- devices that are not there --------------------------------------------------------------------------------------
 
 
@@ -249,6 +341,76 @@ def test_a_failing_rank_is_shown(fake_msrun, tmp_path):
 def test_success_is_passed_on(fake_msrun, tmp_path):
     result = bash(fake_msrun / "scripts/run_distribute_train_cpu.sh", "d", "c", "2", cwd=tmp_path, FAKE_STATUS="0")
     assert result.returncode == 0 and result.stderr == ""
+
+
+def test_port_in_use(fake_msrun, tmp_path):
+    script = fake_msrun / "scripts/run_distribute_train_cpu.sh"
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
+        taken = bash(script, "d", "c", "2", "--master_port", port, cwd=tmp_path)
+        assert_one_line_error(taken, f"port {port} is in use: choose another")
+    free = bash(script, "d", "c", "2", "--master_port", port, cwd=tmp_path, FAKE_STATUS="0")
+    assert free.returncode == 0 and f"port: {port};" in free.stdout
+
+
+@pytest.mark.parametrize(
+    "node, address, message",
+    [
+        ("0", "127.0.0.1", "give its address in the network"),
+        ("1", "127.0.0.1", "is this machine, but --node_rank is 1"),
+        ("0", "192.0.2.77", "no address of this machine"),
+        ("1", "no-such-machine.invalid", "give its IP address"),
+    ],
+)
+def test_machine_0_is_where_the_others_meet(fake_msrun, tmp_path, node, address, message):
+    arguments = ["2", "--nnodes", "2", "--node_rank", node, "--master_addr", address, "--master_port", "2309"]
+    result = bash(fake_msrun / "scripts/run_distribute_train_cpu.sh", "d", "c", *arguments, cwd=tmp_path)
+    assert_one_line_error(result, "--master_addr: ", address, message)
+    assert not (tmp_path / "c_logs").exists()
+
+
+def test_logs_of_a_machine_have_a_folder_of_their_own(fake_msrun, tmp_path):
+    arguments = ["4", "--nnodes", "2", "--node_rank", "1", "--master_addr", "192.0.2.77", "--master_port", "2309"]
+    script = fake_msrun / "scripts/run_distribute_train_cpu.sh"
+    result = bash(script, "d", "c", *arguments, cwd=tmp_path, FAKE_STATUS="3")
+    assert result.returncode == 3 and "machine: 1 of 0-1, which meet at 192.0.2.77; " in result.stdout
+    assert "c_logs/node_1/worker_1.log" in result.stderr
+    assert "--node_rank=1" in (tmp_path / "c_logs/node_1/command.txt").read_text()
+
+
+TWO_MACHINES = """
+mount -t tmpfs none /run
+ip netns add b && ip link add v0 type veth peer name v1 netns b || exit 77
+ip link set lo up && ip addr add 10.9.0.1/24 dev v0 && ip link set v0 up || exit 77
+ip -n b link set lo up && ip -n b addr add 10.9.0.2/24 dev v1 && ip -n b link set v1 up || exit 77
+ip netns exec b true || exit 77
+ip netns exec b bash "$@" --node_rank 1 >node_1.txt 2>&1 &
+bash "$@" --node_rank 0 >node_0.txt 2>&1
+first=$?
+wait $! && exit $first
+"""
+
+
+@pytest.mark.slow
+def test_two_machines_train_together(make_dataset, tmp_path):
+    """Two networks of the kernel's own with a cable between them: as near to two machines as one machine gets."""
+    if not shutil.which("unshare") or not shutil.which("ip") or not (ROOT / ".venv/bin/msrun").exists():
+        pytest.skip("needs unshare, ip and .venv")
+    make_dataset(train=4)
+    launcher = [str(ROOT / "scripts/run_distribute_train_cpu.sh"), "dataset", "run", "2", "--nnodes", "2"]
+    launcher += "--master_addr 10.9.0.1 --master_port 2300 --num_res 1 --crop_size 32 --train_batch_size 1".split()
+    launcher += "--epochs_num 1 --val_acc_monitor_interval 0 --num_worker 1".split()
+    unshare = ["unshare", "-rnm", "--fork", "--pid", "--mount-proc", "--kill-child", "bash", "-c", TWO_MACHINES, "bash"]
+    result = subprocess.run([*unshare, *launcher], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    outputs = [(tmp_path / f"node_{n}.txt") for n in "01"]
+    if not outputs[0].exists():
+        pytest.skip(f"this kernel lets us make no network: {result.stderr.strip()}")
+    assert result.returncode == 0, "\n".join(p.read_text() for p in outputs)
+    assert "CPU, 2 rank(s): 2 steps an epoch" in outputs[0].read_text()
+    assert (tmp_path / "run/last.ckpt").exists()
+    assert sorted(p.name for p in (tmp_path / "run_logs").glob("*/worker_*")) == ["worker_0.log", "worker_1.log"]
 
 
 def test_exit_status_of_the_program_is_passed_on(fake_msrun):
@@ -340,7 +502,7 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
         return result.stdout
 
     assert "making .venv" in setup("--dev")
-    assert installed_files(tmp_path) == ["requirements.txt", "requirements-torch.txt", "requirements-dev.txt"]
+    assert installed_files(tmp_path) == [f"requirements{x}.txt" for x in ("", "-torch", "-align", "-dev")]
     for options in ([], ["--dev"], ["--torch"]):
         assert len(setup(*options).splitlines()) == 1
     setup("--fast")
@@ -354,7 +516,9 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
     # Cut off in the middle: everything comes back.
     (tree / ".venv/setup_stamp").rename(tree / ".venv/setup_unfinished")
     assert "making .venv anew: an earlier setup was cut off" in setup()
-    assert sorted(installed_files(tmp_path)) == sorted(f"requirements{x}.txt" for x in ("", "-dev", "-fast", "-torch"))
+    assert sorted(installed_files(tmp_path)) == sorted(
+        f"requirements{x}.txt" for x in ("", "-align", "-dev", "-fast", "-torch")
+    )
     assert not (tree / ".venv/setup_unfinished").exists()
 
 
@@ -363,7 +527,7 @@ def test_a_failing_install_takes_nothing_away(tree, tmp_path, fake_python):
     broken = tree / "requirements-broken.txt"
     broken.touch()
     setup = tree / "scripts/setup.sh"
-    setup.write_text(setup.read_text().replace("--torch | --fast", "--torch | --broken | --fast"))
+    setup.write_text(setup.read_text().replace("--torch | --align", "--torch | --broken | --align"))
     result = bash(setup, "--broken", **fake_python)
     assert result.returncode == 1 and "no such package" in result.stderr and len(result.stderr.splitlines()) == 1
     assert "up to date" in bash(setup, **fake_python).stdout

@@ -1,0 +1,115 @@
+"""Draws the curves of several runs into one picture, and prints a table.
+
+python scripts/compare_runs.py runs/a runs/b ... [--output compare.png]
+"""
+
+import os
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
+
+from src.config import ArgumentParser  # noqa: E402
+from src.errors import UserError, run_main  # noqa: E402
+from src.picture import save_curves  # noqa: E402
+from src.run_folder import read_log  # noqa: E402
+
+Log = Mapping[str, Sequence[float | None]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run's log says; None where it says nothing."""
+
+    steps: int
+    last_loss: float | None
+    best_psnr: float | None
+    best_step: int | None
+    lr: float | None
+    seconds_per_step: float | None
+
+
+def read_run(folder: Path) -> Log:
+    """The log of a run folder.
+
+    Raises:
+        UserError: there is none, or it has no rows, or other columns.
+    """
+    path = folder / "log.csv"
+    if not path.is_file():
+        what = "is no folder" if not folder.is_dir() else "is no run folder (it has no log.csv)"
+        raise UserError(f"{folder} {what}; expected what train.py --ckpt_save_directory wrote")
+    try:
+        log = read_log(path)
+    except (OSError, ValueError, TypeError) as e:  # TypeError: a row longer than the header
+        raise UserError(f"{path}: cannot be read as a log ({e})") from e
+    if not any(step is not None for step in log["step"]):
+        raise UserError(f"{path} has no rows yet: the run has not reached its first log entry")
+    return log
+
+
+def summarise(log: Log) -> Summary:
+    psnr = [(value, step) for value, step in zip(log["psnr"], log["step"], strict=True) if value is not None]
+    best = max(psnr, default=(None, None))
+    seconds = [value for value in log["seconds_per_step"] if value is not None]
+    return Summary(
+        steps=int(max(step for step in log["step"] if step is not None)),
+        last_loss=last(log["loss"]),
+        best_psnr=best[0],
+        best_step=None if best[1] is None else int(best[1]),
+        lr=last(log["lr"]),
+        seconds_per_step=statistics.median(seconds) if seconds else None,
+    )
+
+
+def last(column: Sequence[float | None]) -> float | None:
+    return next((value for value in reversed(column) if value is not None), None)
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart: the folder's name alone where that is enough."""
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    for count in range(1, max(len(p.parts) for p in paths) + 1):
+        short = ["/".join(p.parts[-count:]) for p in paths]
+        if len(set(short)) == len(short):
+            return short
+    raise UserError(f"a run is named twice: {', '.join(map(str, folders))}")
+
+
+def table(summaries: Mapping[str, Summary]) -> str:
+    def text(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    rows = [["run", "steps", "last loss", "best PSNR", "at step", "lr", "s/step"]]
+    for name, s in summaries.items():
+        rows.append([
+            name, str(s.steps), text(s.last_loss, ".4f"), text(s.best_psnr, ".2f"), text(s.best_step, "d"),
+            text(s.lr, ".2e"), text(s.seconds_per_step, ".3f"),
+        ])  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]).rstrip() for r in rows]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser("Curves of several runs in one picture, and a table.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("--output", default="compare.png", metavar="FILE", help="the picture [compare.png]")
+    args = parser.parse_args(argv)
+    folders = [Path(run) for run in args.runs]
+    logs = dict(zip(labels(folders), map(read_run, folders), strict=True))
+    output = Path(args.output)
+    try:
+        save_curves(output, logs)
+    except (OSError, ValueError) as e:  # ValueError: a suffix that matplotlib does not know
+        raise UserError(f"--output: cannot write {output} ({getattr(e, 'strerror', None) or e})") from e
+    print(table({name: summarise(log) for name, log in logs.items()}))
+    print(f"picture: {output}")
+
+
+if __name__ == "__main__":
+    run_main(main)
