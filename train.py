@@ -10,6 +10,8 @@ MIMO-UNet_<epoch>_<step>.ckpt. MindSpore takes seconds to import, so the functio
 answered without it.
 """
 
+import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +97,7 @@ def train(config: Config, runtime: device.Runtime, pairs: list[Pair], val_pairs:
             print(f"--num_worker {config.num_worker}: {workers} are used, one per core")
         if config.train_use_data_sink and not sink:
             print("--train_use_data_sink: a CPU has no data sink, running without")
-        run_folder.begin(plan.folder, config.to_yaml(), plan.first_step)
+        run_folder.begin(plan.folder, config.to_yaml(), plan.first_step if plan.resumed_from else None)
         print(
             f"training {config.model_name} ({sum(p.size for p in step.network.get_parameters()):,} parameters) on "
             f"{runtime.target}, {runtime.world_size} rank(s): {steps} steps an epoch, batch {plan.batch} a rank in "
@@ -103,23 +105,25 @@ def train(config: Config, runtime: device.Runtime, pairs: list[Pair], val_pairs:
             flush=True,
         )
     if plan.first_step >= plan.stop_step:
-        print(
-            f"nothing left to do: step {plan.first_step} of {plan.stop_step} is done; --epochs_num says when a run ends"
-        )
+        if runtime.rank == 0:
+            print(f"nothing left to do: step {plan.first_step} of {plan.stop_step} is done (--epochs_num, --max_steps)")
         return 0
 
-    callbacks, clock, stopper = build_callbacks(config, runtime, step, source, val_pairs, plan)
+    callbacks, clock, stopper, guard = build_callbacks(config, runtime, step, source, val_pairs, plan)
     sink_size = min(config.sink_size, steps) if sink else -1
     epochs = (
         -(-(plan.stop_step - plan.first_step) // sink_size) if sink else config.epochs_num - plan.first_step // steps
     )
-    with data_load.loader_errors():
+    with guard, data_load.loader_errors():
         Model(step).train(epochs, dataset, callbacks=callbacks, dataset_sink_mode=sink, sink_size=sink_size)
+    if runtime.world_size > 1:
+        device.agree(0)  # nobody leaves before rank 0 has saved: launchers kill all ranks when one has ended
     if runtime.rank == 0:
         done = clock.global_step >= plan.last_step
         print(f"done: {plan.folder}" if done else f"stopped at step {clock.global_step} of {plan.last_step}")
         if not done:
-            print(f"to go on: python train.py --ckpt_save_directory {plan.folder} --resume auto")
+            again = shlex.join(["python", "train.py", "--ckpt_save_directory", str(plan.folder)])
+            print(f"to go on: {again if runtime.world_size == 1 else 'the same command with'} --resume auto")
     return 128 + stopper.received if stopper.received else 0
 
 
@@ -174,10 +178,12 @@ def make_plan(config: Config, runtime: device.Runtime, step, pairs: list[Pair], 
     """Decide which steps this launch does; restores the state of a resumed run into `step`."""
     from src import resume
 
-    folder = Path(config.ckpt_save_directory)
+    folder = Path(os.path.abspath(config.ckpt_save_directory))  # "." has no name, and would follow a renamed folder
     description = resume.describe_run(config, pairs, runtime.world_size, steps)
     found = resume.find_checkpoint(config.resume, folder) if config.resume else None
     first_step, best = 0, None
+    if config.resume and not found and runtime.rank == 0:
+        print(f"--resume auto: no checkpoint in {folder} yet, a new run starts")
     if found:
         first_step, best = resume.restore(step, found, description, folder, config.force, quiet=runtime.rank > 0)
     last_step = config.epochs_num * steps
@@ -195,6 +201,7 @@ def build_callbacks(config: Config, runtime: device.Runtime, step, source, val_p
     from src.validation import Validator
 
     def save(path: Path, epoch: int, global_step: int) -> None:
+        log.flush()  # a run resumed here takes the log up to this step as written
         meta = plan.description | {"epoch": epoch, "step": global_step, "best_psnr": validate.best}
         save_checkpoint(path, training_state(step), meta)
 
@@ -204,14 +211,16 @@ def build_callbacks(config: Config, runtime: device.Runtime, step, source, val_p
     log = run_folder.RunLog(plan.folder, plan.first_step) if runtime.rank == 0 else None
     clock = callback.Clock(plan.first_step, plan.steps_per_epoch)
     stopper = callback.StopOnSignal(device.agree if runtime.world_size > 1 else int)
+    guard = callback.StopOnDeadWorker(clock, stopper, UserError)
     val_interval = config.val_acc_monitor_interval * plan.steps_per_epoch
     validate = callback.Validate(
         Validator(step, val_pairs, config.eval_batch_size, runtime, plan.folder), val_interval, log,
         lambda *at: save(plan.folder / "best.ckpt", *at), stopper, plan.last_step, plan.best,
-        first=config.val_first and plan.first_step == 0,
+        first=config.val_first and not plan.resumed_from,
     )  # fmt: skip
     callbacks = [
         clock,
+        guard,
         stopper,
         callback.StopOnBadLoss(step.scaler is not None, config.max_overflows, names, UserError),
     ]
@@ -228,7 +237,7 @@ def build_callbacks(config: Config, runtime: device.Runtime, step, source, val_p
             callback.Curves(log, val_interval),
             callback.Progress(plan.first_step, plan.stop_step),
         ]  # fmt: skip
-    return [*callbacks, callback.StopAt(plan.stop_step), callback.ClockRestart(clock)], clock, stopper
+    return [*callbacks, callback.StopAt(plan.stop_step), callback.ClockRestart(clock)], clock, stopper, guard
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ with data sink on, into `global_step`, `previous_step`, `epoch` and `scalars` of
 for the others. "Every N" therefore means: a multiple of N was reached or passed since the last call.
 """
 
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,13 +45,15 @@ class Clock(Callback):
     def __init__(self, first_step: int, steps_per_epoch: int):
         self.first_step, self.steps_per_epoch = first_step, steps_per_epoch
         self.global_step = first_step
+        self.waiting_since: float | None = None  # for data; None while a step or a callback is at work
 
     def on_train_begin(self, run_context: RunContext) -> None:
         self.last_end = time.perf_counter()
-        self.begin = self.last_end
+        self.begin = self.waiting_since = self.last_end
 
     def on_train_step_begin(self, run_context: RunContext) -> None:
         self.begin = time.perf_counter()
+        self.waiting_since = None
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         state = run_context.original_args()
@@ -73,7 +77,7 @@ class ClockRestart(Callback):
         self.clock = clock
 
     def on_train_step_end(self, run_context: RunContext) -> None:
-        self.clock.last_end = time.perf_counter()
+        self.clock.last_end = self.clock.waiting_since = time.perf_counter()
 
 
 class Progress(Callback):
@@ -169,8 +173,9 @@ class StopAt(Callback):
 class StopOnSignal(Callback):
     """SIGTERM and Ctrl-C finish the step, save (`SaveCheckpoints` does at the end of a run) and end the training.
 
-    The framework takes both signals over when its loader starts, so the handlers are installed again at every step. A
-    second Ctrl-C ends at once.
+    The framework takes both signals over when its loader starts, so the handlers are installed again at every step;
+    while its compiled step runs it turns Ctrl-C into SIGTERM, so either name may be reported. A second Ctrl-C that
+    arrives as such ends at once.
 
     Args:
         agree: signal number or 0 of this rank -> the largest of all ranks, so that all stop at the same step.
@@ -183,8 +188,9 @@ class StopOnSignal(Callback):
 
     def on_train_step_begin(self, run_context: RunContext) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(number) != self.handle:
-                self.old_handlers.setdefault(number, signal.signal(number, self.handle))
+            old = signal.signal(number, self.handle)  # at every step: Python does not see the framework's own change
+            if old != self.handle:
+                self.old_handlers.setdefault(number, old)
 
     def handle(self, number: int, frame: Any) -> None:
         if self.received == signal.SIGINT == number:
@@ -200,6 +206,66 @@ class StopOnSignal(Callback):
     def on_train_end(self, run_context: RunContext) -> None:
         for number, handler in self.old_handlers.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+class StopOnDeadWorker(Callback):
+    """A loader process that dies, for lack of memory say, ends the run after the step at hand; `with` around the
+    training raises it as an error.
+
+    The framework's own watchdog is off (src.data_load): it makes a death look like a SIGTERM from outside, and hangs
+    now and then because it logs within a signal handler. Its loader then waits for the dead worker's data for ever, so
+    a training that gets no data within `patience` seconds after a death is ended hard; its last checkpoint stands.
+
+    Args:
+        stopper: told to stop, so that several ranks stop at the same step.
+        fail: message -> the exception to raise.
+    """
+
+    def __init__(self, clock: Clock, stopper: "StopOnSignal", fail: Callable[[str], Exception], patience: float = 10.0):
+        self.clock, self.stopper, self.fail, self.patience = clock, stopper, fail, patience
+        self.message = ""
+        self.ended = threading.Event()
+
+    def on_train_begin(self, run_context: RunContext) -> None:
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def watch(self) -> None:
+        workers: set[multiprocessing.Process] = set()
+        died_at = 0.0
+        while not self.ended.wait(0.5):
+            workers.update(multiprocessing.active_children())
+            codes = {worker.pid: worker.exitcode for worker in workers}
+            # A SIGTERM is for the whole process group, if it comes from outside.
+            crashed = {pid: code for pid, code in codes.items() if code and code != -signal.SIGTERM}
+            if crashed and not self.message:
+                died_at = time.perf_counter()
+                self.message = _describe_death(*next(iter(crashed.items())))
+            since = self.clock.waiting_since
+            if self.message and since is not None and time.perf_counter() - max(since, died_at) > self.patience:
+                sys.stdout.flush()
+                os.write(2, f"\nerror: {self.message}\n".encode())
+                os._exit(2)
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        if self.message and not self.stopper.received:
+            self.stopper.received = signal.SIGTERM
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        self.ended.set()
+
+    def __enter__(self) -> "StopOnDeadWorker":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
+        self.ended.set()
+        if self.message and (error is None or isinstance(error, RuntimeError)):
+            raise self.fail(self.message) from error
+
+
+def _describe_death(pid: int, code: int) -> str:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    hint = " The system does that when memory runs out: use fewer with --num_worker." if code == -signal.SIGKILL else ""
+    return f"loader worker process {pid} {how}; the training cannot go on without it.{hint} To go on: --resume auto"
 
 
 class StopOnBadLoss(Callback):

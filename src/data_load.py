@@ -5,7 +5,9 @@ sharp (B, 3, crop, crop) float32 RGB in [0, 1], the mask (B, 96) float32 as `src
 """
 
 import contextlib
+import multiprocessing
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,6 +49,8 @@ class TrainPairs:
         return len(self.pairs)
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if multiprocessing.parent_process():  # a SIGTERM to the whole process group is for the main process to answer
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         epoch, index = divmod(int(item), len(self.pairs))
         rng = sample_rng(self.seed, epoch, index)
         blur, sharp = read_rgb(self.pairs[index].blur), read_rgb(self.pairs[index].sharp)
@@ -120,6 +124,7 @@ def train_dataset(source: TrainPairs, batch_size: int, *, rank: int = 0, world_s
         UserError: fewer samples than one batch of all ranks.
     """
     steps_per_epoch(len(source), batch_size, world_size=world_size)
+    ds.config.set_enable_watchdog(False)  # src.callback.StopOnDeadWorker does its work
     sampler = EpochSampler(len(source), source.seed, batch_size, rank, world_size, epoch, step)
     dataset = ds.GeneratorDataset(
         source, COLUMNS, sampler=sampler, num_parallel_workers=workers, python_multiprocessing=processes and workers > 1

@@ -58,10 +58,15 @@ def find_checkpoint(resume: str, folder: Path) -> tuple[Path, Arrays, dict[str, 
         (path, arrays, description), or None for `auto` where there is no checkpoint yet.
 
     Raises:
-        UserError: the named file is missing or damaged; `auto` found damaged files only.
+        UserError: the named file is missing, damaged or of another kind; `auto` found damaged files only.
     """
     if resume != "auto":
-        return Path(resume), *read_checkpoint(resume)
+        arrays, meta = read_checkpoint(resume)
+        if "step" not in meta:
+            raise UserError(
+                f"--resume {resume}: not written by a training. To start from its network use --pretrained."
+            )
+        return Path(resume), arrays, meta
     newest_first = sorted(
         folder.glob("[!.]*.ckpt"), key=lambda p: (p.stat().st_mtime_ns, p.name == "last.ckpt"), reverse=True
     )

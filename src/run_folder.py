@@ -96,17 +96,18 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def begin(folder: Path, config_yaml: str, first_step: int) -> None:
-    """Claim the folder for a new run, or cut its log back to where a resumed one starts; write settings and versions.
+def begin(folder: Path, config_yaml: str, resumed_step: int | None) -> None:
+    """Claim the folder for a new run, or cut its log back to the step at which it is resumed; write settings and
+    versions.
 
     Raises:
         UserError: the folder cannot be made, renamed or written.
     """
-    if first_step == 0:
+    if resumed_step is None:
         claim(folder)
     else:
         need_writable_folder(folder, "--ckpt_save_directory")
-        cut_log(folder / "log.csv", first_step)
+        cut_log(folder / "log.csv", resumed_step)
     describe(folder, config_yaml)
 
 

@@ -254,14 +254,23 @@ def test_cut_log_without_a_log_does_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_begin_keeps_a_folder_that_is_resumed_at_step_0(log):
+    for step in (0, 10):
+        log.add(0, step, psnr=30.0)
+    log.flush()
+    (log.folder / "best.ckpt").touch()  # of --val_first
+    begin(log.folder, "seed: 1\n", resumed_step=0)
+    assert read_log(log.path)["step"] == [0] and (log.folder / "best.ckpt").exists()
+
+
 def test_begin_cuts_at_a_resume_and_claims_for_a_new_run(log):
     log.add(1, 10, loss=0.5)
     log.add(1, 20, loss=0.25)
     log.flush()
-    begin(log.folder, "seed: 1\n", first_step=10)
+    begin(log.folder, "seed: 1\n", resumed_step=10)
     assert read_log(log.path)["step"] == [10]
     assert (log.folder / "config.yaml").read_text() == "seed: 1\n"
-    begin(log.folder, "seed: 2\n", first_step=0)
+    begin(log.folder, "seed: 2\n", resumed_step=None)
     assert names(log.folder) == ["config.yaml", "versions.json"]
     assert read_log(log.folder.with_name(log.folder.name + ".old1") / "log.csv")["step"] == [10]
 
