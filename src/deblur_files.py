@@ -1,0 +1,288 @@
+"""The files of `deblur.py`: which photos are meant, what their outputs are called, which are done.
+
+No output ever replaces an input or another output.
+"""
+
+import glob
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from src.errors import UserError, first_few, nearest
+from src.photo import FORMATS, read_header
+from src.picture_files import natural_key
+
+SUFFIX_OF = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photo to restore."""
+
+    path: Path
+    name: Path
+    """Where it belongs below the output folder."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo and what is written for it."""
+
+    source: Path
+    target: Path
+    file_format: str
+    """A value of `src.photo.FORMATS`."""
+    strip: Path | None = None
+    """The before/after picture."""
+
+
+# ---- finding photos
+
+
+@dataclass
+class Found:
+    """The photos that the inputs mean, each once."""
+
+    sources: list[Source] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    """Links that were not followed, one line each."""
+    failures: list[str] = field(default_factory=list)
+    """Folders that could not be searched, one line each."""
+
+
+def find_photos(inputs: Sequence[str], output: Path) -> Found:
+    """The photos that files, folders and patterns mean, in natural order within each input.
+
+    Args:
+        inputs: a file is taken whatever its name; a folder is searched with its sub-folders for photos by suffix; a
+            pattern is expanded when no file has that very name, and its files count by suffix, too.
+        output: not searched, lest a second run takes its results for inputs.
+
+    Raises:
+        UserError: an input does not exist, or holds or matches no photo.
+    """
+    found, by_place = Found(), {}
+    for given in inputs:
+        if Path(given).is_dir():
+            sources = _in_folder(Path(given), output, found)
+            if not sources and found.failures:
+                raise UserError(found.failures[-1])
+            if not sources:
+                raise UserError(f"{given}: no photo in it; expected files ending in {' '.join(FORMATS)}")
+        elif Path(given).exists() or Path(given).is_symlink():  # a broken link fails when it is read, by its name
+            sources = [Source(Path(given), Path(Path(given).name))]
+        elif glob.has_magic(given):
+            sources = _matching(given, output, found)
+        else:
+            raise UserError(f"{given}: no such file or folder.{nearest_file(Path(given))}")
+        for source in sources:
+            place = Path(os.path.realpath(source.path.parent)) / source.path.name  # one file may be given in two ways
+            by_place.setdefault(place, source)
+    found.sources = list(by_place.values())
+    return found
+
+
+def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
+    """Photos below `root`, links to folders followed, hidden files left out, each folder once."""
+    if _identity(root) == _identity(output):
+        raise UserError(f"--output {output}: is the input folder; give another one, e.g. {root / 'deblurred'}")
+    sources: list[Source] = []
+    seen = {_identity(output), _identity(root)}
+
+    def search(folder: Path) -> None:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
+        except OSError as e:
+            found.failures.append(f"{folder}: cannot be listed ({e.strerror})")
+            return
+        folders = []
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            if path.is_dir():
+                folders.append(path)
+            elif path.suffix.lower() in FORMATS:
+                sources.append(Source(path, path.relative_to(root)))
+        for path in folders:
+            identity = _identity(path)
+            if identity in seen:
+                if path.is_symlink():
+                    found.passed_over.append(f"{path}: a link to a folder that is searched anyway, or to the output")
+                continue
+            seen.add(identity)
+            search(path)
+
+    search(root)
+    return sources
+
+
+def _matching(pattern: str, output: Path, found: Found) -> list[Source]:
+    """Photos that a pattern matches, named from its first folder without wildcards on."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:fixed])
+    results = None if _is_inside(root, _identity(output)) else _identity(output)  # an output above is not set apart
+    sources = []
+    for path in (Path(p) for p in sorted(glob.glob(pattern, recursive=True), key=natural_key)):
+        if path.is_dir():
+            if _identity(path) != results and "**" not in parts:  # ** comes by all files by itself
+                inside = _in_folder(path, output, found)
+                sources += [Source(s.path, s.path.relative_to(root)) for s in inside]
+        elif path.suffix.lower() in FORMATS and not _is_inside(path.parent, results):
+            sources.append(Source(path, path.relative_to(root)))
+    if not sources:
+        raise UserError(f"{pattern}: matches no photo; expected files ending in {' '.join(FORMATS)}")
+    return sources
+
+
+def _is_inside(folder: Path, other: tuple[int, int] | None) -> bool:
+    """Whether `folder` is the folder of the identity `other`, or lies in it."""
+    if other is None:
+        return False
+    folder = folder.resolve()
+    return any(_identity(path) == other for path in (folder, *folder.parents))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The same for all names of one file or folder: links, other case, other path. None if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def nearest_file(path: Path) -> str:
+    """A suggestion from the nearest folder above that exists."""
+    while not path.parent.is_dir():
+        path = path.parent
+    try:
+        known = [entry.name for entry in os.scandir(path.parent) if not entry.name.startswith(".")]
+    except OSError:
+        return ""
+    hint = nearest(path.name, known)
+    return hint.replace("Did you mean ", f"Did you mean {path.parent}{os.sep}") if str(path.parent) != "." else hint
+
+
+# ---- naming outputs
+
+
+def plan(
+    sources: Sequence[Source], output: Path, file_format: str = "", compare: bool = False
+) -> tuple[list[Job], str]:
+    """One job per photo, all outputs apart from each other and from all inputs.
+
+    Args:
+        output: exists.
+        file_format: a value of `FORMATS`, '' = that of each input.
+        compare: also a strip for each.
+
+    Returns:
+        The jobs, and a line about photos whose outputs would have had one name, or ''.
+
+    Raises:
+        UserError: an output would lie in a folder that holds inputs.
+    """
+    key = _name_key(output)
+    wanted = [_target_name(source, file_format) for source in sources]
+    count = Counter(key(name) for name, _ in wanted)
+    taken = {key(name) for name, _ in wanted if count[key(name)] == 1}
+    names, renamed = [], []
+    for source, (name, _) in zip(sources, wanted, strict=True):
+        if count[key(name)] > 1:
+            name = next(n for n in _other_names(source, name) if key(n) not in taken)
+            taken.add(key(name))
+            renamed.append(f"{source.path} -> {name}")
+        names.append(name)
+    strips: list[Path | None] = []
+    for name in names:
+        strip = None
+        if compare:
+            choices = (name.with_name(f"{name.stem}_compare.png"), name.with_name(f"{name.name}_compare.png"))
+            strip = next(n for n in itertools.chain(choices, _numbered(choices[0])) if key(n) not in taken)
+            taken.add(key(strip))
+        strips.append(strip)
+    jobs = [
+        Job(source.path, output / name, kind, output / strip if strip else None)
+        for source, name, strip, (_, kind) in zip(sources, names, strips, wanted, strict=True)
+    ]
+    _keep_apart(jobs, output)
+    return jobs, f"photos of one name, told apart: {first_few(renamed)}" if renamed else ""
+
+
+def _target_name(source: Source, file_format: str) -> tuple[Path, str]:
+    """(name below the output folder, format)"""
+    own = FORMATS.get(source.name.suffix.lower())
+    if own and file_format in ("", own):
+        return source.name, own
+    if own:
+        return source.name.with_suffix(SUFFIX_OF[file_format]), file_format
+    if not file_format:  # a name that tells nothing: the content does
+        try:
+            file_format = read_header(source.path).file_format
+        except UserError:  # told when its turn comes
+            file_format = "PNG"
+    return source.name.with_name(source.name.name + SUFFIX_OF[file_format]), file_format
+
+
+def _other_names(source: Source, name: Path) -> Iterator[Path]:
+    """a_jpg.png for a.jpg; a.png itself keeps its name if it alone has it; then a_<folder>.png; then a_2.png ..."""
+    suffix = source.name.suffix
+    if suffix and suffix.lower() != name.suffix.lower():
+        name = name.with_name(f"{name.stem}_{suffix[1:]}{name.suffix}")
+    yield name
+    folder = Path(os.path.realpath(source.path.parent)).name
+    if folder:
+        yield name.with_name(f"{name.stem}_{folder}{name.suffix}")
+    yield from _numbered(name)
+
+
+def _numbered(name: Path) -> Iterator[Path]:
+    number = 2
+    while True:
+        yield name.with_name(f"{name.stem}_{number}{name.suffix}")
+        number += 1
+
+
+def _name_key(output: Path) -> Callable[[Path], str]:
+    """What makes two names one file in `output`: some file systems do not tell a from A."""
+    lower, upper = output / ".case_test", output / ".CASE_TEST"
+    lower.touch()
+    try:
+        return (lambda name: str(name).casefold()) if upper.exists() else str
+    finally:
+        lower.unlink(missing_ok=True)  # another run may have the same output
+
+
+def _keep_apart(jobs: Sequence[Job], output: Path) -> None:
+    inputs = {_identity(job.source): job.source for job in jobs}
+    input_folders = {_identity(job.source.parent): job.source for job in jobs}
+    input_folders.pop(None, None)
+    for job in jobs:
+        for path in filter(None, (job.target, job.strip)):
+            near = input_folders.get(_identity(path.parent)) or (path.exists() and inputs.get(_identity(path)))
+            if near:
+                raise UserError(
+                    f"--output {output}: {path} would lie among the inputs, beside or in place of {near}; give a "
+                    "folder of its own"
+                )
+
+
+# ---- what is done
+
+
+def is_done(job: Job) -> bool:
+    """Whether an earlier run has written all of a job: whole files by construction, newer than the photo, of its
+    size."""
+    try:
+        since = job.source.stat().st_mtime
+        if any(path.stat().st_mtime < since for path in (job.target, job.strip) if path):
+            return False
+        before, after = read_header(job.source), read_header(job.target)
+    except (OSError, UserError):
+        return False
+    return (before.width, before.height, job.file_format) == (after.width, after.height, after.file_format)

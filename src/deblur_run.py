@@ -1,0 +1,190 @@
+"""Restoring photo files one after the other: every output appears whole or not at all, and a photo that fails does not
+stop the others.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from src import device
+from src.deblur_files import Job
+from src.errors import UserError
+from src.photo import read_header, read_photo, save_strip
+from src.photo_writer import check_fits, fit_format, write_photo
+from src.restore import auto_tile, restore_photo
+
+OVERLAP = 32  # pixels
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name when the body has ended well, and never otherwise.
+
+    Hidden while it is written; removed on any error and on Ctrl-C. Folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    try:
+        with open(partial, "wb+") as file:
+            yield file
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+
+
+def restore_file(
+    job: Job, restore: Callable[[np.ndarray, Path], np.ndarray], quality: int, max_pixels: int
+) -> tuple[str, ...]:
+    """Read, restore, write; returns what could not be kept.
+
+    Args:
+        restore: (pixels (H, W, 3) uint8 or uint16, the photo's path) -> the same shape and type.
+
+    Raises:
+        UserError, OSError: nothing was written, or the photo without its strip.
+    """
+    header = read_header(job.source)
+    check_fits(header.width, header.height, job.file_format, job.source)
+    photo = read_photo(job.source, max_pixels)
+    restored = photo.with_pixels(restore(photo.pixels, job.source))
+    if job.strip:
+        with whole_file(job.strip) as file:
+            save_strip(file, photo.pixels, restored.pixels)
+    notes = photo.notes
+    del photo  # its pixels are not needed while writing
+    restored, left_out = fit_format(restored, job.file_format)
+    with whole_file(job.target) as file:
+        write_photo(file, restored, job.file_format, quality)
+    return notes + left_out
+
+
+# ---- all photos
+
+
+@contextlib.contextmanager
+def ctrl_c_in_compiled_code() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt also after MindSpore has run.
+
+    It puts a handler of its own in place of Python's, which turns Ctrl-C into SIGTERM, which would end the process at
+    once, with a partial file left behind. So SIGTERM raises KeyboardInterrupt meanwhile, whoever sends it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old if old is not None else signal.SIG_DFL)
+
+
+def restore_files(
+    jobs: Sequence[Job],
+    restore: Callable[[np.ndarray, Path], np.ndarray],
+    *,
+    bar: Any,
+    quality: int,
+    max_pixels: int,
+    debug: bool = False,
+) -> tuple[int, float]:
+    """Restore one photo after the other; one that fails is told in one line and does not stop the others.
+
+    Args:
+        bar: a tqdm bar over the photos.
+        debug: tracebacks of failures.
+
+    Returns:
+        How many failed, and the seconds that all took.
+    """
+    failed, start = 0, time.perf_counter()
+    for done, job in enumerate(jobs):
+        try:
+            notes = restore_file(job, restore, quality, max_pixels)
+            if notes:
+                bar.write(f"{job.source}: {'; '.join(notes)}")
+        except Exception as e:  # whatever a strange photo causes, the others are worth restoring
+            failed += 1
+            if debug:
+                traceback.print_exc()
+            bar.write(f"failed: {_one_line(e, job)}", file=sys.stderr)
+        except KeyboardInterrupt:
+            bar.write(f"{done} of {len(jobs)} photos are done; the same command does the rest", file=sys.stderr)
+            raise
+        bar.update()
+    return failed, time.perf_counter() - start
+
+
+def _one_line(error: Exception, job: Job) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"{job.source}: not enough memory; give a smaller --tile"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or job.target}: {error.strerror}"
+    words = " ".join(str(error).split())[:300]
+    return f"{job.source}: {type(error).__name__}: {words} (--debug shows where)"
+
+
+# ---- the pixels
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """How every photo of a run is restored."""
+
+    engine: Any
+    """From `src.engine.load_engine`."""
+    tile: int | None
+    """Side of the tiles in pixels, 0 = none, None = as memory allows."""
+    overlap: int | None = None
+    """Pixels that neighbouring tiles share; None = `OVERLAP`, or less in small tiles."""
+    ensemble: str = "none"
+    verify: bool = False
+    """Also restore without tiles, and tell the difference."""
+    bar: Any = None
+    """A tqdm bar, told about the tiles."""
+
+    def __call__(self, pixels: np.ndarray, path: Path) -> np.ndarray:
+        """(H, W, 3) uint8 or uint16 -> the same, restored."""
+        height, width = pixels.shape[:2]
+        free = max(0, device.available_memory() - pixels.nbytes)  # the result is as large as the photo
+        fitting = auto_tile(height, width, free, self.engine.bytes_per_pixel)
+        tile = fitting if self.tile is None else self.tile
+        overlap = OVERLAP if self.overlap is None else self.overlap
+        if self.overlap is None or self.tile is None:  # a tile that was not asked for may turn out too small for it
+            overlap = min(overlap, max(0, tile - 1) // 2)
+        restored = restore_photo(pixels, self.engine, tile, overlap, self.ensemble, self._tell_tile)
+        if self.verify and 0 < tile < max(height, width):
+            if fitting:
+                self.bar.write(f"{path}: too large for the free memory without tiles, so not compared")
+            else:
+                whole = restore_photo(pixels, self.engine, ensemble=self.ensemble)
+                self.bar.write(f"{path}: tiles of {tile} against the whole: {difference_in_db(restored, whole)}")
+        return restored
+
+    def _tell_tile(self, done: int, count: int) -> None:
+        if count > 1:
+            self.bar.set_postfix_str(f"tile {done}/{count}")
+
+
+def difference_in_db(a: np.ndarray, b: np.ndarray) -> str:
+    """PSNR of two photos, of 8 or 16 bits, as words. Row by row: float copies of large photos would fill the memory."""
+    squares = sum(float(np.square(x.astype(np.float64) - y).sum()) for x, y in zip(a, b, strict=True))
+    if squares == 0:
+        return "equal"
+    return f"{10 * np.log10(float(np.iinfo(a.dtype).max) ** 2 * a.size / squares):.2f} dB"
