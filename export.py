@@ -1,16 +1,22 @@
 """Export a checkpoint's network for deployment.
 
     python export.py --ckpt_file F [--export_device_target GPU] [--export_file_format MINDIR]
+    python export.py --ckpt_file F --export_file_format ONNX --verify
 
-Writes <model name>.mindir into the current directory: (N, 3, H, W) float32 RGB in [0, 1] -> the same, any N, any H and
-W that are multiples of 4.
+Writes <model name>.mindir or .onnx into the current directory: (N, 3, H, W) float32 RGB in [0, 1] -> the same, any N,
+any H and W that are multiples of 4. The file says which network it holds and where it came from.
 """
 
+import hashlib
+import re
 from pathlib import Path
 
-from src import device
+from src import __version__, device
 from src.config import Config, load_config
 from src.errors import UserError, need_writable_folder, run_main
+
+# fp32: the largest difference. 16 bits: root mean square, -60 and -50 dB; single pixels differ by five times as much.
+TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 3e-3}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -18,37 +24,125 @@ def main(argv: list[str] | None = None) -> None:
     print(f"settings: {config.origin}", flush=True)
     if not config.ckpt_file:
         raise UserError("--ckpt_file: expected a checkpoint, e.g. runs/MIMO-UNet/best.ckpt")
+    size = parse_size(config.export_size)
+    check_format(config, size)
     target = Path(config.export_file_name or config.model_name)
     need_writable_folder(target.parent, "--export_file_name")
     # Writing the graph needs no accelerator, so it is done on the CPU that every machine has.
-    device.setup("CPU")
-    if config.export_device_target != "CPU":
-        print(
-            f"exporting for {config.export_device_target} on this machine's CPU: the file does not depend on the device"
-        )
-    export(config, target)
+    device.setup("Ascend" if config.export_file_format == "AIR" else "CPU")
+    if config.export_device_target != "CPU" and config.export_file_format != "AIR":
+        target_name = config.export_device_target
+        print(f"exporting for {target_name} on this machine's CPU: the file does not depend on the device")
+    export(config, target, size)
 
 
-def export(config: Config, target: Path) -> None:
+def parse_size(text: str) -> tuple[int, int] | None:
+    """(H, W) of 'HxW', None of 'dynamic'; a UserError of anything else."""
+    if text == "dynamic":
+        return None
+    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
+    size = tuple(map(int, match.groups())) if match else ()
+    if not size or min(size) == 0 or any(side % 4 for side in size):
+        raise UserError(f"--export_size: got {text}, expected HEIGHTxWIDTH, multiples of 4 (e.g. 720x1280), or dynamic")
+    return size
+
+
+def check_format(config: Config, size: tuple[int, int] | None) -> None:
+    """Say before the long work what this machine cannot write."""
+    if config.export_file_format == "AIR":
+        if not device.ascend_devices():
+            raise UserError("--export_file_format AIR: needs an Ascend device, there is none here; MINDIR runs on all")
+        if size is None or not config.export_batch_size:
+            raise UserError("--export_file_format AIR: has fixed shapes; add --export_size HxW --export_batch_size N")
+        if config.verify:
+            raise UserError("--export_file_format AIR: only the Ascend tools can run it; --verify takes MINDIR or ONNX")
+    elif config.export_file_format == "ONNX":
+        from src.engine import import_fast
+
+        import_fast()
+
+
+def export(config: Config, target: Path, size: tuple[int, int] | None) -> None:
     # MindSpore takes seconds to import; --help and bad input are answered without it.
-    import numpy as np
-
     from src.checkpoint import describe_loading, load_network
-    from src.engine import MindirEngine, MindSporeEngine, export_mindir
+    from src.engine import MindSporeEngine
 
     network, meta, left_out = load_network(config.ckpt_file, config.model_name, config.weights)
     print(describe_loading(config.ckpt_file, meta, left_out))
-    exporters = {"MINDIR": export_mindir}
-    path = exporters[config.export_file_format](network, target, config.export_batch_size)
-    images = np.random.default_rng(0).random((config.export_batch_size or 2, 3, 64, 96), dtype=np.float32)
-    difference = np.abs(MindirEngine(path)(images) - MindSporeEngine(network)(images)).max()
-    print(
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB, reloaded, largest difference from the checkpoint {difference:.1e}"
-    )
-    if difference > 1e-5:
-        raise UserError(
-            f"{path} does not reproduce the checkpoint: largest difference {difference:.1e}, expected 1e-5 at most"
-        )
+    metadata = describe(config, network.num_res, meta["weights"])
+    path = write(config, network, target, size, metadata)
+    if config.export_file_format == "AIR":
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, not checked: only the Ascend tools can run it")
+        return
+    if config.export_precision == "fp16":  # the network has become float16
+        network = load_network(config.ckpt_file, config.model_name, config.weights)[0]
+    check(config, path, MindSporeEngine(network), size)
+
+
+def describe(config: Config, num_res: int, weights: str) -> dict[str, str]:
+    """What is stored in the file."""
+    return {
+        "variant": config.model_name,
+        "num_res": str(num_res),
+        "checkpoint": Path(config.ckpt_file).name,
+        "checkpoint_sha256": hashlib.sha256(Path(config.ckpt_file).read_bytes()).hexdigest(),
+        "weights": weights,
+        "precision": config.export_precision,
+        "colour_order": "RGB",
+        "range": "0..1",
+        "output_scales": "1 1/2 1/4" if config.all_scales else "1",
+        "repository_version": __version__,
+    }
+
+
+def write(config: Config, network, target: Path, size: tuple[int, int] | None, metadata: dict[str, str]) -> Path:
+    """Write the file; a MINDIR or AIR in float16 leaves `network` in float16."""
+    from src.checkpoint import parameter_arrays
+    from src.mindir import export_mindir, to_float16
+
+    shapes = {"size": size, "all_scales": config.all_scales, "metadata": metadata}
+    float16, batch_size = config.export_precision == "fp16", config.export_batch_size
+    if config.export_file_format != "ONNX":
+        network = to_float16(network) if float16 else network
+        return export_mindir(network, target, batch_size, file_format=config.export_file_format, **shapes)
+    from src.onnx_graph import build_onnx
+    from src.weight_files import replacing
+
+    arrays = parameter_arrays(network)
+    content = build_onnx(arrays, network.num_res, batch=batch_size, float16=float16, **shapes).SerializeToString()
+    path = target.with_name(f"{target.name}.onnx")
+    with replacing(path, len(content)) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def check(config: Config, path: Path, reference, size: tuple[int, int] | None) -> None:
+    """Run the file through its own runtime and compare it with the checkpoint: at one small size, or with --verify at
+    three, and in bfloat16 where the processor has it."""
+    import numpy as np
+
+    from src.engine import has_bf16, load_engine
+    from src.restore import restore_once
+
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, reloaded")
+    sizes = [size] if size else [(64, 64), (720, 1280), (501, 333)] if config.verify else [(64, 96)]
+    engines = {config.export_precision: load_engine(path, precision="fp32" if path.suffix == ".onnx" else "auto")}
+    if config.verify and path.suffix == ".onnx" and has_bf16():
+        engines["bf16"] = load_engine(path, precision="bf16")
+    for height, width in sizes:
+        images = np.random.default_rng(0).random((config.export_batch_size or 1, height, width, 3), dtype=np.float32)
+        expected = restore_once(images, reference)
+        for precision, engine in engines.items():
+            difference = restore_once(images, engine) - expected
+            largest, rms = np.abs(difference).max(), np.sqrt(np.square(difference, dtype=np.float64).mean())
+            found = f"largest difference from the checkpoint {largest:.1e}, rms {rms:.1e}"
+            found += f" ({20 * np.log10(rms):.0f} dB)" if rms else ""
+            print(f"{height}x{width} {precision}: {found}", flush=True)
+            kind, limit = ("largest" if precision == "fp32" else "rms"), TOLERANCE[precision]
+            if not (largest if kind == "largest" else rms) <= limit:  # so put, it catches what is not a number
+                raise UserError(
+                    f"{path} at {height}x{width}, {precision}: {found}; expected {kind} {limit:.0e} at most"
+                )
 
 
 if __name__ == "__main__":

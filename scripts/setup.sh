@@ -27,7 +27,7 @@ Makes .venv with what training, evaluation and export need on CPU. Options add t
   --ascend  Python packages of the CANN toolkit, which must be installed
   --torch   PyTorch, to convert .pkl weights
   --align   OpenCV, to score RealBlur after alignment
-  --fast    ONNX Runtime and OpenVINO, several times faster on CPU
+  --fast    ONNX and OpenVINO: export to .onnx, and inference several times faster on CPU
   --app     the web page
   --system  Debian packages of the slow tests (mpirun, a browser), by apt-get
 PYTHON=/path/to/python chooses the Python, which must be $PYTHONS_WANTED.
@@ -47,7 +47,7 @@ main() {
   for option in "$@"; do
     case $option in
       -h | --help) usage && exit 0 ;;
-      --dev) want requirements-torch.txt requirements-align.txt requirements-dev.txt ;;
+      --dev) want requirements-torch.txt requirements-align.txt requirements-fast.txt requirements-dev.txt ;;
       --gpu | --ascend | --torch | --align | --fast | --app) want "requirements-${option#--}.txt" ;;
       --system) with_system=true ;;
       *) die "setup.sh: unknown option $option (--help lists the options)" ;;

@@ -142,6 +142,9 @@ class Config:
     weights: str = option(
         "ema", "of a checkpoint that holds both: the moving average or the raw weights", "eval export", ("ema", "raw")
     )
+    precision: str = option(
+        "auto", "of .onnx files: auto = bf16 where the processor has it", "eval", ("auto", "fp32", "bf16")
+    )
     self_ensemble: str = option(
         "none", "rot4 = MIMO-UNet++ (mean over 4 rotations), flip4 = mirror images, x8 = both", "eval", ENSEMBLE_NAMES
     )
@@ -163,9 +166,15 @@ class Config:
     export_device_target: str = option(
         "CPU", "device the file is meant for; the export itself runs anywhere", "export", DEVICES
     )
-    export_file_format: str = option("MINDIR", "file format", "export", ("MINDIR",))
+    export_file_format: str = option(
+        "MINDIR", "MindSpore's own, ONNX, or AIR (on Ascend only)", "export", ("MINDIR", "ONNX", "AIR")
+    )
     export_file_name: str = option("", "name without suffix, empty = the model's name", "export")
     export_batch_size: int = option(0, "images per call, 0 = any", "export", low=0)
+    export_size: str = option("dynamic", "HxW in pixels, multiples of 4, or dynamic = any", "export")
+    export_precision: str = option("fp32", "fp16 is for Ascend and GPU", "export", ("fp32", "fp16"))
+    all_scales: bool = option(False, "the outputs at half and quarter size too", "export")
+    verify: bool = option(False, "compare with the checkpoint at three sizes, up to 720x1280", "export")
 
     # not options
     origin: str = field(default="defaults", metadata={"scripts": []})

@@ -1,57 +1,300 @@
-"""Networks behind one call: (N, 3, H, W) float32 numpy -> restored (N, 3, H, W) float32 numpy."""
+"""Networks behind one call: (N, 3, H, W) float32 numpy -> restored (N, 3, H, W) float32 numpy.
 
+    engine = load_engine("best.ckpt")        # or .safetensors, .mindir, .onnx
+    restored = engine(images)
+
+MindSpore runs checkpoints and `.mindir`, on the device that `src.device.setup` chose; it is imported only then.
+OpenVINO runs `.onnx`, on the CPU. A 1280x720 frame through MIMO-UNet on two cores, with memory beyond the weights:
+MindSpore 14 s, 4.0 GB; ONNX Runtime 8.9 s, 4.7 GB; OpenVINO 6.2 s, 2.1 GB in float32 and 3.0 s, 1.1 GB in bfloat16.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+
+from src.errors import UserError
+from src.weight_files import CHECKPOINT_SUFFIXES, TORCH_SUFFIXES, need_file
+
+if TYPE_CHECKING:  # importing MindSpore takes seconds, and .onnx files do without
+    from mindspore import nn
+
+SUFFIXES = (*CHECKPOINT_SUFFIXES, ".mindir", ".onnx")
+PRECISIONS = ("auto", "fp32", "bf16")
+MULTIPLE = 4  # the network halves its input twice
+# OpenVINO keeps compiled kernels for each size that it has met, 3.5 MB a size, thousands of them by default. A size
+# needs about 25, so this serves four sizes in turn.
+KERNEL_CACHE = 100
 
 
-class MindSporeEngine:
+class Engine:
+    """One call for every kind of file. Subclasses fill in `run`, the attributes and nothing else."""
+
+    description: str = ""
+    """One line for the user: file, variant, runtime, precision."""
+    bytes_per_pixel: int = 4500
+    """Peak memory of a call, per pixel of its input."""
+    fixed_size: tuple[int, int] | None = None
+    """The (H, W) that the file was exported for; None takes every multiple of 4."""
+    fixed_batch: int = 0
+    """Likewise N; 0 takes any. Calls with another N are cut into parts, the last one filled up."""
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Restore a batch.
+
+        Args:
+            images: RGB, (N, 3, H, W) float32 in [0, 1]; `src.restore` pads sides to multiples of 4.
+
+        Returns:
+            The same shape, not clipped.
+
+        Raises:
+            UserError: the file was exported for another size.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % MULTIPLE or images.shape[3] % MULTIPLE:
+            raise ValueError(f"got images {images.shape}, expected (N, 3, H, W), H and W multiples of {MULTIPLE}")
+        height, width = images.shape[2:]
+        if self.fixed_size and (height, width) != self.fixed_size:
+            fixed = "x".join(map(str, self.fixed_size))
+            raise UserError(
+                f"{self.description}: exported for images of {fixed} (height x width), got {height}x{width}. "
+                "Export it with --export_size dynamic, or take the checkpoint."
+            )
+        images = np.ascontiguousarray(images, np.float32)
+        count, step = len(images), self.fixed_batch
+        if not step or count == step:
+            return self.run(images)
+        parts = []
+        for start in range(0, count, step):
+            part = images[start : start + step]
+            filled = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
+            parts.append(self.run(filled)[: len(part)])
+        return np.concatenate(parts)
+
+
+class MindSporeEngine(Engine):
     """Full-resolution output of a MindSpore network.
 
     Compiled once for every size: the graph takes dynamic batch, height and width, so images of many sizes do not
     compile one graph each.
     """
 
-    def __init__(self, network: nn.Cell):
+    def __init__(self, network: "nn.Cell", description: str = "MindSpore, fp32"):
+        from src.mindir import FullResolution, any_size
+
+        self.description = description
         self.cell = FullResolution(network).set_train(False)
-        self.cell.set_inputs(Tensor(shape=[None, 3, None, None], dtype=ms.float32))
+        self.cell.set_inputs(any_size())
         self(np.zeros((1, 3, 8, 8), np.float32))  # compile now, so that the first image's time is its own
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def run(self, images: np.ndarray) -> np.ndarray:
+        from mindspore import Tensor
+
         return self.cell(Tensor(images)).asnumpy()
 
 
-class FullResolution(nn.Cell):
-    """A network's last output, (N, 3, H, W), float32: training needs the coarse ones, nobody else does."""
+class MindirEngine(Engine):
+    """An exported `.mindir`, run by MindSpore without the network's source.
 
-    def __init__(self, network: nn.Cell):
-        super().__init__(auto_prefix=False)
-        self.network = network
+    Raises:
+        UserError: damaged, no MINDIR file, or another network or variant than `model_name` ('' takes any).
+    """
 
-    def construct(self, images: Tensor) -> Tensor:
-        return self.network(images)[2].astype(ms.float32)
+    def __init__(self, path: Path | str, model_name: str = ""):
+        import mindspore as ms
+
+        from src.mindir import describe_mindir
+
+        metadata, shapes, names = describe_mindir(Path(path))
+        self.fixed_batch, self.fixed_size = check_export(path, metadata, shapes, names, model_name)
+        self.description = f"{path}: {metadata['variant']}, MindSpore, {metadata.get('precision', 'fp32')}"
+        try:
+            self.cell = ms.nn.GraphCell(ms.load(str(path)))
+        except (RuntimeError, ValueError, TypeError) as e:
+            raise UserError(f"{path}: MindSpore cannot load it ({_first_line(e)}). Export it again.") from e
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        from mindspore import Tensor
+
+        outputs = self.cell(Tensor(images))
+        return (outputs[0] if isinstance(outputs, tuple) else outputs).asnumpy()
 
 
-class MindirEngine:
-    """An exported `.mindir`, run by MindSpore without the network's source."""
+class OnnxEngine(Engine):
+    """An exported `.onnx`, run by OpenVINO on the CPU.
 
-    def __init__(self, path: Path | str):
-        self.cell = nn.GraphCell(ms.load(str(path)))
+    The model stays dynamic in its shape: it was as fast as one compiled for each size.
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        return self.cell(Tensor(images)).asnumpy()
+    Args:
+        model_name: expected variant, '' takes any.
+        precision: `bf16` computes convolutions in bfloat16, half the time for a difference of about 5e-4 (rms) in
+            [0, 1]; `auto` does so where the processor can.
+        threads: 0 leaves it to OpenVINO: all cores that this process may use.
+
+    Raises:
+        UserError: OpenVINO is missing, the file is damaged or no ONNX, another network or variant, or bf16 is asked of
+            a processor without it.
+    """
+
+    def __init__(self, path: Path | str, model_name: str = "", precision: str = "auto", threads: int = 0):
+        onnx, openvino = import_fast()
+        if precision == "bf16" and not has_bf16():
+            raise UserError(
+                "--precision bf16: this processor has no bfloat16 (avx512_bf16 or amx_bf16 in /proc/cpuinfo)"
+            )
+        bf16 = precision != "fp32" and has_bf16()
+        try:
+            model = onnx.load_model(str(path), load_external_data=False)
+        except Exception as e:  # protobuf's error class depends on its implementation
+            raise UserError(
+                f"{path} is damaged, cut off or not an ONNX file ({Path(path).stat().st_size} bytes). "
+                "Export it again: python export.py --export_file_format ONNX --ckpt_file F"
+            ) from e
+        metadata = {p.key: p.value for p in model.metadata_props}
+        shapes = [[d.dim_value or -1 for d in i.type.tensor_type.shape.dim] for i in model.graph.input]
+        names = [i.name for i in model.graph.input]
+        self.fixed_batch, self.fixed_size = check_export(path, metadata, shapes, names, model_name)
+        self.description = f"{path}: {metadata['variant']}, OpenVINO on CPU, {'bf16' if bf16 else 'fp32'}"
+        self.bytes_per_pixel = 1300 if bf16 else 2500
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "CPU_RUNTIME_CACHE_CAPACITY": KERNEL_CACHE,
+        }
+        if threads:
+            options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            with _without_isa_limit():
+                core = openvino.Core()
+                self.request = core.compile_model(core.read_model(str(path)), "CPU", options).create_infer_request()
+        except RuntimeError as e:
+            raise UserError(f"{path}: OpenVINO cannot load it ({_first_line(e)}). Export it again.") from e
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        with _without_isa_limit():
+            return self.request.infer({0: images}, share_inputs=True)[0]
 
 
-def export_mindir(network: nn.Cell, target: Path, batch_size: int = 0) -> Path:
-    """Write `target`.mindir, dynamic in height and width and, unless `batch_size` fixes it, in batch; return its
-    path."""
-    cell = FullResolution(network).set_train(False)
-    ms.export(
-        cell,
-        Tensor(shape=[batch_size or None, 3, None, None], dtype=ms.float32),
-        file_name=str(target),
-        file_format="MINDIR",
-    )
-    return target.with_name(target.name + ".mindir")
+def load_engine(
+    path: Path | str, *, model_name: str = "", weights: str = "ema", precision: str = "auto", threads: int = 0
+) -> Engine:
+    """The engine of a file, chosen by its suffix.
+
+    A checkpoint or a `.mindir` runs on the device of `src.device.setup`, which must have been called before;
+    `runs_on_mindspore` tells whether.
+
+    Args:
+        model_name: expected variant; '' takes the one that the file names.
+        weights: of a checkpoint: `ema` takes the moving average where there is one, `raw` never.
+        precision: see `OnnxEngine`; MindSpore runs in the precision of the file.
+        threads: of OpenVINO; MindSpore chooses its own.
+
+    Raises:
+        UserError: no such file, unknown suffix, no network of ours, another variant, or bf16 asked of MindSpore.
+    """
+    path = Path(path)
+    on_mindspore = runs_on_mindspore(path)
+    need_file(path, "checkpoint or exported network")
+    if on_mindspore and precision == "bf16":
+        raise UserError(f"--precision bf16: for .onnx files, got {path}, which MindSpore runs in its own precision")
+    if path.suffix == ".onnx":
+        return OnnxEngine(path, model_name, precision, threads)
+    if path.suffix == ".mindir":
+        return MindirEngine(path, model_name)
+    return _checkpoint_engine(path, model_name, weights)
+
+
+def runs_on_mindspore(path: Path | str) -> bool:
+    """Whether a file needs MindSpore.
+
+    Raises:
+        UserError: no engine knows the suffix.
+    """
+    suffix = Path(path).suffix
+    if suffix in TORCH_SUFFIXES:
+        command = shlex.join([str(path), str(Path(path).with_suffix(".ckpt"))])
+        raise UserError(f"{path} is a PyTorch file; once: python convert.py {command}")
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path}: got *{suffix}, expected a network, one of *{', *'.join(SUFFIXES)}")
+    return suffix != ".onnx"
+
+
+def _checkpoint_engine(path: Path, model_name: str, weights: str) -> MindSporeEngine:
+    from src.checkpoint import describe_loading, load_network, read_checkpoint, require_network
+
+    model_name = model_name or require_network(*read_checkpoint(path), path)[0] or "MIMO-UNet"
+    network, meta, left_out = load_network(path, model_name, weights)
+    loading = describe_loading(path, meta, left_out)
+    return MindSporeEngine(network, loading.replace(f"{path}:", f"{path}: {model_name}, MindSpore, fp32,", 1))
+
+
+def check_export(
+    path: Path | str,
+    metadata: Mapping[str, str],
+    shapes: Sequence[Sequence[int]],
+    names: Sequence[str],
+    model_name: str,
+) -> tuple[int, tuple[int, int] | None]:
+    """(fixed batch, fixed size) of an exported file, 0 and None where they are free (-1 in `shapes`).
+
+    Raises:
+        UserError: the file is not one that `export.py` wrote, or of another variant than `model_name`.
+    """
+    shape = list(shapes[0]) if len(shapes) == 1 else []
+    if "variant" not in metadata or len(shape) != 4 or shape[1] != 3:
+        found = ", ".join(f"{n} {_show_shape(s)}" for n, s in zip(names, shapes, strict=True)) or "no input"
+        raise UserError(
+            f"{path} holds another network: its input is {found[:200]}, expected (N, 3, H, W) "
+            "and the name of a variant, as export.py writes them"
+        )
+    if model_name not in ("", metadata["variant"]):
+        raise UserError(
+            f"{path} holds {metadata['variant']}, expected {model_name}. Add --model_name {metadata['variant']}"
+        )
+    return max(0, shape[0]), (shape[2], shape[3]) if shape[2] > 0 and shape[3] > 0 else None
+
+
+def has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself."""
+    try:
+        return re.search(r"\b(avx512_bf16|amx_bf16)\b", Path("/proc/cpuinfo").read_text()) is not None
+    except OSError:
+        return False
+
+
+def import_fast() -> tuple[Any, Any]:
+    """The modules onnx and openvino, or a UserError that says how to install them."""
+    try:
+        import onnx
+        import openvino
+    except ImportError as e:
+        raise UserError(f".onnx files need {e.name}, which is not installed: bash scripts/setup.sh --fast") from e
+    return onnx, openvino
+
+
+@contextlib.contextmanager
+def _without_isa_limit() -> Iterator[None]:
+    """Hide a limit that is meant for MindSpore (`src.device.disarm_convolution_trap`) and that the user has exported:
+    with it OpenVINO is 1.5 times slower, and in bfloat16 does not compile."""
+    limit = os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
+    try:
+        yield
+    finally:
+        if limit is not None:
+            os.environ["ONEDNN_MAX_CPU_ISA"] = limit
+
+
+def _show_shape(shape: Sequence[int]) -> str:
+    return "(" + ", ".join("any" if s < 0 else str(s) for s in shape) + ")"
+
+
+def _first_line(e: Exception) -> str:
+    return next((line.strip() for line in str(e).splitlines() if line.strip(" -")), type(e).__name__)[:200]

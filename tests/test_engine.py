@@ -1,11 +1,31 @@
+import os
+import subprocess
+import sys
+import time
+
 import numpy as np
+import onnx
+import psutil
 import pytest
 from mindspore import Tensor
 
-from src.engine import MindirEngine, MindSporeEngine, export_mindir
+from src import engine as engine_module
+from src.checkpoint import parameter_arrays, save_checkpoint
+from src.config import ROOT
+from src.engine import MindirEngine, MindSporeEngine, OnnxEngine, has_bf16, load_engine, runs_on_mindspore
+from src.errors import UserError
 from src.init_weights import init_weights
 from src.mimo_unet import build_net
+from src.mindir import export_mindir
+from src.onnx_graph import build_onnx
 from src.restore import restore
+
+TEXTS = {"variant": "MIMO-UNet", "num_res": "1"}
+needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no bfloat16")
+
+
+def noise(*shape):
+    return np.random.default_rng(0).random(shape, dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -15,31 +35,229 @@ def network(cpu):
     return network
 
 
-def test_engine_is_the_networks_full_resolution_at_any_size(network):
-    engine = MindSporeEngine(network)
-    for shape in ((1, 3, 32, 32), (2, 3, 16, 40), (1, 3, 64, 24)):
-        images = np.random.default_rng(0).random(shape, dtype=np.float32)
-        np.testing.assert_array_equal(engine(images), network(Tensor(images))[2].asnumpy())
+@pytest.fixture(scope="module")
+def answer(network):
+    """What MindSpore says; compiled once for all shapes."""
+    return MindSporeEngine(network)
 
 
-def test_mindir_reloads_with_a_difference_of_zero(network, tmp_path):
-    path = export_mindir(network, tmp_path / "net")
-    assert path == tmp_path / "net.mindir"
-    engine, exported = MindSporeEngine(network), MindirEngine(path)
-    for shape in ((1, 3, 32, 32), (2, 3, 16, 40)):
-        images = np.random.default_rng(0).random(shape, dtype=np.float32)
-        np.testing.assert_array_equal(exported(images), engine(images))
+@pytest.fixture(scope="module")
+def files(network, tmp_path_factory):
+    """The same network as .ckpt, .safetensors, .mindir and .onnx; 'fixed' ones for two images of 16x24."""
+    folder = tmp_path_factory.mktemp("engines")
+    arrays = parameter_arrays(network)
+    for suffix in (".ckpt", ".safetensors"):
+        average = {f"ema.{name}": a * 0.9 for name, a in arrays.items()}
+        save_checkpoint(folder / f"net{suffix}", arrays | average, {"variant": "MIMO-UNet"})
+    for name, shape in (("net", {}), ("fixed", {"size": (16, 24), "batch": 2})):
+        onnx.save(build_onnx(arrays, 1, metadata=TEXTS, **shape), folder / f"{name}.onnx")
+    export_mindir(network, folder / "net", metadata=TEXTS)
+    export_mindir(network, folder / "fixed", 2, (16, 24), all_scales=True, metadata=TEXTS)
+    return folder
+
+
+def message(function, *args, **kwargs):
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 500
+    return text
+
+
+# ---- the same answer from every kind of file
+
+
+def test_engine_is_the_networks_full_resolution(network, answer):
+    images = noise(2, 3, 16, 40)
+    np.testing.assert_array_equal(answer(images), network(Tensor(images))[2].asnumpy())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "words", "tolerance"),
+    [
+        (".ckpt", "MindSpore, fp32", 0),
+        (".safetensors", "MindSpore, fp32", 0),
+        (".mindir", "MindSpore, fp32", 0),
+        (".onnx", "OpenVINO on CPU, fp32", 1e-5),
+    ],
+)
+def test_every_kind_of_file(suffix, words, tolerance, answer, files):
+    engine = load_engine(files / f"net{suffix}", weights="raw", precision="fp32")
+    assert engine.description.startswith(f"{files / 'net'}{suffix}: MIMO-UNet, {words}")
+    assert "moving average" not in engine.description
+    assert (engine.fixed_size, engine.fixed_batch) == (None, 0)
+    for shape in ((1, 3, 4, 4), (2, 3, 16, 40), (1, 3, 64, 24)):
+        images = noise(*shape)
+        restored = engine(images)
+        assert restored.dtype == np.float32
+        np.testing.assert_allclose(restored, answer(images), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("suffix", [".mindir", ".onnx"])
+def test_fixed_shapes(suffix, answer, files):
+    engine = load_engine(files / f"fixed{suffix}", precision="fp32")
+    assert (engine.fixed_size, engine.fixed_batch) == ((16, 24), 2)
+    for count in (1, 2, 5):  # cut into twos, the last one filled up
+        images = noise(count, 3, 16, 24)
+        np.testing.assert_allclose(engine(images), answer(images), rtol=0, atol=1e-5)
+    text = message(engine, noise(1, 3, 24, 16))
+    assert "16x24" in text and "24x16" in text and "--export_size" in text
+
+
+def test_moving_average_unless_raw(answer, files):
+    images, average = noise(1, 3, 16, 16), load_engine(files / "net.ckpt")
+    assert np.abs(average(images) - answer(images)).max() > 1e-4
+    assert "moving average" in average.description
+
+
+def test_results_stay_when_the_engine_goes_on(files):
+    engine = load_engine(files / "net.onnx")
+    first = engine(noise(1, 3, 16, 16))
+    kept = first.copy()
+    engine(np.zeros((1, 3, 16, 16), np.float32))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_other_layouts_and_types_are_taken(files):
+    engine = load_engine(files / "net.onnx", precision="fp32")
+    images = noise(1, 16, 24, 3)
+    turned = images.transpose(0, 3, 1, 2)  # not contiguous
+    np.testing.assert_array_equal(engine(turned), engine(turned.astype(np.float64)))
+    for shape in ((1, 3, 16, 18), (3, 16, 16), (1, 4, 16, 16)):
+        with pytest.raises(ValueError, match="multiples of 4"):
+            engine(noise(*shape))
+
+
+def test_rotation_ensemble_of_the_network_is_equivariant(answer):
+    images = np.random.default_rng(1).random((1, 24, 33, 3), dtype=np.float32)
+    turned = restore(np.rot90(images, axes=(1, 2)), answer, "rot4")
+    expected = np.rot90(restore(images, answer, "rot4", max_pixels=10**6), axes=(1, 2))
+    np.testing.assert_allclose(turned, expected, atol=1e-5)
+    assert np.abs(restore(images, answer) - restore(images, answer, "rot4")).max() > 1e-3  # it does something
 
 
 def test_dotted_names_keep_their_dots(network, tmp_path):
-    assert export_mindir(network, tmp_path / "v1.2", batch_size=1) == tmp_path / "v1.2.mindir"
-    assert (tmp_path / "v1.2.mindir").exists()
+    path = export_mindir(network, tmp_path / "v1.2", batch_size=1)
+    assert path == tmp_path / "v1.2.mindir" and os.access(path, os.W_OK)
 
 
-def test_rotation_ensemble_of_the_network_is_equivariant(network):
-    engine = MindSporeEngine(network)
-    images = np.random.default_rng(1).random((1, 24, 33, 3), dtype=np.float32)
-    turned = restore(np.rot90(images, axes=(1, 2)), engine, "rot4")
-    expected = np.rot90(restore(images, engine, "rot4", max_pixels=10**6), axes=(1, 2))
-    np.testing.assert_allclose(turned, expected, atol=1e-5)
-    assert np.abs(restore(images, engine) - restore(images, engine, "rot4")).max() > 1e-3  # it does something
+# ---- precision and the two runtimes beside each other
+
+
+@needs_bf16
+def test_bf16_beside_mindspore(answer, files):
+    """MindSpore's convolutions need a setting that would stop OpenVINO's in bfloat16 from compiling."""
+    images, openvino = noise(1, 3, 64, 96), load_engine(files / "net.onnx")
+    exact = load_engine(files / "net.onnx", precision="fp32")(images)
+    assert "bf16" in openvino.description
+    for _ in range(2):
+        np.testing.assert_allclose(answer(images), exact, rtol=0, atol=1e-5)
+        difference = openvino(images) - exact
+        assert 0 < np.sqrt((difference**2).mean()) < 2e-3
+
+
+@needs_bf16
+def test_a_limit_that_the_user_exported_does_not_reach_openvino(files):
+    script = f"""
+import numpy as np
+from src.engine import load_engine
+engine = load_engine({str(files / "net.onnx")!r}, precision="bf16")
+engine(np.zeros((1, 3, 64, 64), np.float32))
+import os
+assert os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX2_VNNI"
+"""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True, timeout=60)
+
+
+@needs_bf16
+@pytest.mark.slow
+def test_both_runtimes_are_fast_in_one_process(cpu, reference, tmp_path):
+    network = reference("mimo_unet")[0]
+    texts = {"variant": "MIMO-UNet"}
+    onnx.save(build_onnx(parameter_arrays(network), network.num_res, metadata=texts), tmp_path / "net.onnx")
+    images = noise(1, 3, 256, 256)
+    engines = {"mindspore": MindSporeEngine(network)}
+    engines |= {p: load_engine(tmp_path / "net.onnx", precision=p) for p in ("fp32", "bf16")}
+    seconds = {name: [] for name in engines}
+    for _ in range(6):  # in turn, so that whatever else the machine does slows all of them
+        for name, engine in engines.items():
+            start = time.perf_counter()
+            engine(images)
+            seconds[name].append(time.perf_counter() - start)
+    best = {name: min(values) for name, values in seconds.items()}
+    assert best["bf16"] < 0.8 * best["fp32"] < 0.8 * best["mindspore"], best
+    assert best["mindspore"] < 15, best  # 100 s where the setting did not reach MindSpore
+
+
+def test_bf16_is_refused_where_it_cannot_be(files, monkeypatch):
+    for name in ("net.ckpt", "net.mindir"):
+        assert "--precision bf16" in message(load_engine, files / name, precision="bf16")
+    monkeypatch.setattr(engine_module, "has_bf16", lambda: False)
+    assert "no bfloat16" in message(load_engine, files / "net.onnx", precision="bf16")
+    assert "fp32" in load_engine(files / "net.onnx", precision="auto").description
+
+
+def test_onnx_needs_no_mindspore(files):
+    script = f"""
+import sys
+import numpy as np
+from src.engine import load_engine
+engine = load_engine({str(files / "net.onnx")!r}, threads=1)
+engine(np.zeros((1, 3, 8, 8), np.float32))
+assert not any(name.split(".")[0] == "mindspore" for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+
+
+def test_many_sizes_do_not_fill_the_memory(files):
+    engine = load_engine(files / "net.onnx")
+    sizes = [(4 * h, 4 * w) for h in range(2, 9) for w in range(2, 9)]
+    memory = []
+    for height, width in sizes:
+        engine(noise(1, 3, height, width))
+        memory.append(psutil.Process().memory_info().rss)
+    assert memory[-1] - memory[len(memory) // 2] < 30e6
+
+
+# ---- files that are not ours
+
+
+def test_other_files_are_named(files, tmp_path):
+    assert "*.ckpt, *.safetensors, *.mindir, *.onnx" in message(load_engine, tmp_path / "net.tflite")
+    assert "convert.py" in message(load_engine, tmp_path / "net.pkl")
+    assert "no checkpoint" in message(load_engine, tmp_path / "none.onnx")
+    assert runs_on_mindspore("a.ckpt") and not runs_on_mindspore("a.onnx")
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors", ".mindir", ".onnx"])
+def test_damage_is_one_line(suffix, files, tmp_path):
+    path = tmp_path / f"damaged{suffix}"
+    whole = (files / f"net{suffix}").read_bytes()
+    for content in (b"", b"no network at all", whole[: len(whole) // 2], whole[1000:]):
+        path.write_bytes(content)
+        assert str(path) in message(load_engine, path)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".mindir", ".onnx"])
+def test_another_variant_is_refused(suffix, files):
+    text = message(load_engine, files / f"net{suffix}", model_name="MIMO-UNetPlus")
+    assert "MIMO-UNet" in text and "expected MIMO-UNetPlus" in text and "--model_name MIMO-UNet" in text
+
+
+def test_the_variant_that_is_expected_is_taken(files):
+    for suffix in (".mindir", ".onnx"):
+        assert load_engine(files / f"net{suffix}", model_name="MIMO-UNet")
+
+
+def test_another_network_is_refused(cpu, tmp_path):
+    import mindspore as ms
+    from onnx import TensorProto, helper
+
+    numbers = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1000]) for name in ("data", "prob")]
+    graph = helper.make_graph([helper.make_node("Relu", ["data"], ["prob"])], "other", numbers[:1], numbers[1:])
+    onnx.save(helper.make_model(graph), tmp_path / "other.onnx")
+    ms.export(ms.nn.ReLU(), ms.ops.zeros((1, 1000)), file_name=str(tmp_path / "other"), file_format="MINDIR")
+    for cls, suffix in ((OnnxEngine, ".onnx"), (MindirEngine, ".mindir")):
+        text = message(cls, tmp_path / f"other{suffix}")
+        assert "another network" in text and "(1, 1000)" in text and "(N, 3, H, W)" in text

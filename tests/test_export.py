@@ -1,0 +1,114 @@
+import hashlib
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+import export
+from src import __version__, device
+from src.checkpoint import save_checkpoint
+from src.engine import has_bf16, load_engine
+from src.errors import UserError
+from src.mindir import describe_mindir
+
+
+@pytest.fixture(scope="module")
+def checkpoint(cpu, reference, tmp_path_factory):
+    network = reference("mimo_unet_num_res_1")[0]
+    path = tmp_path_factory.mktemp("export") / "best.ckpt"
+    save_checkpoint(path, {p.name: p.asnumpy() for p in network.get_parameters()}, {"variant": "MIMO-UNet"})
+    return path
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path, monkeypatch):
+    """run(option, ...): export.py in an empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *options: export.main(["--ckpt_file", str(checkpoint), *map(str, options)])
+
+
+def read_texts(path):
+    if path.suffix == ".mindir":
+        return describe_mindir(path)[0]
+    return {p.key: p.value for p in onnx.load(path).metadata_props}
+
+
+@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
+def test_the_file_says_what_it_is(file_format, run, checkpoint, tmp_path, capsys):
+    run("--export_device_target", "GPU", "--export_file_format", file_format)
+    path = tmp_path / f"MIMO-UNet.{file_format.lower()}"
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [path.name]
+    assert read_texts(path) == {
+        "variant": "MIMO-UNet", "num_res": "1", "checkpoint": "best.ckpt", "weights": "raw", "precision": "fp32",
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(), "colour_order": "RGB",
+        "range": "0..1", "output_scales": "1", "repository_version": __version__,
+    }  # fmt: skip
+    out = capsys.readouterr().out
+    assert "for GPU" in out and "64x96 fp32: largest difference from the checkpoint" in out
+
+
+@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
+def test_fixed_half_precision_with_all_scales(file_format, run, tmp_path, capsys):
+    run("--export_file_format", file_format, "--export_size", "16x24", "--export_batch_size", 2, "--all_scales",
+        "--export_precision", "fp16", "--export_file_name", "out/v1.2", "--verify")  # fmt: skip
+    path = tmp_path / f"out/v1.2.{file_format.lower()}"
+    engine = load_engine(path, precision="auto" if file_format == "MINDIR" else "fp32")
+    assert (engine.fixed_size, engine.fixed_batch) == ((16, 24), 2)
+    assert read_texts(path)["output_scales"] == "1 1/2 1/4" and read_texts(path)["precision"] == "fp16"
+    assert path.stat().st_size < 6e6  # 8.0 MB of float32 weights
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("16x24 ")]
+    with_bf16 = file_format == "ONNX" and has_bf16()
+    assert [line.split()[1] for line in lines] == ["fp16:", "bf16:"][: 1 + with_bf16]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
+def test_verify_at_three_sizes(file_format, run, capsys):
+    run("--export_file_format", file_format, "--verify")
+    lines = [line for line in capsys.readouterr().out.splitlines() if " fp32: " in line]
+    assert [line.split()[0] for line in lines] == ["64x64", "720x1280", "501x333"]
+
+
+@pytest.mark.parametrize("wrong", [1e-3, np.nan])
+def test_a_file_that_differs_is_refused(wrong, run, monkeypatch):
+    real = load_engine
+
+    def distorted(*args, **kwargs):
+        engine = real(*args, **kwargs)
+        return lambda images: engine(images) + wrong
+
+    monkeypatch.setattr("src.engine.load_engine", distorted)
+    with pytest.raises(UserError, match=r"MIMO-UNet.onnx at 64x96, fp32: .*; expected largest 1e-05 at most"):
+        run("--export_file_format", "ONNX")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--export_size", "10x12"], "--export_size: got 10x12, expected HEIGHTxWIDTH"),
+        (["--export_size", "0x4"], "--export_size: got 0x4"),
+        (["--export_size", "720"], "--export_size: got 720"),
+        (["--export_file_format", "AIR"], "needs an Ascend device"),
+        (["--export_file_format", "TFLITE"], "MINDIR, ONNX, AIR"),
+        (["--model_name", "MIMO-UNetPlus"], "Add --model_name MIMO-UNet"),
+    ],
+)
+def test_wrong_options_are_one_line(options, expected, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "ascend_devices", lambda: [])
+    with pytest.raises(UserError) as caught:
+        run(*options)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_air_has_fixed_shapes(run, monkeypatch):
+    monkeypatch.setattr(device, "ascend_devices", lambda: ["/dev/davinci0"])
+    with pytest.raises(UserError, match="--export_size HxW --export_batch_size N"):
+        run("--export_file_format", "AIR", "--export_size", "64x64")
+
+
+def test_onnx_without_its_packages_says_so_first(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match="openvino, which is not installed: bash scripts/setup.sh --fast"):
+        run("--export_file_format", "ONNX")
