@@ -13,6 +13,7 @@ from src import device
 from src.align import need_opencv
 from src.config import Config, load_config
 from src.datasets import choose_pairs
+from src.engine import load_engine, runs_on_mindspore
 from src.errors import UserError, need_writable_folder, run_main
 from src.picture_files import Pair, check_pairs, describe_conversion
 from src.sample_data import dataset_or_samples
@@ -21,9 +22,11 @@ from src.sample_data import dataset_or_samples
 def main(argv: list[str] | None = None) -> None:
     config = load_config("eval", argv, device.best_device)
     print(f"settings: {config.origin}", flush=True)
-    device.require_device(config.device_target)
     if not config.ckpt_file:
-        raise UserError("--ckpt_file: expected a checkpoint, e.g. runs/MIMO-UNet/best.ckpt")
+        raise UserError("--ckpt_file: expected a checkpoint, e.g. runs/MIMO-UNet/best.ckpt, or an exported model")
+    on_mindspore = runs_on_mindspore(config.ckpt_file)
+    if on_mindspore:
+        device.require_device(config.device_target)
     if config.align == "ecc":
         need_opencv()
     root = config.dataset_root
@@ -36,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     if config.eval_use_data_sink:
         print("--eval_use_data_sink: scores are computed on the host, so images are not sunk to the device")
 
-    device.setup(config.device_target, config.device_id, debug=config.debug)
+    if on_mindspore:
+        device.setup(config.device_target, config.device_id, debug=config.debug)
     rows = score(config, pairs)
     report(config, rows)
 
@@ -57,15 +61,15 @@ def score(config: Config, pairs: list[Pair]) -> list[dict]:
     # MindSpore takes seconds to import; --help and bad input are answered without it.
     from tqdm import tqdm
 
-    from src.checkpoint import describe_loading, load_network
-    from src.engine import MindSporeEngine
     from src.evaluation import evaluate, make_scorer
     from src.metric import psnr
     from src.picture import save_png, save_strip
-    from src.restore import BYTES_PER_PIXEL, restore
+    from src.restore import restore
 
-    network, meta, left_out = load_network(config.ckpt_file, config.model_name, config.weights)
-    print(describe_loading(config.ckpt_file, meta, left_out))
+    engine = load_engine(
+        config.ckpt_file, model_name=config.model_name, weights=config.weights, precision=config.precision
+    )
+    print(engine.description)
 
     def save(pair, blur, restored, sharp):
         if config.img_save_directory:
@@ -80,9 +84,9 @@ def score(config: Config, pairs: list[Pair]) -> list[dict]:
 
     restored_by = partial(
         restore,
-        engine=MindSporeEngine(network),
+        engine=engine,
         ensemble=config.self_ensemble,
-        max_pixels=device.available_memory() // 2 // BYTES_PER_PIXEL,
+        max_pixels=int(device.available_memory() // 2 // engine.bytes_per_pixel),
     )
     scorer = make_scorer(config.metric_names(), config.crop_border, config.center_crop, config.align)
     with tqdm(total=len(pairs), unit="image", disable=None) as bar:

@@ -17,10 +17,10 @@ from src.config import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.run_folder import read_log  # noqa: E402
 
-STEPS = 104  # some two and a half minutes on two cores
+STEPS = 80  # some two and a half minutes on two cores
 TRAINING = {
     "device_target": "CPU", "crop_size": 96, "train_batch_size": 2, "epochs_num": 1000, "max_steps": STEPS,
-    "learning_rate": 2e-4, "val_acc_monitor_interval": 13, "val_first": True, "log_frequency": 5,
+    "learning_rate": 2e-4, "val_acc_monitor_interval": 10, "val_first": True, "log_frequency": 5,
     "ckpt_save_frequency": 1000, "num_worker": 2,
 }  # fmt: skip
 

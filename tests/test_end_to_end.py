@@ -136,7 +136,7 @@ def test_devices_that_are_absent_end_with_one_line(work):
         config = ROOT / f"configs/{name}_config.yaml"
         for script, options in (
             ("train.py", ["--ckpt_save_directory", f"no_{name}"]),
-            ("eval.py", ["--ckpt_file", "x"]),
+            ("eval.py", ["--ckpt_file", "run/best.ckpt"]),
         ):
             _, err = run(script, "--dataset_root", "data", "--config_path", config, *options, cwd=work, expect=2)
             assert err.count("\n") == 1 and "--device_target CPU" in err

@@ -115,7 +115,7 @@ def test_every_run_has_a_line(tmp_path):
 def test_curves_of_a_log_file(tmp_path):
     from src.run_folder import RunLog, read_log
 
-    run_log = RunLog(tmp_path / "log.csv")
+    run_log = RunLog(tmp_path)
     empty = draw(tmp_path / "0.png", {"run": read_log(tmp_path / "log.csv")})
     for step in (10, 20, 30):
         run_log.add(1, step, loss=1 / step)

@@ -502,11 +502,11 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
         return result.stdout
 
     assert "making .venv" in setup("--dev")
-    assert installed_files(tmp_path) == [f"requirements{x}.txt" for x in ("", "-torch", "-align", "-dev")]
+    assert installed_files(tmp_path) == [f"requirements{x}.txt" for x in ("", "-torch", "-align", "-fast", "-dev")]
     for options in ([], ["--dev"], ["--torch"]):
         assert len(setup(*options).splitlines()) == 1
-    setup("--fast")
-    assert installed_files(tmp_path) == ["requirements-fast.txt"]
+    setup("--app")
+    assert installed_files(tmp_path) == ["requirements-app.txt"]
 
     with (tree / "requirements-dev.txt").open("a") as file:
         file.write("# changed\n")
@@ -517,7 +517,7 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
     (tree / ".venv/setup_stamp").rename(tree / ".venv/setup_unfinished")
     assert "making .venv anew: an earlier setup was cut off" in setup()
     assert sorted(installed_files(tmp_path)) == sorted(
-        f"requirements{x}.txt" for x in ("", "-align", "-dev", "-fast", "-torch")
+        f"requirements{x}.txt" for x in ("", "-align", "-app", "-dev", "-fast", "-torch")
     )
     assert not (tree / ".venv/setup_unfinished").exists()
 
