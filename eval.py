@@ -62,8 +62,7 @@ def score(config: Config, pairs: list[Pair]) -> list[dict]:
     from tqdm import tqdm
 
     from src.evaluation import evaluate, make_scorer
-    from src.metric import psnr
-    from src.picture import save_png, save_strip
+    from src.picture import save_png, save_scored_strip
     from src.restore import restore
 
     engine = load_engine(
@@ -75,12 +74,7 @@ def score(config: Config, pairs: list[Pair]) -> list[dict]:
         if config.img_save_directory:
             save_png(Path(config.img_save_directory) / f"{pair.name}.png", restored)
         if config.strip_save_directory:
-            strip = {
-                f"blurred {psnr(blur, sharp):.2f} dB": blur,
-                f"restored {psnr(restored, sharp):.2f} dB": restored,
-                "sharp": sharp,
-            }
-            save_strip(Path(config.strip_save_directory) / f"{pair.name}.png", strip)
+            save_scored_strip(Path(config.strip_save_directory) / f"{pair.name}.png", blur, restored, sharp)
 
     restored_by = partial(
         restore,

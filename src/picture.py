@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from src.metric import to_uint8
+from src.metric import psnr, to_uint8
 
 GAP = 8  # pixels between the images of a strip
 CAPTION = 18  # pixels above them
@@ -31,6 +31,16 @@ def save_strip(path: Path, images: Mapping[str, np.ndarray]) -> None:
         sheet.paste(Image.fromarray(to_uint8(image)), (left, CAPTION))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+
+
+def save_scored_strip(path: Path, blur: np.ndarray, restored: np.ndarray, sharp: np.ndarray) -> None:
+    """blurred | restored | sharp, the first two with their PSNR."""
+    strip = {
+        f"blurred {psnr(blur, sharp):.2f} dB": blur,
+        f"restored {psnr(restored, sharp):.2f} dB": restored,
+        "sharp": sharp,
+    }
+    save_strip(path, strip)
 
 
 def save_curves(path: Path, runs: Mapping[str, Mapping[str, Sequence[float | None]]]) -> None:

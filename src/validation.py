@@ -11,9 +11,8 @@ import numpy as np
 from src import device
 from src.engine import MindSporeEngine
 from src.evaluation import evaluate, make_scorer, summary_of_sums, sums
-from src.metric import psnr
 from src.mimo_unet import MIMOUNet
-from src.picture import save_strip
+from src.picture import save_scored_strip
 from src.picture_files import Pair
 from src.restore import restore
 from src.train_step import TrainStep
@@ -60,12 +59,9 @@ class Validator:
 
         def show(pair: Pair, blur: np.ndarray, restored: np.ndarray, sharp: np.ndarray) -> None:
             if self.folder and pair.name in shown:
-                strip = {
-                    f"blurred {psnr(blur, sharp):.2f} dB": blur,
-                    f"restored {psnr(restored, sharp):.2f} dB": restored,
-                    "sharp": sharp,
-                }
-                save_strip(self.folder / "samples" / f"{global_step:08}" / f"{pair.name}.png", strip)
+                save_scored_strip(
+                    self.folder / "samples" / f"{global_step:08}" / f"{pair.name}.png", blur, restored, sharp
+                )
 
         rows = []
         mine = self.pairs[rank::world_size]
