@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn
 
 from src.checkpoint import read_checkpoint
 from src.config import Config, option_fields
@@ -21,9 +21,13 @@ Arrays = dict[str, np.ndarray]
 BUFFERS = "gradient."  # accumulated within one step, so not part of the state between steps
 
 
+def _state_parameters(step: nn.Cell) -> dict[str, Parameter]:
+    return {p.name: p for p in step.get_parameters() if not p.name.startswith(BUFFERS)}
+
+
 def training_state(step: nn.Cell) -> Arrays:
     """All that a training step carries from one step to the next, by name."""
-    return {p.name: p.asnumpy() for p in step.get_parameters() if not p.name.startswith(BUFFERS)}
+    return {name: p.asnumpy() for name, p in _state_parameters(step).items()}
 
 
 def restore_state(step: nn.Cell, arrays: Mapping[str, np.ndarray], path: Path) -> None:
@@ -32,7 +36,7 @@ def restore_state(step: nn.Cell, arrays: Mapping[str, np.ndarray], path: Path) -
     Raises:
         UserError: the file lacks something: it holds weights alone, or was trained with other options.
     """
-    params = {p.name: p for p in step.get_parameters() if not p.name.startswith(BUFFERS)}
+    params = _state_parameters(step)
     missing = [name for name in params if name not in arrays]
     if missing:
         raise UserError(
