@@ -293,7 +293,7 @@ def probe(target: str) -> list[Row]:
     from src import device
 
     device.setup(target)
-    rows = [check_convolution(), check_complex()] if target == "CPU" else []
+    rows = [check_convolution(), check_native_convolutions(), check_complex()] if target == "CPU" else []
     return [*rows, check_training_step(target), check_fourier(target)]
 
 
@@ -315,6 +315,17 @@ def judge_convolution(seconds: float) -> Row:
     found = f"{1000 * seconds:.0f} ms" + (": oneDNN's slow path" if slow else "")
     fix = "unset ONEDNN_MAX_CPU_ISA, which src/device.py then sets; or set it to AVX2 before Python starts"
     return judge("CPU: convolution", not slow, found, fix, WARN)
+
+
+def check_native_convolutions() -> Row:
+    """Builds them if they are not there yet."""
+    from src import native_conv
+
+    name = "CPU: convolutions for training"
+    try:
+        return Row(name, OK, f"native, {native_conv.library().name}")
+    except native_conv.Unavailable as e:
+        return Row(name, WARN, f"the framework's own; {e}", "training takes 1.5 times as long until that is mended")
 
 
 def check_complex() -> Row:

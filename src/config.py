@@ -83,6 +83,12 @@ class Config:
         shapes_result=True,
     )
     val_list: str = option("", "names of pairs or sequences to take for validation, one a line", shapes_result=True)
+    blur: str = option(
+        "real", "synthetic = dataset_root is a folder of sharp photographs, blurred anew in every epoch",
+        choices=("real", "synthetic"), shapes_result=True,
+    )  # fmt: skip
+    sharp_photos: str = option("", "folder of sharp photographs, mixed with synthetic blur into the training pairs")
+    synthetic_fraction: float = option(0.5, "the share of sharp_photos in the training pairs", shapes_result=True)
     slice_dataset: int = option(0, "use only the first N images, 0 = all", "train eval", low=0)
     crop_size: int = option(
         256, "side of the square training crops, pixels, a multiple of 4", low=16, shapes_result=True
@@ -115,6 +121,12 @@ class Config:
                             choices=("O0", "O2", "O3"), shapes_result=True)  # fmt: skip
     loss_scale: str = option("dynamic", "'dynamic' or a number, for O2 and O3", shapes_result=True)
     max_overflows: int = option(50, "stop after N steps in a row whose gradients overflowed", low=1)
+
+    conv_kernels: str = option(
+        "auto", "on CPU: native = oneDNN's with blocked layouts, native_bf16 = multiplied in bfloat16, framework = "
+        "MindSpore's own, auto = native where they can be built",
+        choices=("auto", "native", "native_bf16", "framework"), shapes_result=True,
+    )  # fmt: skip
 
     # device feeding
     train_use_data_sink: bool = option(False, "hand whole epochs to the device (Ascend); CPU runs without")
@@ -151,7 +163,7 @@ class Config:
     metrics: str = option("psnr,psnr_uint8,ssim", "scores, separated by commas", "eval")
     align: str = option(
         "none",
-        "ecc = align to the sharp image before scoring, RealBlur's protocol; needs OpenCV",
+        "ecc = align to the sharp image before scoring, RealBlur's protocol",
         "eval",
         ("none", "ecc"),
     )

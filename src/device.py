@@ -15,12 +15,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from src.errors import UserError
 
-MICRO_BATCH_PIXELS = 256 * 256  # on CPU; see micro_batches()
+if TYPE_CHECKING:
+    from mindspore import nn
+
+MICRO_BATCH_PIXELS = {"framework": 256 * 256, "native": 4 * 256 * 256}  # on CPU; see micro_batches()
 
 
 @dataclass(frozen=True)
@@ -81,19 +85,45 @@ def available_memory() -> int:
     return max(0, min(free, default=4 * 2**30))
 
 
-def micro_batches(target: str, batch_size: int, crop_size: int) -> int:
+def micro_batches(target: str, batch_size: int, crop_size: int, native_convolutions: bool = False) -> int:
     """In how many equal parts a step runs its batch.
 
-    On CPU every convolution of the compiled graph keeps a scratchpad in proportion to its input: batch 1 of 256x256
-    takes 10.5 GB, batch 4 would take 27. So a CPU step goes through its batch in parts of at most 65,536 pixels and
-    adds up the gradients, which is the same to float rounding. Other devices take the batch whole.
+    On CPU every convolution of the framework keeps a scratchpad in proportion to its input: batch 1 of 256x256 takes
+    10.5 GB, batch 4 would take 27. So a CPU step goes through its batch in parts of at most 65,536 pixels and adds up
+    the gradients, which is the same to float rounding. With native convolutions batch 4 takes 5.7 GB, and a part has up
+    to 262,144 pixels. Other devices take the batch whole.
     """
     if target != "CPU":
         return 1
-    fitting = max(1, MICRO_BATCH_PIXELS // crop_size**2)
+    fitting = max(1, MICRO_BATCH_PIXELS["native" if native_convolutions else "framework"] // crop_size**2)
     return next(
         parts for parts in range(1, batch_size + 1) if batch_size % parts == 0 and batch_size // parts <= fitting
     )
+
+
+def native_convolutions(network: "nn.Cell", wanted: str, runtime: Runtime, is_float16: bool, debug: bool) -> bool:
+    """Give a network in training on CPU the kernels of `src.native_conv`, if they are wanted and possible; rank 0 says
+    what became of it.
+
+    Raises:
+        UserError: they were asked for by name and cannot be had.
+    """
+    if runtime.target != "CPU" and wanted in ("auto", "framework"):
+        return False
+    from src import native_conv
+
+    refused = ""
+    if runtime.target != "CPU":
+        refused = f"they are for CPU, this is {runtime.target}"
+    elif is_float16:
+        refused = "they know no float16, --amp_level O0 is float32"
+    elif debug:
+        refused = "they need a compiled step, --debug runs operator by operator"
+    threads = max(1, core_count() // runtime.world_size)
+    native, line = native_conv.choose(network, wanted, refused, threads)
+    if runtime.rank == 0:
+        print(line, flush=True)
+    return native
 
 
 def setup(target: str, device_id: int = 0, distributed: bool = False, debug: bool = False) -> Runtime:
@@ -128,6 +158,19 @@ def setup(target: str, device_id: int = 0, distributed: bool = False, debug: boo
         # Keep float32 where it is written (the loss); the network's precision is chosen by --amp_level alone.
         ms.device_context.ascend.op_precision.precision_mode("must_keep_origin_dtype")
     return _join_ranks(target) if distributed else Runtime(target)
+
+
+@contextlib.contextmanager
+def operator_by_operator() -> Iterator[None]:
+    """Cells called within are not compiled, so that their hooks are called."""
+    import mindspore as ms
+
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        yield
+    finally:
+        ms.set_context(mode=mode)
 
 
 def require_device(target: str) -> None:
@@ -256,7 +299,10 @@ def _join_ranks(target: str) -> Runtime:
     ms.set_auto_parallel_context(
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world_size
     )
-    return Runtime(target, communication.get_rank(), world_size)
+    rank = communication.get_rank()
+    if "OMPI_COMM_WORLD_RANK" not in os.environ:  # of a rank that dies mpirun tells the number, msrun only the process
+        print(f"rank {rank} is process {os.getpid()}", flush=True)
+    return Runtime(target, rank, world_size)
 
 
 def _first_line(e: Exception) -> str:

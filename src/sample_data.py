@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 if not __package__:  # run as a file: Python has put src/ on its path, where the package itself cannot be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -29,6 +28,7 @@ from src.config import ArgumentParser
 from src.errors import UserError, run_main
 from src.picture_files import probe, read_rgb
 from src.preprocessing import arrange
+from src.synthetic_blur import GAMMA, INTERPOLATION_REACH, frames_along, mean_frame, reach, shake_path
 
 # Colour photographs in the wheel of scikit-image; the rest of skimage.data is downloaded, grey, drawn, nearly empty or
 # of a scene that is here already.
@@ -37,116 +37,31 @@ PHOTOGRAPHS = {
     "test": ("coffee.png", "chelsea.png"),
 }
 KINDS = ("blur", "blur_gamma", "sharp")
-GAMMA = 2.2  # of the GoPro dataset's blur_gamma
 PATH_LENGTH = (3.0, 20.0)  # pixels, drawn evenly
 MAX_TURN = 0.012  # radians between the outermost frames: some 2 pixels in the corners of a 256x384 frame
-SPLINE_REACH = 2  # pixels that cubic interpolation needs around a point
 MARKER = "sample_set.json"
-FORMAT = 1  # raise it when the same parameters begin to give other pictures
+FORMAT = 2  # raise it when the same parameters begin to give other pictures
 
 
 # ---- one pair, pure functions
 
 
-def shake_path(
-    rng: np.random.Generator, num_frames: int, length: float, turn: float = 0.0, smoothness: float = 0.3
-) -> np.ndarray:
-    """Where a shaking hand points the camera during one exposure.
-
-    Args:
-        rng: advanced by the same amount whatever `length` and `turn`, so that these can be varied alone.
-        num_frames: moments of the exposure, evenly spaced in time.
-        length: of the whole path, pixels. It is the sum of the steps, so a bent path reaches less far.
-        turn: between the outermost angles, radians.
-        smoothness: how long the velocity stays alike, as a fraction of the exposure: 0 a random walk, 1 almost a line.
-
-    Returns:
-        (num_frames, 3) float64: dx in pixels to the right, dy in pixels down, angle in radians clockwise, of the camera
-        relative to the middle frame (number num_frames // 2), which is all zeros.
-    """
-    if num_frames < 1 or length < 0 or turn < 0 or smoothness < 0:
-        raise ValueError(f"expected num_frames >= 1 and the rest >= 0, got {(num_frames, length, turn, smoothness)}")
-    path = np.zeros((num_frames, 3))
-    if num_frames == 1:
-        return path
-    sigma = smoothness * (num_frames - 1)  # of the Gaussian window over time, frames
-    half = math.ceil(3 * sigma)
-    white = rng.standard_normal((num_frames - 1 + 2 * half, 3))
-    window = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2) if half else np.ones(1)
-    velocity = np.stack([np.convolve(white[:, k], window, mode="valid") for k in range(3)], axis=1)
-    velocity[:, :2] *= length / np.hypot(velocity[:, 0], velocity[:, 1]).sum()
-    path[1:] = np.cumsum(velocity, axis=0)
-    path[:, 2] *= turn / np.ptp(path[:, 2])
-    return path - path[num_frames // 2]
-
-
-def reach(path: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
-    """Whole pixels (above, below, left, right) that the frames along `path` need around the one at path zero.
-
-    The corners of a turned window reach furthest; what interpolation looks at is included.
-    """
-    y = np.array([-1, -1, 1, 1]) * (height - 1) / 2  # (4 corners,), from the centre
-    x = np.array([-1, 1, -1, 1]) * (width - 1) / 2
-    dx, dy, angle = (path[:, k, None] for k in range(3))  # (num_frames, 1)
-    drift_y = dy + np.cos(angle) * y + np.sin(angle) * x - y  # (num_frames, 4 corners)
-    drift_x = dx - np.sin(angle) * y + np.cos(angle) * x - x
-    sides = (-drift_y.min(), drift_y.max(), -drift_x.min(), drift_x.max())
-    return tuple(math.ceil(max(0.0, side)) + SPLINE_REACH for side in sides)
-
-
-def frames_along(
-    photo: np.ndarray, path: np.ndarray, height: int, width: int, top: int | None = None, left: int | None = None
-) -> np.ndarray:
-    """What a camera sees that moves over `photo` along `path`.
-
-    Args:
-        photo: (H, W, 3) uint8.
-        path: (num_frames, 3) as from `shake_path`. The window is turned about its centre, then moved.
-        height, width: of the frames, pixels.
-        top, left: the window's place in `photo` at path zero; in the middle of `photo` by default.
-
-    Returns:
-        (num_frames, height, width, 3) uint8, rounded as in a recording. The interpolation is a cubic spline: it keeps a
-        shift of half a pixel from smoothing the picture, and at path zero the frame is the very window of `photo`.
+def expose(
+    photo: np.ndarray, path: np.ndarray, height: int, width: int, top: int, left: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(blur, blur_gamma, sharp) as in the GoPro dataset, each (height, width, 3) uint8, of the frames along a path.
 
     Raises:
         ValueError: a frame would look over the edge of `photo`; `reach` tells how much room it needs.
     """
-    top = (photo.shape[0] - height) // 2 if top is None else top
-    left = (photo.shape[1] - width) // 2 if left is None else left
     up, down, before, after = reach(path, height, width)
     y0, y1, x0, x1 = top - up, top + height + down, left - before, left + width + after
     if y0 < 0 or x0 < 0 or y1 > photo.shape[0] or x1 > photo.shape[1]:
         raise ValueError(f"frames need rows {y0}..{y1} and columns {x0}..{x1} of a photo of {photo.shape[:2]}")
-    splines = [ndimage.spline_filter(photo[y0:y1, x0:x1, k].astype(np.float64), mode="mirror") for k in range(3)]
-    centre = np.array([(height - 1) / 2, (width - 1) / 2])  # (y, x), as everything below
-    frames = np.empty((len(path), height, width, 3), np.uint8)
-    for frame, (dx, dy, angle) in zip(frames, path, strict=True):
-        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-        offset = centre + (up + dy, before + dx) - turn @ centre
-        for k, spline in enumerate(splines):
-            seen = ndimage.affine_transform(spline, turn, offset, (height, width), mode="mirror", prefilter=False)
-            frame[..., k] = np.rint(seen).clip(0, 255)  # a cubic overshoots at edges
-    return frames
-
-
-def average(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(blur, blur_gamma) of the GoPro dataset from (num_frames, H, W, 3) uint8, both (H, W, 3) uint8.
-
-    blur = round(mean(x)); blur_gamma = round(255 * mean((x / 255) ^ 2.2) ^ (1 / 2.2)), the mean of the light itself.
-    """
-    light = (np.arange(256) / 255) ** GAMMA
-    blur = np.rint(frames.mean(axis=0))
-    blur_gamma = np.rint(255 * light[frames].mean(axis=0) ** (1 / GAMMA))
-    return blur.astype(np.uint8), blur_gamma.astype(np.uint8)
-
-
-def expose(
-    photo: np.ndarray, path: np.ndarray, height: int, width: int, top: int | None = None, left: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(blur, blur_gamma, sharp), each (height, width, 3) uint8: `average` of `frames_along`, and its middle frame."""
-    frames = frames_along(photo, path, height, width, top, left)
-    return *average(frames), frames[len(frames) // 2]
+    frames = list(frames_along(photo, path, height, width, top, left))
+    blur, sharp = mean_frame(frames)
+    blur_gamma, _ = mean_frame(frames, GAMMA)
+    return np.rint(blur).astype(np.uint8), np.rint(blur_gamma).astype(np.uint8), sharp
 
 
 def random_exposure(
@@ -165,7 +80,7 @@ def largest_frame(height: int, width: int) -> tuple[int, int]:
     """(height, width), multiples of 4, up to which `random_exposure` finds room in such a photo, whatever it draws."""
     corner = math.hypot(height, width) / 2
     # On both sides together; opposite corners turn opposite ways.
-    room = math.ceil(PATH_LENGTH[1] + 2 * MAX_TURN * corner) + 2 * (SPLINE_REACH + 1)
+    room = math.ceil(PATH_LENGTH[1] + 2 * MAX_TURN * corner) + 2 * (INTERPOLATION_REACH + 1)
     return (height - room) // 4 * 4, (width - room) // 4 * 4
 
 
@@ -213,7 +128,7 @@ def write_set(folder: Path, params: dict[str, int]) -> None:
     for split in PHOTOGRAPHS:
         photos = {name: read_rgb(path) for name, path in find_photographs(split).items()}
         samples = list_samples(split, params[split], params["frames"])
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # scipy works without the interpreter's lock
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV works without the interpreter's lock
             jobs = [
                 pool.submit(write_sample, folder / split, sequence, frame, photos[name], params)
                 for name, sequence, frame in samples
@@ -259,6 +174,8 @@ def is_complete(root: Path, params: dict[str, int]) -> bool:
         there, files = marker["params"], marker["files"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise UserError(f"--root: {root} is there already and is no sample set. Choose another folder.") from e
+    if there == params | {"format": there.get("format")} != params:
+        return False  # made by an earlier version: made anew
     if there != params:
         differ = ", ".join(f"{k} {there.get(k)} instead of {v}" for k, v in params.items() if there.get(k) != v)
         raise UserError(f"--root: {root} holds a sample set of other parameters: {differ}. Choose another folder.")

@@ -39,11 +39,11 @@ class Validator:
         folder: Path | None = None,
     ):
         self.step, self.pairs, self.batch_size, self.runtime, self.folder = step, pairs, batch_size, runtime, folder
-        self.network = step.network
-        if step.ema is not None:
-            self.network = MIMOUNet(step.network.num_res)
-            if step.scaler is not None:
-                self.network.to_float(ms.float16)
+        # A network of its own: with other weights if there is a moving average, and without the native convolutions,
+        # which need shapes that are known when the graph is compiled.
+        self.network = MIMOUNet(step.network.num_res)
+        if step.scaler is not None:
+            self.network.to_float(ms.float16)
         self.engine: MindSporeEngine | None = None
 
     def __call__(self, global_step: int, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
@@ -51,9 +51,9 @@ class Validator:
         only)."""
         if self.engine is None:  # compiled at the first validation: a run may be too short to have one
             self.engine = MindSporeEngine(self.network)
-        if self.step.ema is not None:
-            for weight, average in zip(self.network.get_parameters(), self.step.ema, strict=True):
-                weight.set_data(average.value())
+        trained = self.step.ema if self.step.ema is not None else self.step.network.trainable_params()
+        for weight, value in zip(self.network.trainable_params(), trained, strict=True):
+            weight.set_data(value.value())
         rank, world_size = self.runtime.rank, self.runtime.world_size
         shown = {pair.name for pair in self.pairs[:NUM_STRIPS]}
 

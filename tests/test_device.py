@@ -96,6 +96,26 @@ def test_micro_batches(target, batch, crop, parts):
     assert device.micro_batches(target, batch, crop) == parts
 
 
+@pytest.mark.parametrize("batch, crop, parts", [(4, 256, 1), (8, 256, 2), (16, 128, 1), (1, 1024, 1)])
+def test_micro_batches_of_native_convolutions(batch, crop, parts):
+    assert device.micro_batches("CPU", batch, crop, native_convolutions=True) == parts
+
+
+@pytest.mark.parametrize(
+    "runtime, is_float16, debug, reason",
+    [
+        (device.Runtime("GPU"), False, False, "this is GPU"),
+        (device.Runtime("CPU"), True, False, "--amp_level O0"),
+        (device.Runtime("CPU"), False, True, "--debug"),
+    ],
+)
+def test_native_convolutions_are_refused_with_the_reason(capsys, runtime, is_float16, debug, reason):
+    with pytest.raises(UserError, match=f"--conv_kernels native: .*{reason}"):
+        device.native_convolutions(None, "native", runtime, is_float16, debug)
+    assert not device.native_convolutions(None, "auto", runtime, is_float16, debug)
+    assert (reason in capsys.readouterr().out) == (runtime.target == "CPU")  # other devices need no word of it
+
+
 def test_distributed_without_a_launcher_is_one_line(monkeypatch, cpu):
     for name in ("MS_ROLE", "OMPI_COMM_WORLD_SIZE", "RANK_TABLE_FILE"):
         monkeypatch.delenv(name, raising=False)

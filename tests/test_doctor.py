@@ -207,3 +207,15 @@ def test_the_real_thing(tmp_path):
     assert {"CPU: training step", "CPU: Fourier term", "CPU: convolution", "CPU: complex operators"} < set(rows)
     assert all(row["fix"] for row in rows.values() if row["status"] != OK)
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_native_convolutions_that_cannot_be_built_are_a_warning_with_the_reason(monkeypatch):
+    from src import native_conv
+
+    monkeypatch.setattr("sys.prefix", "/nowhere")
+    row = doctor.check_native_convolutions()
+    assert row.status == doctor.WARN
+    assert "no oneDNN in this environment" in row.found
+    monkeypatch.undo()
+    monkeypatch.setattr(native_conv, "library", lambda: Path("native_conv_1.so"))
+    assert doctor.check_native_convolutions() == Row("CPU: convolutions for training", OK, "native, native_conv_1.so")
