@@ -10,13 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from src import device
-from src.align import need_opencv
 from src.config import Config, load_config
-from src.datasets import choose_pairs
+from src.datasets import choose_pairs, choose_root
 from src.engine import load_engine, runs_on_mindspore
 from src.errors import UserError, need_writable_folder, run_main
 from src.picture_files import Pair, check_pairs, describe_conversion
-from src.sample_data import dataset_or_samples
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,12 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     on_mindspore = runs_on_mindspore(config.ckpt_file)
     if on_mindspore:
         device.require_device(config.device_target)
-    if config.align == "ecc":
-        need_opencv()
-    root = config.dataset_root
-    if not (config.test_list or config.blur_directory or config.sharp_directory):
-        root = dataset_or_samples(root)
-    pairs, source = choose_pairs(root, "test", config.test_list, config.blur_directory, config.sharp_directory)
+    sources = config.test_list, config.blur_directory, config.sharp_directory
+    pairs, source = choose_pairs(choose_root(config.dataset_root, *sources), "test", *sources)
     pairs = pairs[: config.slice_dataset or None]
     print(f"data: {len(pairs)} test pairs from {source}{describe_conversion(check_pairs(pairs))}")
     check_outputs(config)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.errors import UserError
+
 
 def conv(
     in_ch: int, out_ch: int, kernel: int, stride: int = 1, relu: bool = True, transpose: bool = False
@@ -118,6 +120,19 @@ class TorchMIMOUNet(nn.Module):
         out2 = self.ConvsOut[1](z) + x2
         z = self.Decoder[2](self.Convs[1](torch.cat((self.feat_extract[4](z), fused1), 1)))
         return out4, out2, self.feat_extract[5](z) + x
+
+
+def torch_device(target: str) -> str:
+    """PyTorch's name of this repository's device, 'cpu' or 'cuda'.
+
+    Raises:
+        UserError: PyTorch cannot use it.
+    """
+    if target == "CPU":
+        return "cpu"
+    if target == "GPU" and torch.cuda.is_available():
+        return "cuda"
+    raise UserError(f"--device_target {target}: PyTorch {torch.__version__} has no such device. Leave the twin out.")
 
 
 def torch_loss(predictions: tuple[Tensor, Tensor, Tensor], sharp: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -295,7 +295,7 @@ launch_ranks() {
   # The command, for the record. Its time tells this run's logs from those of an earlier run.
   quoted "${cmd[@]}" >"$logs/command.txt"
   [ "$node" = 0 ] || echo "machine 0 shows the progress; this one waits for its end"
-  run_in_front "${cmd[@]}"
+  run_in_front "$logs/launcher.txt" "${cmd[@]}"
   [ "$STATUS" -eq 0 ] || show_failure "$logs"
   exit "$STATUS"
 }
@@ -518,12 +518,14 @@ descendants() {
   done
 }
 
-# Run a launcher and wait for it; STATUS is its exit status. It gets a process group of its own, so that a signal to
-# this script reaches it and everything it started in that group.
+# run_in_front FILE COMMAND...: run a launcher and wait for it; STATUS is its exit status, FILE gets its error messages
+# too. It gets a process group of its own, so that a signal to this script reaches it and everything it started in that
+# group.
 run_in_front() {
-  local child
+  local child messages=$1
+  shift
   set -m
-  "$@" </dev/null & # a process in the background may not read from the terminal
+  "$@" </dev/null 2> >(exec tee -i "$messages" >&2) & # a process in the background may not read from the terminal
   child=$!
   set +m
   trap 'interrupt_ranks "$child" 130' INT
@@ -553,5 +555,22 @@ show_failure() {
   else
     printf '\nNo rank wrote an error message: one that is killed, for memory for example, cannot.\n'
   fi
-  printf 'error: %s ended with status %s; the logs of all ranks are in %s\n' "$LAUNCHER" "$STATUS" "$logs"
+  printf 'error: %s ended with status %s%s; the logs of all ranks are in %s\n' \
+    "$LAUNCHER" "$STATUS" "$(dead_rank "$logs")" "$logs"
 } >&2
+
+# ", rank 1 with -9", a signal's number being negative, if the launcher said which rank was the first to end: mpirun by
+# its number, msrun by its process, which the rank's own log names.
+dead_rank() {
+  local logs=$1 text pid rank
+  text=$(cat "$logs/launcher.txt" 2>/dev/null) || return 0
+  if [[ $text =~ process\ rank\ ([0-9]+)\ with\ PID.*\ exited\ on\ signal\ ([0-9]+) ]]; then
+    echo ", rank ${BASH_REMATCH[1]} with -${BASH_REMATCH[2]}"
+  elif [[ $text =~ Process\ name:\ \[\[[0-9,]+\],([0-9]+)\][[:space:]]+Exit\ code:[[:space:]]+([0-9]+) ]]; then
+    echo ", rank ${BASH_REMATCH[1]} with ${BASH_REMATCH[2]}"
+  elif [[ $text =~ Worker\ process\ ([0-9]+)\ exit\ with\ exception.\ Error\ code:\ (-?[0-9]+) ]]; then
+    pid=${BASH_REMATCH[1]} text=${BASH_REMATCH[2]}
+    rank=$(sed -n "s/^rank \([0-9]*\) is process $pid\$/\1/p" "$logs"/worker_*.log 2>/dev/null)
+    echo ", ${rank:+rank $rank, }process $pid, with $text"
+  fi
+}

@@ -20,15 +20,14 @@ CANN_VERSIONS="8.2 8.3 8.5 9.0 9.1"
 
 usage() {
   cat <<END
-usage: bash scripts/setup.sh [--dev] [--gpu] [--ascend] [--torch] [--align] [--fast] [--app] [--system]
+usage: bash scripts/setup.sh [--dev] [--gpu] [--ascend] [--torch] [--fast] [--app] [--system]
 Makes .venv with what training, evaluation and export need on CPU. Options add to what is there already:
-  --dev     tests and formatter, PyTorch, which some tests compare with, and OpenCV
+  --dev     tests and formatter, with PyTorch, ONNX, OpenVINO and the web page, which they cover
   --gpu     CUDA 11 libraries from wheels (2.8 GB unpacked); needs only an NVIDIA driver
   --ascend  Python packages of the CANN toolkit, which must be installed
   --torch   PyTorch, to convert .pkl weights
-  --align   OpenCV, to score RealBlur after alignment
   --fast    ONNX and OpenVINO: export to .onnx, and inference several times faster on CPU
-  --app     the web page
+  --app     Gradio: the web page, app.py
   --system  Debian packages of the slow tests (mpirun, a browser), by apt-get
 PYTHON=/path/to/python chooses the Python, which must be $PYTHONS_WANTED.
 END
@@ -47,8 +46,8 @@ main() {
   for option in "$@"; do
     case $option in
       -h | --help) usage && exit 0 ;;
-      --dev) want requirements-torch.txt requirements-align.txt requirements-fast.txt requirements-dev.txt ;;
-      --gpu | --ascend | --torch | --align | --fast | --app) want "requirements-${option#--}.txt" ;;
+      --dev) want requirements-torch.txt requirements-fast.txt requirements-app.txt requirements-dev.txt ;;
+      --gpu | --ascend | --torch | --fast | --app) want "requirements-${option#--}.txt" ;;
       --system) with_system=true ;;
       *) die "setup.sh: unknown option $option (--help lists the options)" ;;
     esac

@@ -1,4 +1,4 @@
-"""Scores after alignment, by the protocol of RealBlur: `eval.py --align ecc`. Needs OpenCV (requirements-align.txt).
+"""Scores after alignment, by the protocol of RealBlur: `eval.py --align ecc`.
 
 RealBlur's blurred and sharp images come from two cameras; what is left of their offset and of their brightness lowers
 the scores of the best restoration. Its authors (Rim et al., "Real-World Blur Dataset for Learning and Benchmarking
@@ -27,6 +27,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
 
@@ -52,19 +53,6 @@ class Aligned(NamedTuple):
     """False: the prediction is only clipped, and all of it is valid."""
 
 
-def need_opencv():
-    """The module cv2, imported on first use: nothing else needs it.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import cv2
-    except ImportError as e:
-        raise UserError(f"--align ecc needs OpenCV ({e}). Install it: bash scripts/setup.sh --align") from e
-    return cv2
-
-
 def align(prediction: np.ndarray, sharp: np.ndarray) -> Aligned:
     """Move a prediction onto the ground truth and match its brightness, steps 1 to 4 above.
 
@@ -76,10 +64,8 @@ def align(prediction: np.ndarray, sharp: np.ndarray) -> Aligned:
         sharp: (H, W, 3) float32 in [0, 1].
 
     Raises:
-        UserError: OpenCV is not installed.
         ValueError: the two differ in shape.
     """
-    cv2 = need_opencv()
     if prediction.shape != sharp.shape:
         raise ValueError(f"prediction is {prediction.shape}, ground truth {sharp.shape}")
     prediction = np.clip(prediction, 0, 1).astype(np.float32)

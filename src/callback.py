@@ -20,6 +20,7 @@ import numpy as np
 from mindspore.train import Callback, RunContext
 from tqdm import tqdm
 
+from src.interrupts import Interrupts, describe
 from src.picture import save_curves
 from src.run_folder import RunLog, checkpoint_name, numbered_checkpoints, read_log
 
@@ -46,6 +47,7 @@ class Clock(Callback):
         self.first_step, self.steps_per_epoch = first_step, steps_per_epoch
         self.global_step = first_step
         self.waiting_since: float | None = None  # for data; None while a step or a callback is at work
+        self.in_callbacks = 0.0  # seconds, after the last step
 
     def on_train_begin(self, run_context: RunContext) -> None:
         self.last_end = time.perf_counter()
@@ -67,25 +69,35 @@ class Clock(Callback):
         steps = max(1, self.global_step - state.previous_step)
         state.scalars["seconds_per_step"] = (now - self.last_end) / steps
         state.scalars["data_wait"] = (self.begin - self.last_end) / steps
+        state.scalars["callbacks"] = self.in_callbacks / steps
         self.last_end = now
 
 
 class ClockRestart(Callback):
-    """Last in the list: leaves what the other callbacks did (validation, checkpoints) out of the next step's time."""
+    """Last in the list: leaves what the other callbacks did (validation, checkpoints) out of the next step's time, and
+    counts it as `callbacks` there."""
 
     def __init__(self, clock: Clock):
         self.clock = clock
 
     def on_train_step_end(self, run_context: RunContext) -> None:
-        self.clock.last_end = self.clock.waiting_since = time.perf_counter()
+        now = time.perf_counter()
+        self.clock.in_callbacks = now - self.clock.last_end
+        self.clock.last_end = self.clock.waiting_since = now
+
+
+DATA_BOUND = 0.25  # share of the time spent waiting for data that deserves a word
+DATA_BOUND_STEPS = 20  # steps that it takes to judge
 
 
 class Progress(Callback):
-    """A progress bar on a terminal; elsewhere a line at most every ten seconds."""
+    """A progress bar on a terminal; elsewhere a line at most every ten seconds. Says so, once, if data-bound."""
 
     def __init__(self, first_step: int, last_step: int):
         self.first_step, self.last_step = first_step, last_step
         self.bar: tqdm | None = None
+        self.steps, self.spent, self.waited = 0, 0.0, 0.0  # seconds, of them for data; without the first, slow steps
+        self.is_told = False
 
     def on_train_begin(self, run_context: RunContext) -> None:
         is_terminal = sys.stderr.isatty()
@@ -100,10 +112,15 @@ class Progress(Callback):
     def on_train_step_end(self, run_context: RunContext) -> None:
         state = run_context.original_args()
         v = state.scalars
+        share = self.data_share(state)
         text = f"loss {v['loss']:.4f} (content {v['content']:.4f}, fft {v['fft']:.3f}) lr {v['lr']:.2e}"
+        if share > DATA_BOUND and self.steps >= DATA_BOUND_STEPS and not self.is_told:
+            self.is_told = True
+            tqdm.write(f"data-bound: {share:.0%} of the time goes into waiting for data; try --pack (python -m "
+                       "src.preprocessing --pack ...) / --num_worker")  # fmt: skip
         now = time.perf_counter()
         if not self.bar.disable:
-            self.bar.set_description(f"epoch {state.epoch} {text}", refresh=False)
+            self.bar.set_description(f"epoch {state.epoch} {text} data {share:.0%}", refresh=False)
             self.bar.update(state.global_step - self.bar.n)
         elif now >= self.next_line or state.global_step >= self.last_step:
             self.next_line = now + 10
@@ -111,9 +128,18 @@ class Progress(Callback):
             left = _clock(max(0, self.last_step - state.global_step) * per_step)  # the last sink may reach past it
             print(
                 f"epoch {state.epoch} step {state.global_step}/{self.last_step} {text} "
-                f"{v['seconds_per_step']:.2f} s/step, {left} left",
+                f"{v['seconds_per_step']:.2f} s/step (data {share:.0%}), {left} left",
                 flush=True,
             )
+
+    def data_share(self, state: Any) -> float:
+        """Part of the steps' time so far that went into waiting for data."""
+        steps = state.global_step - state.previous_step
+        if state.previous_step > self.first_step:
+            self.steps += steps
+            self.spent += steps * state.scalars["seconds_per_step"]
+            self.waited += steps * state.scalars["data_wait"]
+        return self.waited / self.spent if self.spent else 0.0
 
     def on_train_end(self, run_context: RunContext) -> None:
         if self.bar is not None:
@@ -126,37 +152,34 @@ def _clock(seconds: float) -> str:
 
 
 class LogWriter(Callback):
-    """Means of every `interval` steps into `log.csv`, and of what is left at `last_step`."""
+    """Means of every `interval` steps into `log.csv`. Where the run stops in between, those of the steps so far: a run
+    that goes on logs them again, together with the rest of the interval.
 
-    def __init__(self, log: RunLog, interval: int, last_step: int = sys.maxsize):
-        self.log, self.interval, self.last_step = log, interval, last_step
-        self.sums: dict[str, float] = {}
-        self.count = 0
+    Comes after the callbacks that stop the run.
+    """
+
+    def __init__(self, log: RunLog, interval: int):
+        self.log, self.interval = log, interval
 
     def on_train_step_begin(self, run_context: RunContext) -> None:
         self.log.flush()  # every callback has added to the last step's row; a crash in this step must not lose it
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         state = run_context.original_args()
-        self.count += 1
-        for name, value in state.scalars.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        if passed(state, self.interval) or state.global_step >= self.last_step:
+        sums = self.log.part
+        for name, value in [*state.scalars.items(), ("count", 1)]:
+            sums[name] = sums.get(name, 0) + value
+        is_whole = passed(state, self.interval)
+        if is_whole or run_context.get_stop_requested():
             self.write(state)
+        if is_whole:
+            sums.clear()
 
     def write(self, state: Any) -> None:
-        means = {name: total / self.count for name, total in self.sums.items()}
-        means |= {
-            "lr": state.scalars["lr"],
-            "scale": state.scalars["scale"],
-            "skipped": self.count - self.sums["finite"],
-        }
-        self.log.add(state.epoch, state.global_step, **{k: v for k, v in means.items() if k != "finite"})
-        self.sums, self.count = {}, 0
-
-    def on_train_end(self, run_context: RunContext) -> None:
-        if self.count:  # the run was stopped before its last step
-            self.write(run_context.original_args())
+        sums = self.log.part
+        means = {name: total / sums["count"] for name, total in sums.items() if name not in ("finite", "count")}
+        means |= {"lr": state.scalars["lr"], "scale": state.scalars["scale"]}
+        self.log.add(state.epoch, state.global_step, **means, skipped=sums["count"] - sums["finite"])
 
 
 class StopAt(Callback):
@@ -172,40 +195,27 @@ class StopAt(Callback):
 
 class StopOnSignal(Callback):
     """SIGTERM and Ctrl-C finish the step, save (`SaveCheckpoints` does at the end of a run) and end the training.
-
-    The framework takes both signals over when its loader starts, so the handlers are installed again at every step;
-    while its compiled step runs it turns Ctrl-C into SIGTERM, so either name may be reported. A second Ctrl-C that
-    arrives as such ends at once.
+    `received` is the signal that does, 0 if none.
 
     Args:
         agree: signal number or 0 of this rank -> the largest of all ranks, so that all stop at the same step.
     """
 
-    def __init__(self, agree: Callable[[int], int] = lambda number: number):
-        self.agree = agree
+    def __init__(self, interrupts: Interrupts, agree: Callable[[int], int] = int):
+        self.interrupts, self.agree = interrupts, agree
         self.received = 0
-        self.old_handlers: dict[int, Any] = {}
 
-    def on_train_step_begin(self, run_context: RunContext) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            old = signal.signal(number, self.handle)  # at every step: Python does not see the framework's own change
-            if old != self.handle:
-                self.old_handlers.setdefault(number, old)
+    def on_train_begin(self, run_context: RunContext) -> None:
+        self.interrupts.answer = self.note
 
-    def handle(self, number: int, frame: Any) -> None:
-        if self.received == signal.SIGINT == number:
-            raise KeyboardInterrupt
+    def note(self, number: int) -> None:
         self.received = number
-        os.write(2, f"\n{signal.Signals(number).name}: finishing this step\n".encode())  # safe in a signal handler
+        os.write(2, f"\n{describe(number)}: finishing this step\n".encode())
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         self.received = self.agree(self.received)
         if self.received:
             run_context.request_stop()
-
-    def on_train_end(self, run_context: RunContext) -> None:
-        for number, handler in self.old_handlers.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 class StopOnDeadWorker(Callback):
@@ -219,10 +229,12 @@ class StopOnDeadWorker(Callback):
     Args:
         stopper: told to stop, so that several ranks stop at the same step.
         fail: message -> the exception to raise.
+        file_of: process number -> the file that a worker was reading, "" = none.
     """
 
-    def __init__(self, clock: Clock, stopper: "StopOnSignal", fail: Callable[[str], Exception], patience: float = 10.0):
-        self.clock, self.stopper, self.fail, self.patience = clock, stopper, fail, patience
+    def __init__(self, clock: Clock, stopper: "StopOnSignal", fail: Callable[[str], Exception],
+                 file_of: Callable[[int], str] = lambda pid: "", patience: float = 10.0):  # fmt: skip
+        self.clock, self.stopper, self.fail, self.file_of, self.patience = clock, stopper, fail, file_of, patience
         self.message = ""
         self.ended = threading.Event()
 
@@ -239,7 +251,8 @@ class StopOnDeadWorker(Callback):
             crashed = {pid: code for pid, code in codes.items() if code and code != -signal.SIGTERM}
             if crashed and not self.message:
                 died_at = time.perf_counter()
-                self.message = _describe_death(*next(iter(crashed.items())))
+                pid, code = next(iter(crashed.items()))
+                self.message = _describe_death(pid, code, self.file_of(pid))
             since = self.clock.waiting_since
             if self.message and since is not None and time.perf_counter() - max(since, died_at) > self.patience:
                 sys.stdout.flush()
@@ -262,9 +275,10 @@ class StopOnDeadWorker(Callback):
             raise self.fail(self.message) from error
 
 
-def _describe_death(pid: int, code: int) -> str:
+def _describe_death(pid: int, code: int, file: str) -> str:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     hint = " The system does that when memory runs out: use fewer with --num_worker." if code == -signal.SIGKILL else ""
+    how += f" while it read {file} or its partner" if file else ""
     return f"loader worker process {pid} {how}; the training cannot go on without it.{hint} To go on: --resume auto"
 
 
@@ -316,17 +330,16 @@ class Validate(Callback):
 
     Args:
         score: (step, should_stop) -> summary of `psnr`, or None if it was stopped half way (src.validation.Validator).
-        save_best: called after a new best with (epoch, step).
         log: None on ranks that only help to score.
+        save: (path, epoch, step) -> None, with the best score so far as `best` (src.resume.Saver).
         last_step: end of the schedule.
         first: also score before the first step.
     """
 
-    def __init__(self, score: Score, interval: int, log: RunLog | None,
-                 save_best: Callable[[int, int], None], stopper: StopOnSignal, last_step: int,
-                 best: float | None = None, first: bool = False):  # fmt: skip
-        self.score, self.interval, self.log, self.save_best = score, interval, log, save_best
-        self.stopper, self.last_step, self.best, self.first = stopper, last_step, best, first
+    def __init__(self, score: Score, interval: int, log: RunLog | None, save: Any, stopper: StopOnSignal,
+                 last_step: int, first: bool = False):  # fmt: skip
+        self.score, self.interval, self.log, self.save = score, interval, log, save
+        self.stopper, self.last_step, self.first = stopper, last_step, first
 
     def on_train_begin(self, run_context: RunContext) -> None:
         if self.first:
@@ -342,9 +355,9 @@ class Validate(Callback):
         if summary is None:
             return
         psnr = summary["psnr"]
-        is_best = psnr is not None and (self.best is None or psnr > self.best)
+        is_best = psnr is not None and (self.save.best is None or psnr > self.save.best)
         if is_best:
-            self.best = psnr
+            self.save.best = psnr
         if self.log is None:
             return
         self.log.add(epoch, step, psnr=psnr, psnr_input=summary["psnr_input"])
@@ -354,7 +367,7 @@ class Validate(Callback):
             + (", the best so far" if is_best else "")
         )
         if is_best:
-            self.save_best(epoch, step)
+            self.save(self.log.folder / "best.ckpt", epoch, step)
 
 
 def _db(value: float | None) -> str:

@@ -64,7 +64,9 @@ class Config:
 
     # data
     dataset_root: str = option(
-        "", "folder with {train,test}/{blur,sharp}; empty = ./dataset, else a sample set made on the spot", "train eval"
+        "",
+        "folder with {train,test}/{blur,sharp}, or packed; empty = ./dataset, else a sample set made on the spot",
+        "train eval",
     )
     train_list: str = option(
         "", "list file of the training pairs, 'sharp blur' a line; paths relative to dataset_root or to the list",

@@ -3,6 +3,8 @@
 Arrays are (H, W, 3) uint8 unless said otherwise; both images of a pair always get the same treatment.
 """
 
+import functools
+
 import numpy as np
 
 
@@ -11,9 +13,12 @@ def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, index])
 
 
+@functools.lru_cache(maxsize=2)  # every batch of an epoch asks for it
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Order of the `count` samples in one epoch, (count,) int64."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
+    """Order of the `count` samples in one epoch, (count,) int64, read-only."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    order.setflags(write=False)
+    return order
 
 
 def paired_crop(
@@ -51,8 +56,3 @@ def paired_rgb_permutation(
 def draw_channel_mask(rng: np.random.Generator, channels: int, dropout: float) -> np.ndarray:
     """Channel dropout of one sample, (channels,) float32: 0 with probability `dropout`, else 1 / (1 - dropout)."""
     return ((rng.random(channels) >= dropout) / (1 - dropout)).astype(np.float32)
-
-
-def to_chw(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (3, H, W) float32 in [0, 1]."""
-    return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)

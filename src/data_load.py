@@ -1,15 +1,21 @@
-"""Paired folders -> a MindSpore dataset of training batches.
+"""Pairs of images -> a MindSpore dataset of training batches.
 
-A dataset is `root/{train,test}/{blur,sharp}` with equal file names. Batches are (blur, sharp, channel_mask): blur and
-sharp (B, 3, crop, crop) float32 RGB in [0, 1], the mask (B, 96) float32 as `src.mimo_unet.MIMOUNet` takes it.
+Batches are (blur, sharp, channel_mask): blur and sharp (B, 3, crop, crop) uint8 RGB, which `src.train_step.TrainStep`
+turns into float32 in [0, 1], the mask (B, 96) float32 as `src.mimo_unet.MIMOUNet` takes it.
+
+A worker hands over whole batches of bytes. One by one as float32, as they used to be, handing them over took several
+times as long as cropping did: docs/performance.md has the figures.
 """
 
 import contextlib
+import ctypes
 import multiprocessing
+import os
 import re
 import signal
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mindspore.dataset as ds
 import numpy as np
@@ -22,19 +28,24 @@ from src.data_augment import (
     paired_rgb_permutation,
     paired_rotate90,
     sample_rng,
-    to_chw,
 )
 from src.errors import UserError
-from src.picture_files import Pair, read_rgb
+from src.picture_files import Pair
+from src.synthetic_blur import random_pair, read_photo
 
 COLUMNS = ["blur", "sharp", "channel_mask"]
+PREFETCH = 4  # batches that wait in each queue; the framework's own 16 would fill the shared memory of a container
+SLOTS = 1009  # more than there are workers; a prime, so that neighbouring process numbers have slots of their own
+
+
+def _slots() -> ctypes.Array:
+    return multiprocessing.RawArray(ctypes.c_int64, SLOTS)
 
 
 @dataclass(frozen=True)
 class TrainPairs:
     """Random-access source of augmented crops. Item `epoch * len(pairs) + index` is sample `index` as epoch `epoch`
-    sees it: the sampler hands over both in one number, so that a worker needs no state and forked workers cannot
-    disagree.
+    sees it: both come in one number, so that a worker needs no state and forked workers cannot disagree.
     """
 
     pairs: Sequence[Pair]
@@ -44,51 +55,95 @@ class TrainPairs:
     dropout: float
     rotate90: bool = False
     rgb_permutation: bool = False
+    slots: ctypes.Array = field(default_factory=_slots, compare=False, repr=False)
+    """Shared with the worker processes: 1 + the pair that process p is at, in slot p % SLOTS; 0 = none."""
 
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def crop(self, pair: Pair, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if pair.is_photo:
+            return random_pair(rng, read_photo(pair.sharp, self.crop_size), self.crop_size, self.crop_size)
+        return paired_crop(*pair.read(), self.crop_size, rng)
+
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if multiprocessing.parent_process():  # a SIGTERM to the whole process group is for the main process to answer
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        """Blur and sharp, (crop, crop, 3) uint8, maybe views into the image, and the channel mask."""
         epoch, index = divmod(int(item), len(self.pairs))
         rng = sample_rng(self.seed, epoch, index)
-        blur, sharp = read_rgb(self.pairs[index].blur), read_rgb(self.pairs[index].sharp)
-        blur, sharp = paired_crop(blur, sharp, self.crop_size, rng)
+        blur, sharp = self.crop(self.pairs[index], rng)
         blur, sharp = paired_flip(blur, sharp, rng)
         if self.rotate90:
             blur, sharp = paired_rotate90(blur, sharp, rng)
         if self.rgb_permutation:
             blur, sharp = paired_rgb_permutation(blur, sharp, rng)
-        mask = draw_channel_mask(rng, self.mask_channels, self.dropout)
-        return to_chw(blur), to_chw(sharp), mask
+        return blur, sharp, draw_channel_mask(rng, self.mask_channels, self.dropout)
+
+    def announce(self, item: int | None) -> None:
+        """Leave word, for `name_of`, of the sample that this process is at; None = of none."""
+        self.slots[os.getpid() % SLOTS] = 0 if item is None else item % len(self.pairs) + 1
+
+    def name_of(self, pid: int) -> str:
+        """Blurred file of the pair that a worker process is at, or was when it died; '' if it is at none."""
+        number = self.slots[pid % SLOTS]
+        return str(self.pairs[number - 1].blur) if number else ""
 
 
-class EpochSampler(ds.Sampler):
-    """Order of the samples, epoch after epoch, for one rank.
+@dataclass(frozen=True)
+class TrainBatches:
+    """Random-access source of the batches of one rank: item `step` is that of a step of the run, counted from 0.
 
     Step s of an epoch takes samples [s * G, (s + 1) * G) of that epoch's order, G = batch_size * world_size; rank r
     takes the r-th batch of them, so two ranks with batch b see what one rank with batch 2b sees. The last, incomplete G
     samples of an epoch are left out; the order changes every epoch, so none is left out for good.
     """
 
-    def __init__(self, count: int, seed: int, batch_size: int, rank: int, world_size: int, epoch: int, step: int):
-        self.count, self.seed, self.batch_size, self.rank, self.world_size = count, seed, batch_size, rank, world_size
-        self.next_epoch, self.first_step = epoch, step
+    source: TrainPairs
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        return steps_per_epoch(len(self.source), self.batch_size, world_size=self.world_size)
+
+    def items(self, step: int) -> list[int]:
+        """Which items of the source make the batch."""
+        epoch, step_in_epoch = divmod(int(step), len(self))
+        start = (step_in_epoch * self.world_size + self.rank) * self.batch_size
+        order = epoch_order(self.source.seed, epoch, len(self.source))
+        return [epoch * len(self.source) + int(i) for i in order[start : start + self.batch_size]]
+
+    def names(self, step: int) -> list[str]:
+        """Blurred files of the batch."""
+        return [str(self.source.pairs[item % len(self.source)].blur) for item in self.items(step)]
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # In a worker process: a SIGTERM to the whole process group is for the main process to answer.
+        if multiprocessing.parent_process() and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        size = self.source.crop_size
+        blur = np.empty((self.batch_size, 3, size, size), np.uint8)
+        sharp = np.empty_like(blur)
+        mask = np.empty((self.batch_size, self.source.mask_channels), np.float32)
+        for k, item in enumerate(self.items(step)):
+            self.source.announce(item)
+            b, s, mask[k] = self.source[item]
+            blur[k], sharp[k] = b.transpose(2, 0, 1), s.transpose(2, 0, 1)  # the only copy of the pixels
+        self.source.announce(None)
+        return blur, sharp, mask
+
+
+class StepSampler(ds.Sampler):
+    """Steps of the run, epoch after epoch: the first epoch from `step` on."""
+
+    def __init__(self, steps_per_epoch: int, epoch: int, step: int):
+        self.steps_per_epoch, self.next_epoch, self.first_step = steps_per_epoch, epoch, step
         super().__init__()
 
     def __iter__(self) -> Iterator[int]:
-        epoch, step = self.next_epoch, self.first_step
-        self.next_epoch, self.first_step = epoch + 1, 0
-        return iter(self.indices(epoch, step))
-
-    def indices(self, epoch: int, first_step: int = 0) -> list[int]:
-        """Items of one epoch, from step `first_step` on."""
-        order = epoch_order(self.seed, epoch, self.count) + epoch * self.count
-        steps = self.count // (self.batch_size * self.world_size)
-        order = order[: steps * self.batch_size * self.world_size]
-        batches = order.reshape(steps, self.world_size, self.batch_size)
-        return batches[first_step:, self.rank].ravel().tolist()
+        start = self.next_epoch * self.steps_per_epoch
+        steps = range(start + self.first_step, start + self.steps_per_epoch)
+        self.next_epoch, self.first_step = self.next_epoch + 1, 0
+        return iter(steps)
 
 
 def steps_per_epoch(count: int, batch_size: int, accumulate_steps: int = 1, world_size: int = 1) -> int:
@@ -108,28 +163,21 @@ def steps_per_epoch(count: int, batch_size: int, accumulate_steps: int = 1, worl
     return count // needed
 
 
-def batch_names(source: "TrainPairs", batch_size: int, rank: int, world_size: int, step: int) -> list[str]:
-    """File names of the batch that one rank takes at a step of the run, counted from 0."""
-    epoch, step_in_epoch = divmod(step, steps_per_epoch(len(source), batch_size, world_size=world_size))
-    sampler = EpochSampler(len(source), source.seed, batch_size, rank, world_size, 0, 0)
-    items = sampler.indices(epoch, step_in_epoch)[:batch_size]
-    return [str(source.pairs[item % len(source)].blur) for item in items]
-
-
-def train_dataset(source: TrainPairs, batch_size: int, *, rank: int = 0, world_size: int = 1, workers: int = 1,
-                  processes: bool = False, epoch: int = 0, step: int = 0) -> ds.Dataset:  # fmt: skip
+def train_dataset(
+    batches: TrainBatches, *, workers: int = 1, processes: bool = False, epoch: int = 0, step: int = 0
+) -> ds.Dataset:
     """Dataset of training batches that starts at step `step` of epoch `epoch`, both counted from 0.
 
     Raises:
         UserError: fewer samples than one batch of all ranks.
     """
-    steps_per_epoch(len(source), batch_size, world_size=world_size)
+    sampler = StepSampler(len(batches), epoch, step)
     ds.config.set_enable_watchdog(False)  # src.callback.StopOnDeadWorker does its work
-    sampler = EpochSampler(len(source), source.seed, batch_size, rank, world_size, epoch, step)
-    dataset = ds.GeneratorDataset(
-        source, COLUMNS, sampler=sampler, num_parallel_workers=workers, python_multiprocessing=processes and workers > 1
-    )
-    return dataset.batch(batch_size, drop_remainder=True)
+    ds.config.set_prefetch_size(PREFETCH)
+    return ds.GeneratorDataset(
+        batches, COLUMNS, sampler=sampler, num_parallel_workers=workers,
+        python_multiprocessing=processes and workers > 1,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ A dataset is known by its layout, so a new one needs no code:
     GOPRO_Large, own pairs   {root}/{split}/{blur,sharp}            `picture_files.find_pairs`
     RealBlur-J, RealBlur-R   a list file, `sharp blur` on each line `pairs_from_list`
     HIDE, {input,target}     two folders with equal names           `pairs_from_folders`
+    packed frames            index.jsonl, {split}.npy               `packed_data.open_pairs`
+    sharp photographs        one folder, blurred while training     `pairs_from_photos`
 
 Only names are looked at here; `picture_files.check_pairs` looks into the files.
 """
@@ -20,8 +22,19 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from src.errors import UserError, first_few, nearest
-from src.picture_files import IMAGE_SUFFIXES, MANIFEST, Pair, find_pairs, list_images, natural_key, subfolders
+from src.packed_data import is_packed, open_pairs
+from src.picture_files import (
+    IMAGE_SUFFIXES,
+    MANIFEST,
+    Pair,
+    check_pairs,
+    describe_conversion,
+    find_pairs,
+    list_image_tree,
+    natural_key,
+)
 from src.preprocessing import read_manifest
+from src.sample_data import dataset_or_samples
 
 # Folders that say what an image is, not which scene it shows: left out of the names of pairs and sequences.
 BLURRED_FOLDERS = ("blur", "blurred", "blurry", "blur_gamma", "input", "lq")
@@ -45,7 +58,7 @@ def choose_pairs(
     """The pairs of `list_file` if given, else of the two directories if given, else of `root`/`split`/{blur,sharp}.
 
     Args:
-        root: dataset folder; what the paths of a list are relative to. None or "" where it is not needed.
+        root: dataset folder, packed or not; what the paths of a list are relative to. None or "" where not needed.
         split: train or test; the option of the list file is called after it.
 
     Returns:
@@ -67,7 +80,76 @@ def choose_pairs(
         return pairs, f"{blur_directory} and {sharp_directory}{note}"
     if not root:
         raise UserError(f"--dataset_root: expected a folder with {split}/{{blur,sharp}}; or give --{split}_list")
+    if is_packed(root):
+        return open_pairs(root, split), f"{root} (packed)"
     return find_pairs(root, split), str(root)
+
+
+def choose_root(root: str, *other_sources: str) -> Path | str:
+    """`root` as it is if one of `other_sources`, a list file or folders, names the pairs; else `dataset_or_samples`."""
+    return root if any(other_sources) else dataset_or_samples(root)
+
+
+def training_and_validation_pairs(
+    root: str, train_list: str = "", blur_directory: str = "", sharp_directory: str = "", *,
+    test_list: str = "", val_list: str = "", val_fraction: float = 0, validate: bool = True, seed: int = 1,
+    limit: int = 0, min_side: int = 0, blur: str = "real", sharp_photos: str = "", synthetic_fraction: float = 0.5,
+) -> tuple[list[Pair], list[Pair], str]:  # fmt: skip
+    """The pairs to train on and those to validate on, all looked into.
+
+    Args:
+        root, train_list, blur_directory, sharp_directory: as for `choose_pairs`; nothing at all means the sample set.
+        test_list: validation pairs, if none are taken out of the training pairs. Default: `root`/test.
+        val_list, val_fraction: which training pairs are taken out for validation (`split_validation`).
+        validate: False: no validation pairs unless they are asked for by `val_list` or `val_fraction`.
+        limit: use only the first pairs; 0 = all.
+        min_side: smallest side that a training image may have, pixels.
+        blur: synthetic: `root` holds sharp photographs, to be blurred while training.
+        sharp_photos, synthetic_fraction: as for `mix_in_photos`; "" = real pairs only.
+
+    Returns:
+        (training pairs, validation pairs, one line about them).
+
+    Raises:
+        UserError: as `choose_pairs`, `split_validation` and `picture_files.check_pairs`.
+    """
+    sources = train_list, blur_directory, sharp_directory
+    if blur == "synthetic":
+        if any(sources) or val_list or val_fraction or sharp_photos:
+            raise UserError(
+                "--blur synthetic blurs the photographs in --dataset_root; it does not go with --train_list, "
+                "--blur_directory, --sharp_directory, --val_list, --val_fraction or --sharp_photos"
+            )
+        if validate and not test_list:
+            raise UserError(
+                "--blur synthetic: validation pairs are those of --test_list, which src/synthetic_blur.py can make. "
+                "Without validation: --val_acc_monitor_interval 0."
+            )
+        pairs, place = pairs_from_photos(root, "--dataset_root"), f"{root}, blurred anew each time"
+    else:
+        root = choose_root(root, *sources)
+        pairs, place = choose_pairs(root, "train", *sources)
+    pairs, val_pairs, rule = pairs[: limit or None], [], ""
+    if val_fraction or val_list:
+        split = split_validation(pairs, val_fraction, val_list, seed, root)
+        pairs, val_pairs, rule = split.train, split.val, f" ({split.rule})"
+    elif validate:
+        try:
+            val_pairs = choose_pairs(root, "test", test_list)[0][: limit or None]
+        except UserError as e:
+            raise UserError(f"{e} Without validation pairs: --val_fraction 0.1 or --val_acc_monitor_interval 0.") from e
+    if sharp_photos:
+        photos = pairs_from_photos(sharp_photos, "--sharp_photos")[: limit or None]
+        pairs = mix_in_photos(pairs, photos, synthetic_fraction)
+        count = sum(pair.is_photo for pair in pairs)
+        place = f"{place}, {count} of them of the {len(photos)} photographs in {sharp_photos}, blurred anew each time"
+    converted = describe_conversion(check_pairs(pairs, min_side=min_side))
+    check_pairs(val_pairs)
+    return (
+        pairs,
+        val_pairs,
+        f"{len(pairs)} training pairs from {place}{converted}, {len(val_pairs)} for validation{rule}",
+    )
 
 
 # ---- list files
@@ -251,7 +333,7 @@ def _folder_pairs(blur_directory: Path, sharp_directory: Path) -> tuple[list[Pai
         raise UserError(
             f"--blur_directory {blur_directory} and --sharp_directory {sharp_directory} look swapped by their names"
         )
-    blur, sharp = _tree(blur_directory), _tree(sharp_directory)
+    blur, sharp = list_image_tree(blur_directory), list_image_tree(sharp_directory)
     for folder, images in ((blur_directory, blur), (sharp_directory, sharp)):
         if not images:
             raise UserError(f"{folder}: no image in it, expected files ending in {' '.join(IMAGE_SUFFIXES)}")
@@ -276,18 +358,51 @@ def _file(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def _tree(folder: Path) -> dict[str, Path]:
-    """Images in a folder and its sub-folders, by path without suffix, with forward slashes, in natural order."""
-    images: dict[str, Path] = {}
-    todo, seen = [(folder, "")], set()
-    while todo:
-        here, prefix = todo.pop(0)
-        if (real := here.resolve()) in seen:  # a symbolic link to a folder above would never end
-            continue
-        seen.add(real)
-        images |= {f"{prefix}{name}": path for name, path in list_images(here).items()}
-        todo += [(sub, f"{prefix}{sub.name}/") for sub in subfolders(here)]
-    return dict(sorted(images.items(), key=lambda item: natural_key(item[0])))
+# ---- sharp photographs, blurred while training
+
+
+def pairs_from_photos(folder: Path | str, option: str) -> list[Pair]:
+    """The images of a folder and its sub-folders as pairs without a blurred file (`Pair.is_photo`), in natural order.
+
+    Args:
+        option: that named the folder, for messages.
+
+    Raises:
+        UserError: no such folder, no image in it, or a sub-folder that is called after blurred images.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{option}: no folder {folder}, expected one with sharp photographs")
+    photos = list_image_tree(folder)
+    if not photos:
+        raise UserError(f"{option} {folder}: no image in it, expected files ending in {' '.join(IMAGE_SUFFIXES)}")
+    blurred = sorted({part for name in photos for part in name.split("/")[:-1] if part.lower() in BLURRED_FOLDERS})
+    if blurred:
+        raise UserError(
+            f"{option} {folder}: expected sharp photographs only, but it has folders called {first_few(blurred)}. "
+            "Give the folder of the sharp ones, e.g. train/sharp."
+        )
+    return [Pair(f"photo/{name}", path, path) for name, path in photos.items()]
+
+
+def mix_in_photos(pairs: Sequence[Pair], photos: Sequence[Pair], fraction: float) -> list[Pair]:
+    """Pairs and photographs in one list, of which `fraction` are photographs.
+
+    The fewer of the two, measured by that, are repeated until the others are used once: 20 pairs and 60 photographs at
+    0.5 give 120 entries, each pair three times. An entry is a sample with draws of its own.
+
+    Raises:
+        UserError: the fraction does not lie between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(
+            f"--synthetic_fraction: got {fraction:g}, expected more than 0 and less than 1. For photographs alone: "
+            "--dataset_root FOLDER --blur synthetic."
+        )
+    count = max(len(pairs) / (1 - fraction), len(photos) / fraction)
+    some_pairs = [pairs[i % len(pairs)] for i in range(round(count * (1 - fraction)))]
+    some_photos = [photos[i % len(photos)] for i in range(round(count * fraction))]
+    return some_pairs + some_photos
 
 
 # ---- validation pairs out of the training pairs

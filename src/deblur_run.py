@@ -4,9 +4,7 @@ stop the others.
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -72,27 +70,6 @@ def restore_file(
 # ---- all photos
 
 
-@contextlib.contextmanager
-def ctrl_c_in_compiled_code() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt also after MindSpore has run.
-
-    It puts a handler of its own in place of Python's, which turns Ctrl-C into SIGTERM, which would end the process at
-    once, with a partial file left behind. So SIGTERM raises KeyboardInterrupt meanwhile, whoever sends it.
-    """
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old if old is not None else signal.SIG_DFL)
-
-
 def restore_files(
     jobs: Sequence[Job],
     restore: Callable[[np.ndarray, Path], np.ndarray],
@@ -121,7 +98,7 @@ def restore_files(
             failed += 1
             if debug:
                 traceback.print_exc()
-            bar.write(f"failed: {_one_line(e, job)}", file=sys.stderr)
+            bar.write(f"failed: {one_line(e, job)}", file=sys.stderr)
         except KeyboardInterrupt:
             bar.write(f"{done} of {len(jobs)} photos are done; the same command does the rest", file=sys.stderr)
             raise
@@ -129,7 +106,8 @@ def restore_files(
     return failed, time.perf_counter() - start
 
 
-def _one_line(error: Exception, job: Job) -> str:
+def one_line(error: Exception, job: Job) -> str:
+    """Why a photo failed, for the user."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -154,10 +132,11 @@ class Restorer:
     overlap: int | None = None
     """Pixels that neighbouring tiles share; None = `OVERLAP`, or less in small tiles."""
     ensemble: str = "none"
+    on_tile: Callable[[int, int], None] | None = None
+    """Called with (tiles done, tiles in all)."""
     verify: bool = False
     """Also restore without tiles, and tell the difference."""
-    bar: Any = None
-    """A tqdm bar, told about the tiles."""
+    tell: Callable[[str], None] = print
 
     def __call__(self, pixels: np.ndarray, path: Path) -> np.ndarray:
         """(H, W, 3) uint8 or uint16 -> the same, restored."""
@@ -168,18 +147,14 @@ class Restorer:
         overlap = OVERLAP if self.overlap is None else self.overlap
         if self.overlap is None or self.tile is None:  # a tile that was not asked for may turn out too small for it
             overlap = min(overlap, max(0, tile - 1) // 2)
-        restored = restore_photo(pixels, self.engine, tile, overlap, self.ensemble, self._tell_tile)
+        restored = restore_photo(pixels, self.engine, tile, overlap, self.ensemble, self.on_tile)
         if self.verify and 0 < tile < max(height, width):
             if fitting:
-                self.bar.write(f"{path}: too large for the free memory without tiles, so not compared")
+                self.tell(f"{path}: too large for the free memory without tiles, so not compared")
             else:
                 whole = restore_photo(pixels, self.engine, ensemble=self.ensemble)
-                self.bar.write(f"{path}: tiles of {tile} against the whole: {difference_in_db(restored, whole)}")
+                self.tell(f"{path}: tiles of {tile} against the whole: {difference_in_db(restored, whole)}")
         return restored
-
-    def _tell_tile(self, done: int, count: int) -> None:
-        if count > 1:
-            self.bar.set_postfix_str(f"tile {done}/{count}")
 
 
 def difference_in_db(a: np.ndarray, b: np.ndarray) -> str:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -274,10 +275,25 @@ def import_fast() -> tuple[Any, Any]:
     """The modules onnx and openvino, or a UserError that says how to install them."""
     try:
         import onnx
-        import openvino
+
+        with _without_telemetry():
+            import openvino
     except ImportError as e:
         raise UserError(f".onnx files need {e.name}, which is not installed: bash scripts/setup.sh --fast") from e
     return onnx, openvino
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Importing OpenVINO reports it to Google Analytics, unasked, if a package that comes with it can be imported."""
+    name = "openvino_telemetry"
+    known = {name: sys.modules[name]} if name in sys.modules else {}
+    sys.modules[name] = None  # such an import fails
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update(known)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 
 from src.align import aligned_scores
 from src.metric import METRICS
-from src.picture_files import Pair, read_rgb
+from src.picture_files import Pair
 
 Row = dict[str, Any]
 Restore = Callable[[np.ndarray], np.ndarray]
@@ -95,7 +95,7 @@ def _batches(pairs: Sequence[Pair], batch_size: int) -> Iterator[tuple[list[Pair
     """Batches of neighbours of one size, the next images decoded while the network works."""
 
     def read(pair: Pair) -> tuple[Pair, np.ndarray, np.ndarray]:
-        blur, sharp = read_rgb(pair.blur), read_rgb(pair.sharp)
+        blur, sharp = pair.read()
         return pair, blur.astype(np.float32) / np.float32(255), sharp.astype(np.float32) / np.float32(255)
 
     with ThreadPoolExecutor(max_workers=1) as reader:

@@ -6,6 +6,22 @@ import zlib
 import numpy as np
 from mindspore import Tensor, nn
 
+from src.checkpoint import load_network
+from src.mimo_unet import MIMOUNet, build_net
+
+
+def initial_network(model_name: str, num_res: int, seed: int, pretrained: str = "") -> MIMOUNet:
+    """The network that a training starts from: that of the checkpoint `pretrained`, else a fresh one by `init_weights`.
+
+    Raises:
+        UserError: as `load_network`.
+    """
+    if pretrained:
+        return load_network(pretrained, model_name)[0]
+    network = build_net(model_name, num_res)
+    init_weights(network, seed)
+    return network
+
 
 def init_weights(net: nn.Cell, seed: int) -> None:
     """Fill every parameter with U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the bias with its weight's bound.

@@ -2,6 +2,8 @@
 
 "Rethinking Coarse-to-Fine Approach in Single Image Deblurring", ICCV 2021, https://arxiv.org/abs/2108.05054, figure 2.
 Module names, and with them the parameter names, are those of the authors' published PyTorch checkpoints.
+
+    python -m src.mimo_unet      # parameters, multiply-accumulates and activation memory of both variants
 """
 
 from dataclasses import dataclass
@@ -122,3 +124,10 @@ def build_net(model_name: str, num_res: int = 0) -> MIMOUNet:
         raise ValueError(f"unknown model name {model_name!r}; known: {', '.join(MODELS)}")
     variant = MODELS[model_name]
     return MIMOUNet(num_res or variant.num_res, variant.dropout)
+
+
+if __name__ == "__main__":
+    from src.complexity import main
+    from src.errors import run_main
+
+    run_main(main)

@@ -285,7 +285,10 @@ def _png_kind(path: Path | str) -> tuple[int, int]:
 
 def _read_sixteen_bit_colour(image: Image.Image, path: Path | str) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """(pixels, alpha or None, grey) uint16, by OpenCV."""
-    cv2 = _need_opencv(path)
+    import cv2  # half a second, which photos of 8 bits do without
+
+    with contextlib.suppress(AttributeError):
+        cv2.setLogLevel(0)  # its complaints about odd tags are no lines of ours
     if image.format == "PNG":
         with Image.open(path, formats=READ_AS) as fresh:
             fresh.verify()  # the checksums: OpenCV gives what it could read of a damaged file without a word
@@ -303,16 +306,6 @@ def _read_sixteen_bit_colour(image: Image.Image, path: Path | str) -> tuple[np.n
             values[rows] = values[rows, :, ::-1].copy()
         return values, None, grey
     return np.ascontiguousarray(values[..., 2::-1]), alpha, grey
-
-
-def _need_opencv(path: Path | str) -> Any:
-    try:
-        import cv2
-    except ImportError as e:
-        raise UserError(f"{path}: 16-bit colour needs OpenCV: pip install -r requirements.txt") from e
-    with contextlib.suppress(AttributeError):
-        cv2.setLogLevel(0)  # its complaints about odd tags are no lines of ours
-    return cv2
 
 
 def _is_whole_tiff(image: Image.Image, path: Path | str) -> bool:
@@ -409,16 +402,20 @@ STRIP_GAP = 8  # pixels between the halves
 
 def save_strip(file: Any, before: np.ndarray, after: np.ndarray) -> None:
     """Two (H, W, 3) uint8 or uint16 photos of one size side by side as PNG, reduced to `STRIP_SIDE` if larger."""
-    height, width = before.shape[:2]
-    share = min(1.0, STRIP_SIDE / max(height, width))
-    size = max(1, round(width * share)), max(1, round(height * share))
-    sheet = Image.new("RGB", (2 * size[0] + STRIP_GAP, size[1]), "white")
-    for i, pixels in enumerate((before, after)):
-        half = Image.fromarray(to_eight_bits(pixels))
-        if half.size != size:
-            half = half.resize(size, Image.Resampling.BOX, reducing_gap=None)
-        sheet.paste(half, (i * (size[0] + STRIP_GAP), 0))
+    left = reduced(before, STRIP_SIDE)
+    sheet = Image.new("RGB", (2 * left.width + STRIP_GAP, left.height), "white")
+    sheet.paste(left, (0, 0))
+    sheet.paste(reduced(after, STRIP_SIDE), (left.width + STRIP_GAP, 0))
     sheet.save(file, "PNG")
+
+
+def reduced(pixels: np.ndarray, side: int) -> Image.Image:
+    """(H, W, 3) uint8 or uint16 -> 8-bit RGB, made smaller if its longer side has more than `side` pixels."""
+    height, width = pixels.shape[:2]
+    share = min(1.0, side / max(height, width))
+    image = Image.fromarray(to_eight_bits(pixels))
+    size = max(1, round(width * share)), max(1, round(height * share))
+    return image if image.size == size else image.resize(size, Image.Resampling.BOX)
 
 
 def to_eight_bits(values: np.ndarray) -> np.ndarray:

@@ -61,7 +61,20 @@ class Pair:
     name: str
     """Unique in its set: the common file name without suffix, or as `src.datasets` makes it. May hold slashes."""
     blur: Path
+    """The sharp file itself where there is no blurred one: a photograph, which training blurs (`is_photo`)."""
     sharp: Path
+
+    @property
+    def is_photo(self) -> bool:
+        return self.blur == self.sharp
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels of blur and sharp, (H, W, 3) uint8 RGB. They may be read-only."""
+        return read_rgb(self.blur), read_rgb(self.sharp)
+
+    def probe(self) -> "list[ImageInfo | UserError]":
+        """What the headers of blur and sharp say, or what is wrong with the files."""
+        return [_probe_or_error(self.blur), _probe_or_error(self.sharp)]
 
 
 def natural_key(name: str) -> tuple:
@@ -195,6 +208,20 @@ def list_images(folder: Path) -> dict[str, Path]:
     return dict(sorted(images.items(), key=lambda item: natural_key(item[0])))
 
 
+def list_image_tree(folder: Path) -> dict[str, Path]:
+    """Images in a folder and its sub-folders, by path without suffix, with forward slashes, in natural order."""
+    images: dict[str, Path] = {}
+    todo, seen = [(folder, "")], set()
+    while todo:
+        here, prefix = todo.pop(0)
+        if (real := here.resolve()) in seen:  # a symbolic link to a folder above would never end
+            continue
+        seen.add(real)
+        images |= {f"{prefix}{name}": path for name, path in list_images(here).items()}
+        todo += [(sub, f"{prefix}{sub.name}/") for sub in subfolders(here)]
+    return dict(sorted(images.items(), key=lambda item: natural_key(item[0])))
+
+
 def check_partners(blur: Iterable[str], sharp: Iterable[str], folder: Path) -> None:
     """Raise a UserError unless `folder`/blur and `folder`/sharp hold the same names."""
     blur, sharp = set(blur), set(sharp)
@@ -274,32 +301,45 @@ def check_pairs(pairs: Sequence[Pair], min_side: int = 0) -> dict[str, int]:
     Raises:
         UserError: unreadable files; else pairs of two sizes; else images below `min_side`. The first five are named.
     """
+    infos = probe_pairs(pairs)
     paths = [path for pair in pairs for path in (pair.blur, pair.sharp)]
-    with ThreadPoolExecutor(max_workers=8) as pool:  # network disks answer slowly: ask for several files at once
-        infos = list(pool.map(_probe_or_error, paths))
-    unreadable = [str(info) for info in infos if isinstance(info, UserError)]
-    if unreadable:
-        raise UserError(
-            unreadable[0] if len(unreadable) == 1 else f"{len(unreadable)} bad files: {first_few(unreadable)}"
-        )
-    sized = list(zip(pairs, infos[::2], infos[1::2], strict=True))
-    differ = [
-        f"{pair.name} (blur {blur.width}x{blur.height}, sharp {sharp.width}x{sharp.height})"
-        for pair, blur, sharp in sized
-        if (blur.width, blur.height) != (sharp.width, sharp.height)
+    sides = [min(blur.width, blur.height) for blur, _ in infos]
+    small = [
+        f"{pair.name} ({blur.width}x{blur.height})"
+        for pair, (blur, _), side in zip(pairs, infos, sides, strict=True)
+        if side < min_side
     ]
-    if differ:
-        raise UserError(
-            f"{_common_folder(paths)}: blur and sharp must be of one size, but are not in {first_few(differ)}"
-        )
-    small = [f"{pair.name} ({i.width}x{i.height})" for pair, i, _ in sized if min(i.width, i.height) < min_side]
     if small:
-        largest = min(min(i.width, i.height) for _, i, _ in sized) // 4 * 4
+        largest = min(sides) // 4 * 4
         raise UserError(
             f"{_common_folder(paths)}: expected images of {min_side}x{min_side} or more, the size of the crops, "
             f"but got {first_few(small)}. Remove them or take crops of {largest} or less."
         )
-    return dict(Counter(info.mode for info in infos if info.mode != "RGB").most_common())
+    return dict(Counter(info.mode for both in infos for info in both if info.mode != "RGB").most_common())
+
+
+def probe_pairs(pairs: Sequence[Pair]) -> list[tuple[ImageInfo, ImageInfo]]:
+    """What every file's header says, (blur, sharp) of each pair.
+
+    Raises:
+        UserError: unreadable files; else pairs of two sizes. The first five are named.
+    """
+    with ThreadPoolExecutor(max_workers=8) as pool:  # network disks answer slowly: ask for several files at once
+        infos = [tuple(both) for both in pool.map(lambda pair: pair.probe(), pairs)]
+    unreadable = [str(info) for both in infos for info in both if isinstance(info, UserError)]
+    if unreadable:
+        raise UserError(
+            unreadable[0] if len(unreadable) == 1 else f"{len(unreadable)} bad files: {first_few(unreadable)}"
+        )
+    differ = [
+        f"{pair.name} (blur {blur.width}x{blur.height}, sharp {sharp.width}x{sharp.height})"
+        for pair, (blur, sharp) in zip(pairs, infos, strict=True)
+        if (blur.width, blur.height) != (sharp.width, sharp.height)
+    ]
+    if differ:
+        folder = _common_folder([path for pair in pairs for path in (pair.blur, pair.sharp)])
+        raise UserError(f"{folder}: blur and sharp must be of one size, but are not in {first_few(differ)}")
+    return infos
 
 
 def _common_folder(paths: Sequence[Path]) -> str:

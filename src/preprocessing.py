@@ -1,14 +1,17 @@
 """From the folders of the GoPro dataset to the paired folders that training reads.
 
     python src/preprocessing.py --root_src GOPRO_Large --root_dst dataset [--link]
+    python src/preprocessing.py --root_src GOPRO_Large --root_dst packed --pack [--patch_size 512]
     python src/preprocessing.py --verify [--root_src GOPRO_Large] [--root_dst dataset] [--report_file REPORT.json]
 
 GOPRO_Large/{train,test}/<sequence>/{blur,sharp}/000001.png, ... become dataset/{train,test}/{blur,sharp}/1.png, ...,
 numbered along the sequences. `blur_gamma` is left out: the paper trains and is scored on `blur`. The source is only
 read. A run that was interrupted goes on where it stopped, and `manifest.csv` tells where every pair came from.
-`--verify` writes nothing but the report: src/verify_data.py looks into either folder, or both.
+`--pack` decodes the frames once, for training at speed: see src/packed_data.py. `--verify` writes nothing but the
+report: src/verify_data.py looks into either folder, or both.
 """
 
+import argparse
 import csv
 import errno
 import functools
@@ -38,6 +41,7 @@ from src.picture_files import (
 )
 
 SPLITS = ("train", "test")
+MIN_PATCH = 16  # pixels, the smallest crop that training takes
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,19 @@ def find_splits(root_src: Path) -> list[str]:
     return splits
 
 
+def is_arranged(root: Path, split: str) -> bool:
+    """Whether `root`/`split` holds the folders that `arrange` makes, not one folder for each sequence."""
+    return any((root / split / kind).is_dir() for kind in KINDS)
+
+
+def need_outside(root_src: Path, root_dst: Path) -> None:
+    """Raise a UserError if `root_dst` is `root_src` or lies in it."""
+    if root_dst.resolve().is_relative_to(root_src.resolve()):
+        raise UserError(
+            f"--root_dst: {root_dst} lies in --root_src {root_src}, which is only read. Choose a folder outside it."
+        )
+
+
 # ---- the manifest
 
 
@@ -146,7 +163,7 @@ def write_manifest(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     writer.writerows(astuple(row) for row in rows)
-    _appear(path, lambda part: part.write_text(text.getvalue(), encoding="utf-8", newline=""))
+    appear(path, lambda part: part.write_text(text.getvalue(), encoding="utf-8", newline=""))
 
 
 def merge_rows(old: Sequence[Row], new: Sequence[Row], root_dst: Path) -> list[Row]:
@@ -174,7 +191,7 @@ def merge_rows(old: Sequence[Row], new: Sequence[Row], root_dst: Path) -> list[R
 # ---- the files
 
 
-def _appear(path: Path, make: Callable[[Path], object]) -> None:
+def appear(path: Path, make: Callable[[Path], object]) -> None:
     """Let `make` write a hidden file beside `path`, then give it that name: nobody ever sees half a file."""
     part = path.with_name(f".{path.name}.part")
     try:
@@ -194,13 +211,13 @@ def place(source: Path, target: Path, link: bool) -> str:
     source = source.resolve()  # a link to a link would break with the first
     for how, way in (("hard-linked", os.link), ("symlinked", os.symlink)) if link else ():
         try:
-            _appear(target, functools.partial(way, source))
+            appear(target, functools.partial(way, source))
             return how
         except FileNotFoundError:  # a symbolic link to nothing would hide it
             raise
         except OSError:
             continue
-    _appear(target, functools.partial(shutil.copyfile, source))
+    appear(target, functools.partial(shutil.copyfile, source))
     return "copied"
 
 
@@ -251,10 +268,7 @@ def arrange(root_src: Path | str, root_dst: Path | str, link: bool = False, prog
     """
     root_src, root_dst = Path(root_src), Path(root_dst)
     splits = find_splits(root_src)
-    if root_dst.resolve().is_relative_to(root_src.resolve()):
-        raise UserError(
-            f"--root_dst: {root_dst} lies in --root_src {root_src}, which is only read. Choose a folder outside it."
-        )
+    need_outside(root_src, root_dst)
     rows = [row for split in splits for row in list_rows(root_src, split)]
     manifest, partial = root_dst / MANIFEST, root_dst / PARTIAL_MANIFEST
     old = read_manifest(partial) or read_manifest(manifest)
@@ -299,29 +313,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root_dst", metavar="FOLDER", help="the arranged dataset, made if missing [dataset]")
     link_help = "hard links instead of copies; across disks symbolic links, which need the source to stay where it is"
     parser.add_argument("--link", action="store_true", help=link_help)
+    pack_help = (
+        "decode the frames of --root_src, arranged or not, into the folder --root_dst [packed], for train.py and "
+    )
+    parser.add_argument("--pack", action="store_true", help=f"{pack_help}eval.py; again to bring it up to date")
+    patch_help = "with --pack: cut training pairs into overlapping patches of this side, pixels, 0 = whole frames [0]"
+    parser.add_argument("--patch_size", type=int, default=0, metavar="INT", help=patch_help)
     verify_help = "arrange nothing, check the folders that are given: counts, pairs, sizes, every file's content"
     parser.add_argument("--verify", action="store_true", help=verify_help)
     parser.add_argument("--report_file", metavar="FILE", help="with --verify: the findings as JSON")
     args = parser.parse_args(argv)
+    _check_combination(args)
     if args.verify:
-        if args.link:
-            raise UserError("--link: means nothing with --verify, which arranges nothing")
         return _verify(args.root_src, args.root_dst, args.report_file)
-    if args.report_file:
-        raise UserError("--report_file: needs --verify")
     if not args.root_src:
         raise UserError("--root_src: expected the folder of GOPRO_Large (--help lists the options)")
+    if args.pack:
+        from src.packed_data import pack  # it imports this module
+
+        root_dst = args.root_dst or "packed"
+        sizes = pack(args.root_src, root_dst, args.patch_size)
+        print(f"{root_dst}: " + ", ".join(f"{split} {size / 1e9:.2f} GB" for split, size in sizes.items()))
+        print(f"next: python train.py --dataset_root {root_dst}")
+        return 0
     root_dst = args.root_dst or "dataset"
     pairs = arrange(args.root_src, root_dst, args.link)
     print(f"{root_dst}: " + ", ".join(f"{count} {split} pairs" for split, count in pairs.items()))
     return 0
 
 
+def _check_combination(args: argparse.Namespace) -> None:
+    if args.verify and (args.link or args.pack):
+        raise UserError(f"--{'link' if args.link else 'pack'}: means nothing with --verify, which writes no images")
+    if args.link and args.pack:
+        raise UserError("--link and --pack: give one of them; packed frames are decoded, not linked")
+    if args.report_file and not args.verify:
+        raise UserError("--report_file: needs --verify")
+    if args.patch_size and not args.pack:
+        raise UserError("--patch_size: needs --pack")
+    if args.patch_size and args.patch_size < MIN_PATCH:
+        raise UserError(f"--patch_size: got {args.patch_size}, expected 0 or {MIN_PATCH} or more")
+
+
 def _verify(root_src: str | None, root_dst: str | None, report_file: str | None) -> int:
-    from src.verify_data import run  # it imports this module
+    from src import packed_data  # they import this module
+    from src.verify_data import run
 
     if not root_src and not root_dst:
         root_dst = "dataset"
+    if root_dst and packed_data.is_packed(root_dst):
+        if root_src or report_file:
+            raise UserError(f"--verify: {root_dst} is packed; give it alone, its checksums tell whether it is whole")
+        damaged = packed_data.damaged_entries(root_dst)
+        print(f"{root_dst}: damaged: {first_few(damaged)}" if damaged else f"{root_dst}: nothing wrong was found")
+        return 1 if damaged else 0
     return run(*(Path(path) if path else None for path in (root_src, root_dst, report_file)))
 
 

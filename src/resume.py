@@ -5,17 +5,21 @@ checkpoint (weights, moments, average, loss scale, step), and everything random 
 """
 
 import hashlib
+import os
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from src.checkpoint import read_checkpoint
-from src.config import Config, option_fields
+from src.checkpoint import read_checkpoint, save_checkpoint
+from src.config import option_fields
 from src.errors import UserError, first_few
 from src.picture_files import Pair
+from src.run_folder import RunLog
 
 Arrays = dict[str, np.ndarray]
 BUFFERS = "gradient."  # accumulated within one step, so not part of the state between steps
@@ -87,45 +91,98 @@ def find_checkpoint(resume: str, folder: Path) -> tuple[Path, Arrays, dict[str, 
     return None
 
 
-def restore(
-    step: nn.Cell,
-    found: tuple[Path, Arrays, dict[str, Any]],
-    description: Mapping[str, Any],
-    folder: Path,
-    force: bool,
-    quiet: bool = False,
-) -> tuple[int, float | None]:
-    """Put a found checkpoint into a training step.
+@dataclass(frozen=True)
+class Plan:
+    """Which steps of a run one launch does."""
 
-    Returns:
-        (steps done, best validation PSNR so far in dB).
+    folder: Path
+    steps_per_epoch: int
+    first_step: int  # done before this launch
+    stop_step: int
+    last_step: int  # of the whole schedule
+    best: float | None  # validation PSNR so far, dB
+    description: Mapping[str, Any]  # what a checkpoint remembers of the run
+    resumed_from: Path | None
+    log_part: Mapping[str, float]  # as `RunLog` takes it
+
+
+def make_plan(
+    step: nn.Cell, folder: Path | str, description: Mapping[str, Any], *, resume: str = "", force: bool = False,
+    max_steps: int = 0, quiet: bool = False,
+) -> Plan:  # fmt: skip
+    """Decide which steps this launch does; puts the state of a resumed run into the training step.
+
+    Args:
+        description: from `describe_run`.
+        resume: as for `find_checkpoint`; "" starts a new run.
+        max_steps: stop there, without changing the schedule; 0 = at its end.
 
     Raises:
-        UserError: it does not fit the network, or options that shape the result differ and `force` is not set.
+        UserError: as `find_checkpoint`; or the checkpoint does not fit the network; or options that shape the result
+            differ and `force` is not set.
     """
-    path, arrays, meta = found
-    problems = check_compatible(meta, description)
-    if problems and not force:
-        raise UserError(
-            f"--resume {path}: this would not continue the same run: {'; '.join(problems)}. Use the run's own options "
-            f"(they are in {folder / 'config.yaml'}), or --force."
-        )
-    restore_state(step, arrays, path)
-    best = meta.get("best_psnr")
-    if not quiet:
-        for problem in problems:
-            print(f"--force: {problem}")
-        print(f"resumed from {path}: epoch {meta['epoch']}, step {meta['step']}", flush=True)
-    return int(meta["step"]), best
+    folder = Path(os.path.abspath(folder))  # "." has no name, and would follow a renamed folder
+    first_step, best, path, log_part = 0, None, None, {}
+    found = find_checkpoint(resume, folder) if resume else None
+    if found:
+        path, arrays, meta = found
+        problems = check_compatible(meta, description)
+        if problems and not force:
+            raise UserError(
+                f"--resume {path}: this would not continue the same run: {'; '.join(problems)}. Use the run's own "
+                f"options (they are in {folder / 'config.yaml'}), or --force."
+            )
+        restore_state(step, arrays, path)
+        first_step, best, log_part = int(meta["step"]), meta.get("best_psnr"), meta.get("log_part", {})
+        lines = [f"--force: {problem}" for problem in problems]
+        lines.append(f"resumed from {path}: epoch {meta['epoch']}, step {first_step}")
+    else:
+        lines = [f"--resume auto: no checkpoint in {folder} yet, a new run starts"] if resume else []
+    steps = description["steps_per_epoch"]
+    last_step = description["config"]["epochs_num"] * steps
+    stop_step = min(last_step, max_steps or last_step)
+    if first_step >= stop_step:
+        lines.append(f"nothing left to do: step {first_step} of {stop_step} is done (--epochs_num, --max_steps)")
+    if lines and not quiet:
+        print(*lines, sep="\n", flush=True)
+    return Plan(folder, steps, first_step, stop_step, last_step, best, description, path, log_part)
 
 
-def describe_run(config: Config, pairs: Sequence[Pair], world_size: int, steps_per_epoch: int) -> dict[str, Any]:
-    """What a checkpoint remembers of the run, to be compared when it is resumed."""
+class Saver:
+    """Writes the checkpoints of a run: saver(path, epoch, step), the last two telling where the run stands.
+
+    Args:
+        log: None on ranks that never save.
+    """
+
+    def __init__(self, step: nn.Cell, plan: Plan, log: RunLog | None):
+        self.step, self.description, self.log = step, plan.description, log
+        self.best = plan.best  # validation PSNR so far, dB; whoever validates raises it
+
+    def __call__(self, path: Path, epoch: int, global_step: int) -> None:
+        self.log.flush()  # a run resumed here takes the log up to this step as written
+        at = {"epoch": epoch, "step": global_step, "best_psnr": self.best, "log_part": self.log.part}
+        save_checkpoint(path, training_state(self.step), {**self.description, **at})
+
+
+def closing_words(plan: Plan, step: int, world_size: int) -> str:
+    """What a launch says when it ends after `step` steps of the run: done, or how to go on."""
+    if step >= plan.last_step:
+        return f"done: {plan.folder}"
+    again = shlex.join(["python", "train.py", "--ckpt_save_directory", str(plan.folder)])
+    again = again if world_size == 1 else "the same command with"
+    return f"stopped at step {step} of {plan.last_step}\nto go on: {again} --resume auto"
+
+
+def describe_run(
+    options: Mapping[str, Any], pairs: Sequence[Pair], world_size: int, steps_per_epoch: int
+) -> dict[str, Any]:
+    """What a checkpoint remembers of the run, to be compared when it is resumed; `options` of train.py by name."""
     names = "\n".join(pair.name for pair in pairs)
     return {
-        "variant": config.model_name,
-        "config": {f.name: getattr(config, f.name) for f in option_fields("train")},
-        "batch": config.train_batch_size * config.accumulate_steps * world_size,
+        "variant": options["model_name"],
+        "config": {f.name: options[f.name] for f in option_fields("train")},
+        "batch": options["train_batch_size"] * options["accumulate_steps"] * world_size,
         "pairs": len(pairs),
         "pairs_sha256": hashlib.sha256(names.encode()).hexdigest(),
         "steps_per_epoch": steps_per_epoch,

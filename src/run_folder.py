@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from src import __version__
 from src.errors import UserError, need_writable_folder
 
 COLUMNS = ["epoch", "step", "loss", "content", "fft", "lr", "scale", "grad_norm", "skipped", "seconds_per_step",
-           "data_wait", "psnr", "psnr_input"]  # fmt: skip
+           "data_wait", "callbacks", "psnr", "psnr_input"]  # fmt: skip
 
 
 def check(folder: Path | str, overwrite: bool) -> Path:
@@ -96,9 +97,9 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def begin(folder: Path, config_yaml: str, resumed_step: int | None) -> None:
+def begin(folder: Path, config_yaml: str, resumed_step: int | None, drop_part: bool = False) -> None:
     """Claim the folder for a new run, or cut its log back to the step at which it is resumed; write settings and
-    versions.
+    versions. `drop_part`: as for `cut_log`.
 
     Raises:
         UserError: the folder cannot be made, renamed or written.
@@ -107,7 +108,7 @@ def begin(folder: Path, config_yaml: str, resumed_step: int | None) -> None:
         claim(folder)
     else:
         need_writable_folder(folder, "--ckpt_save_directory")
-        cut_log(folder / "log.csv", resumed_step)
+        cut_log(folder / "log.csv", resumed_step, drop_part)
     describe(folder, config_yaml)
 
 
@@ -116,13 +117,18 @@ class RunLog:
 
     Values of one step may come from several callbacks; a row is written when the next step begins, and stays readable
     if the process is killed.
+
+    Args:
+        part: sums over the steps of an interval that the next row will tell of, and their `count`; a checkpoint carries
+            them to the run that goes on.
     """
 
-    def __init__(self, folder: Path, first_step: int = 0):
+    def __init__(self, folder: Path, first_step: int = 0, part: Mapping[str, float] | None = None):
         from tensorboardX import SummaryWriter
 
         self.folder = folder
         self.path = folder / "log.csv"
+        self.part = dict(part or {})
         self.row: dict[str, Any] = {}
         self.events = SummaryWriter(str(folder / "events"), purge_step=first_step + 1)
         if not self.path.exists():
@@ -150,15 +156,18 @@ class RunLog:
         self.row = {}
 
 
-def cut_log(path: Path, last_step: int) -> None:
+def cut_log(path: Path, last_step: int, drop_part: bool = False) -> None:
     """Drop the rows of a `log.csv` after `last_step`, which a run resumed there writes again, and a row cut off by a
-    crash."""
+    crash. With `drop_part` also the means at `last_step`: those of an interval that goes on; a score there stays."""
     if not path.exists():
         return
     whole_rows = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     rows = [
         row for row in csv.DictReader(whole_rows) if row.get("step", "").isdigit() and int(row["step"]) <= last_step
     ]
+    if drop_part and rows and int(rows[-1]["step"]) == last_step:
+        scores = {name: rows[-1][name] for name in ("epoch", "step", "psnr", "psnr_input")}
+        rows[-1:] = [scores] if scores["psnr"] else []
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, COLUMNS, extrasaction="ignore")

@@ -110,6 +110,16 @@ class CosineDecay(nn.Cell):
         return self.end + (self.start - self.end) * 0.5 * (1 + ops.cos(math.pi * progress))
 
 
+def make_schedule(name: str, start: float, end: float, decay_steps: int, total_steps: int) -> nn.Cell:
+    """`CosineDecay` from `start` to `end` in `total_steps` for 'cosine', else `StepDecay` every `decay_steps`."""
+    return CosineDecay(start, end, total_steps) if name == "cosine" else StepDecay(start, decay_steps)
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """uint8 -> float32 in [0, 1]; float32 stays as it is. On the device: a quarter of the bytes goes there."""
+    return image.astype(ms.float32) / 255 if image.dtype == ms.uint8 else image
+
+
 class ForwardLoss(nn.Cell):
     """Blurred batch -> (scaled total, total, content, fft)."""
 
@@ -168,13 +178,14 @@ class TrainStep(nn.Cell):
         self.reduce_sum = ops.AllReduce() if world_size > 1 else nn.Identity()
 
     def construct(self, blur: Tensor, sharp: Tensor, channel_mask: Tensor) -> tuple[Tensor, ...]:
-        """One step on (B, 3, h, w), (B, 3, h, w), (B, 96).
+        """One step on (B, 3, h, w), (B, 3, h, w), (B, 96); images are uint8, or float32 in [0, 1].
 
         Returns:
             Scalars: total, content and Fourier loss (means over the batch and the ranks), learning rate, loss scale,
             global norm of the gradients before clipping, and whether it was finite. If not, nothing was updated and the
             step counts as skipped.
         """
+        blur, sharp = to_unit(blur), to_unit(sharp)
         scale = self.scaler.scale_value if self.scaler is not None else Tensor(1.0, ms.float32)
         if self.micro_batches > 1:
             losses, gradients = self.accumulate(blur, sharp, channel_mask, scale)

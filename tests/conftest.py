@@ -1,6 +1,8 @@
 """What several test files need: the device, the reference vectors, small images."""
 
 import os
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -48,6 +50,25 @@ def reference():
         return network, *images, np.load(DATA / f"{name}.npz")
 
     return load
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """A network of one residual block a stage, of random weights."""
+    code = """
+import sys
+from src import device
+device.setup("CPU")
+from src.checkpoint import parameter_arrays, save_checkpoint
+from src.init_weights import init_weights
+from src.mimo_unet import build_net
+net = build_net("MIMO-UNet", 1)
+init_weights(net, 1)
+save_checkpoint(sys.argv[1], parameter_arrays(net), {"variant": "MIMO-UNet"})
+"""
+    path = tmp_path_factory.mktemp("model") / "tiny.ckpt"
+    subprocess.run([sys.executable, "-c", code, str(path)], cwd=DATA.parent.parent, check=True, timeout=120)
+    return path
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 """Scores after alignment: a shifted, turned and darkened image scores as it did before it was moved."""
 
-import builtins
 import math
-import sys
 
+import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from src import align as align_module
-from src.align import align, aligned_scores, masked_psnr, masked_ssim, need_opencv
+from src.align import align, aligned_scores, masked_psnr, masked_ssim
 from src.errors import UserError
 from src.metric import METRICS, psnr, psnr_uint8, ssim, to_uint8
 from src.picture_files import read_rgb
@@ -39,16 +38,11 @@ def window(image, move=None, gain=1.0):
     return (gain * np.stack(channels, axis=2)).astype(np.float32)
 
 
-@pytest.fixture
-def opencv():
-    return pytest.importorskip("cv2", reason="bash scripts/setup.sh --align")
-
-
 # ---- alignment
 
 
 @pytest.mark.parametrize("gain", [1 / 1.03, 1.0, 1.03])
-def test_a_moved_and_darkened_image_returns_to_its_score(opencv, photo, gain):
+def test_a_moved_and_darkened_image_returns_to_its_score(photo, gain):
     sharp, restored = window(photo[0]), window(photo[1])
     moved = window(photo[1], MOVE, gain)
     scores, converged = aligned_scores(moved, sharp, ("psnr", "ssim"))
@@ -57,7 +51,7 @@ def test_a_moved_and_darkened_image_returns_to_its_score(opencv, photo, gain):
     assert abs(scores["ssim"] - ssim(restored, sharp)) < 0.005
 
 
-def test_an_aligned_image_keeps_its_score(opencv, photo):
+def test_an_aligned_image_keeps_its_score(photo):
     sharp, restored = window(photo[0]), window(photo[1])
     scores, converged = aligned_scores(restored, sharp, METRICS)
     assert converged
@@ -66,14 +60,14 @@ def test_an_aligned_image_keeps_its_score(opencv, photo):
     assert abs(scores["ssim"] - ssim(restored, sharp)) < 0.002
 
 
-def test_noise_keeps_its_score(opencv, photo):
+def test_noise_keeps_its_score(photo):
     sharp = window(photo[0])
     noisy = np.clip(sharp + np.random.default_rng(0).normal(0, 0.03, sharp.shape).astype(np.float32), 0, 1)
     scores, _ = aligned_scores(noisy, sharp, ["psnr"])
     assert abs(scores["psnr"] - psnr(noisy, sharp)) < 0.05
 
 
-def test_the_mask_leaves_out_what_came_from_outside(opencv, photo):
+def test_the_mask_leaves_out_what_came_from_outside(photo):
     sharp, shift = window(photo[0]), np.array([[1.0, 0, 6], [0, 1, 0], [0, 0, 1]])
     moved = window(photo[0], shift)
     aligned = align(moved, sharp)
@@ -85,7 +79,7 @@ def test_the_mask_leaves_out_what_came_from_outside(opencv, photo):
     np.testing.assert_array_equal(sharp, window(photo[0]))
 
 
-def test_one_gain_for_all_channels_before_the_homography(opencv, photo):
+def test_one_gain_for_all_channels_before_the_homography(photo):
     sharp = window(photo[0])
     dark = sharp * np.float32(0.8)
     np.testing.assert_allclose(align(dark, sharp).prediction[8:-8, 8:-8], sharp[8:-8, 8:-8], atol=2e-3)
@@ -95,7 +89,7 @@ def test_one_gain_for_all_channels_before_the_homography(opencv, photo):
     np.testing.assert_allclose(means, gain * np.array([0.8, 1, 1]), rtol=2e-3)  # the tint is not taken away
 
 
-def test_early_end_changes_nothing_that_is_printed(opencv, photo, monkeypatch):
+def test_early_end_changes_nothing_that_is_printed(photo, monkeypatch):
     sharp, moved = window(photo[0]), window(photo[1], MOVE)
     early = aligned_scores(moved, sharp, ["psnr"])[0]["psnr"]
     monkeypatch.setattr(align_module, "TOLERANCE", 0)
@@ -106,7 +100,7 @@ def test_early_end_changes_nothing_that_is_printed(opencv, photo, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["black", "grey", "nan", "one nan"])
-def test_what_does_not_converge_is_scored_as_it_is(opencv, photo, kind):
+def test_what_does_not_converge_is_scored_as_it_is(photo, kind):
     sharp = window(photo[0])
     prediction = np.full_like(sharp, {"black": 0, "grey": 0.5}.get(kind, math.nan))
     if kind == "one nan":
@@ -117,48 +111,36 @@ def test_what_does_not_converge_is_scored_as_it_is(opencv, photo, kind):
         np.testing.assert_equal(value, METRICS[name](prediction, sharp))
 
 
-def test_an_alignment_that_throws_the_image_out_does_not_count(opencv, photo, monkeypatch):
+def test_an_alignment_that_throws_the_image_out_does_not_count(photo, monkeypatch):
     sharp = window(photo[0])
     away = np.array([[1, 0, 0.6 * SIZE[1]], [0, 1, 0], [0, 0, 1]], np.float32)
-    monkeypatch.setattr(opencv, "findTransformECC", lambda *args: (0.1, away))
+    monkeypatch.setattr(cv2, "findTransformECC", lambda *args: (0.1, away))
     aligned = align(sharp + 1, sharp)
     assert not aligned.converged and aligned.mask.all()
     np.testing.assert_array_equal(aligned.prediction, np.ones_like(sharp))  # clipped, nothing else
 
 
-def test_other_faults_of_opencv_are_not_taken_for_convergence(opencv, photo, monkeypatch):
+def test_other_faults_of_opencv_are_not_taken_for_convergence(photo, monkeypatch):
     def fail(*args):
-        opencv.cvtColor(np.zeros((2, 2, 7), np.float32), opencv.COLOR_RGB2GRAY)
+        cv2.cvtColor(np.zeros((2, 2, 7), np.float32), cv2.COLOR_RGB2GRAY)
 
-    monkeypatch.setattr(opencv, "findTransformECC", fail)
-    with pytest.raises(opencv.error):
+    monkeypatch.setattr(cv2, "findTransformECC", fail)
+    with pytest.raises(cv2.error):
         align(window(photo[0]), window(photo[0]))
 
 
-def test_tiny_images_have_no_ssim(opencv):
+def test_tiny_images_have_no_ssim():
     tiny = np.random.default_rng(0).random((10, 40, 3), np.float32)
     scores, _ = aligned_scores(tiny, tiny, ["ssim"])
     assert math.isnan(scores["ssim"])
 
 
-def test_wrong_use_is_told(opencv, photo):
+def test_wrong_use_is_told(photo):
     sharp = window(photo[0])
     with pytest.raises(ValueError, match="prediction is .*ground truth"):
         align(sharp[:-1], sharp)
     with pytest.raises(UserError, match="no aligned form of lpips, only of psnr, psnr_uint8, ssim"):
         aligned_scores(sharp, sharp, ["lpips"])
-
-
-def test_without_opencv_one_line_says_how_to_install_it(monkeypatch):
-    def refuse(name, *args, _import=builtins.__import__, **kwargs):
-        if name == "cv2":
-            raise ImportError("No module named 'cv2'")
-        return _import(name, *args, **kwargs)
-
-    monkeypatch.delitem(sys.modules, "cv2", raising=False)
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UserError, match=r"^--align ecc needs OpenCV .*: bash scripts/setup.sh --align$"):
-        need_opencv()
 
 
 # ---- scores with a mask
@@ -192,7 +174,7 @@ def test_masked_psnr_by_hand():
     assert masked_psnr(prediction, sharp, mask) == pytest.approx(-10 * math.log10((0.01 + 0.49) / 2), abs=1e-5)
 
 
-def test_uint8_score_is_that_of_the_rounded_image(opencv, photo):
+def test_uint8_score_is_that_of_the_rounded_image(photo):
     sharp, moved = window(photo[0]), window(photo[1], MOVE)
     rounded = to_uint8(moved).astype(np.float32) / np.float32(255)
     both, _ = aligned_scores(moved, sharp, ("psnr", "psnr_uint8"))

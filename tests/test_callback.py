@@ -1,3 +1,4 @@
+import json
 import math
 import multiprocessing
 import os
@@ -27,7 +28,8 @@ from src.callback import (
     Validate,
     passed,
 )
-from src.run_folder import RunLog, read_log
+from src.interrupts import describe
+from src.run_folder import RunLog, cut_log, read_log
 
 
 class Params(dict):
@@ -68,6 +70,11 @@ def train(callbacks, losses, sink=1):
     for c in callbacks:
         c.on_train_end(context)
     return context.original_args()
+
+
+def stop_on_signal(agree=int):
+    """Gets its signals from the test: through `interrupts.answer`."""
+    return StopOnSignal(types.SimpleNamespace(answer=None), agree)
 
 
 class Spy(callback.Callback):
@@ -155,9 +162,9 @@ def test_clock_splits_time_into_step_and_data(fake_time):
         def on_train_step_begin(self, run_context):
             fake_time.now += 1
 
-    clock, spy = Clock(0, 10), Spy("seconds_per_step", "data_wait")
+    clock, spy = Clock(0, 10), Spy("seconds_per_step", "data_wait", "callbacks")
     train([Data(), clock, Work(), spy, ClockRestart(clock)], [1.0] * 3)
-    assert spy.seen == [(3.0, 1.0)] * 3
+    assert spy.seen == [(3.0, 1.0, 0.0), (3.0, 1.0, 7.0), (3.0, 1.0, 7.0)]
     clock, spy = Clock(0, 10), Spy("seconds_per_step", "data_wait")
     train([Data(), clock, Work(), spy], [1.0] * 3)
     assert spy.seen == [(3.0, 1.0), (10.0, 8.0), (10.0, 8.0)]
@@ -203,13 +210,37 @@ def test_skipped_steps_are_counted(log):
 
 
 def test_last_incomplete_interval_is_logged(log):
-    train([Clock(0, 9), LogWriter(log, 3)], [1.0, 2.0, 3.0, 7.0, 8.0])
+    train([Clock(0, 9), StopAt(5), LogWriter(log, 3)], [1.0, 2.0, 3.0, 7.0, 8.0])
     columns = rows(log)
     assert (columns["step"], columns["loss"]) == ([3, 5], [2.0, 7.5])
 
 
+def test_interval_that_a_stop_cuts_in_two_is_one_row_after_the_resume(log, tmp_path):
+    losses = [1.0, 2.0, 3.0, 7.0, 8.0, 0.3]
+    train([Clock(0, 9), StopAt(5), LogWriter(log, 3)], losses)
+    log.flush()
+    cut_log(log.path, 5, drop_part=bool(log.part))
+    resumed = RunLog(tmp_path, 5, json.loads(json.dumps(log.part)))  # as in a checkpoint's description
+    train([Clock(5, 9), StopAt(8), LogWriter(resumed, 3)], losses[5:] + [4.0, 5.0])
+    columns = rows(resumed)
+    assert (columns["step"], columns["loss"]) == ([3, 6, 8], [2.0, (7.0 + 8.0 + 0.3) / 3, 4.5])
+    assert columns["skipped"] == [0, 0, 0]
+
+
+def test_row_of_a_stop_and_of_a_score_at_the_same_step_is_one_row(log):
+    class Save(Saves):
+        def __call__(self, *_):
+            log.flush()
+
+    validate = validation(lambda *_: summary(19.0), 2, log, Save())
+    train([Clock(0, 9), StopAt(4), LogWriter(log, 3), validate], [1.0] * 4)
+    assert (rows(log)["step"], rows(log)["psnr"]) == ([2, 3, 4], [19.0, None, 19.0])
+    cut_log(log.path, 4, drop_part=True)
+    assert (read_log(log.path)["step"], read_log(log.path)["loss"]) == ([2, 3, 4], [None, 1.0, None])
+
+
 def test_log_keeps_its_multiples_after_a_resume(log):
-    train([Clock(5, 9), LogWriter(log, 4)], [1.0] * 8)
+    train([Clock(5, 9), StopAt(13), LogWriter(log, 4)], [1.0] * 8)
     assert rows(log)["step"] == [8, 12, 13]
 
 
@@ -300,15 +331,18 @@ class Deaths(callback.Callback):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_dead_worker_stops_the_run_after_the_step_unless_it_was_asked_to_go(number, worker):
-    clock, stopper = Clock(0, 9), StopOnSignal()
-    guard = StopOnDeadWorker(clock, stopper, ZeroDivisionError)
+    clock, stopper = Clock(0, 9), stop_on_signal()
+    guard = StopOnDeadWorker(clock, stopper, ZeroDivisionError, {worker.pid: "blur/7.png"}.get)
 
     def run():
         with guard:
             train([clock, guard, stopper, Deaths(worker, number, guard), ClockRestart(clock)], [1.0] * 4)
 
     if number == signal.SIGKILL:
-        with pytest.raises(ZeroDivisionError, match=f"process {worker.pid} was killed by SIGKILL.*--num_worker"):
+        with pytest.raises(
+            ZeroDivisionError,
+            match=f"process {worker.pid} was killed by SIGKILL while it read blur/7.png or its partner;.*--num_worker",
+        ):
             run()
         assert clock.global_step == 2
     else:
@@ -317,7 +351,7 @@ def test_dead_worker_stops_the_run_after_the_step_unless_it_was_asked_to_go(numb
 
 
 def test_dead_worker_explains_the_frameworks_error_and_hides_no_other(worker):
-    guard = StopOnDeadWorker(Clock(0, 9), StopOnSignal(), ZeroDivisionError)
+    guard = StopOnDeadWorker(Clock(0, 9), stop_on_signal(), ZeroDivisionError)
     guard.message = "a worker died"
     with pytest.raises(ZeroDivisionError, match="a worker died"), guard:
         raise RuntimeError("Generator worker process timeout.")
@@ -326,49 +360,29 @@ def test_dead_worker_explains_the_frameworks_error_and_hides_no_other(worker):
 
 
 class Raise(callback.Callback):
-    """Sends a signal to this process while the given steps run."""
+    """Sends signals while step 2 runs."""
 
-    def __init__(self, **signals):
-        self.signals = {int(step[1:]): number for step, number in signals.items()}
+    def __init__(self, stopper, *numbers):
+        self.interrupts, self.numbers = stopper.interrupts, numbers
 
     def on_train_step_begin(self, run_context):
-        step = run_context.original_args().cur_step_num + 1
-        if step in self.signals:
-            os.kill(os.getpid(), self.signals[step])
+        if run_context.original_args().cur_step_num == 1:
+            for number in self.numbers:
+                self.interrupts.answer(number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_finishes_the_step_and_old_handlers_come_back(number, capfd):
-    calls = []
-
-    def loaders(number, frame):
-        calls.append(number)
-
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        for n in before:
-            signal.signal(n, loaders)  # the framework's loader installs its own
-        clock, stopper = Clock(0, 9), StopOnSignal()
-        train([clock, stopper, Raise(_2=number)], [1.0] * 4)
-        assert (clock.global_step, stopper.received, calls) == (2, number, [])
-        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == loaders
-    finally:
-        for n, handler in before.items():
-            signal.signal(n, handler)
-    assert f"{signal.Signals(number).name}: finishing this step" in capfd.readouterr().err
-
-
-def test_second_ctrl_c_ends_at_once():
-    with pytest.raises(KeyboardInterrupt):
-        train([Clock(0, 9), StopOnSignal(), Raise(_1=signal.SIGINT), Raise(_1=signal.SIGINT)], [1.0] * 4)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def test_signal_finishes_the_step(number, capfd):
+    clock, stopper = Clock(0, 9), stop_on_signal()
+    train([clock, stopper, Raise(stopper, number)], [1.0] * 4)
+    assert (clock.global_step, stopper.received) == (2, number)
+    assert f"{describe(number)}: finishing this step" in capfd.readouterr().err
 
 
 def test_signal_to_another_rank_stops_this_one_too():
     clock = Clock(0, 9)
     numbers = iter([0, 0, signal.SIGTERM, 0])
-    stopper = StopOnSignal(lambda mine: max(mine, next(numbers)))
+    stopper = stop_on_signal(lambda mine: max(mine, next(numbers)))
     train([clock, stopper], [1.0] * 4)
     assert (clock.global_step, stopper.received) == (3, signal.SIGTERM)
 
@@ -380,16 +394,27 @@ def summary(psnr, psnr_input=20.0):
     return {"psnr": psnr, "psnr_input": psnr_input, "images": 3, "seconds_per_image": 0.1}
 
 
-def validation(score, interval, log, save_best=lambda *_: None, stopper=None, last_step=10**9, **kwargs):
-    return Validate(score, interval, log, save_best, stopper or StopOnSignal(), last_step, **kwargs)
+class Saves:
+    """Instead of `resume.Saver`: remembers (epoch, step) of each call."""
+
+    def __init__(self, best=None):
+        self.best, self.calls = best, []
+
+    def __call__(self, path, epoch, step):
+        assert path.name == "best.ckpt"
+        self.calls.append((epoch, step))
 
 
-def validate(log, scores, interval=2, **kwargs):
+def validation(score, interval, log, save=None, stopper=None, last_step=10**9, **kwargs):
+    return Validate(score, interval, log, save or Saves(), stopper or stop_on_signal(), last_step, **kwargs)
+
+
+def validate(log, scores, interval=2, best=None, **kwargs):
     """Train for `interval` steps a score; the calls of save_best and the best score kept."""
-    saved, left = [], iter(scores)
-    validate = validation(lambda *_: summary(next(left)), interval, log, lambda *args: saved.append(args), **kwargs)
-    train([Clock(0, 4), LogWriter(log, 1), validate], [1.0] * interval * len(scores))
-    return saved, validate.best
+    save, left = Saves(best), iter(scores)
+    callback = validation(lambda *_: summary(next(left)), interval, log, save, **kwargs)
+    train([Clock(0, 4), LogWriter(log, 1), callback], [1.0] * interval * len(scores))
+    return save.calls, save.best
 
 
 def test_best_is_the_highest_so_far(log, capsys):
@@ -438,37 +463,34 @@ def test_end_of_the_schedule_is_scored_once_and_a_stop_before_it_is_not(log):
 
 
 def test_validation_that_a_signal_stops_half_way_counts_for_nothing(log):
-    stopper, saved, asked = StopOnSignal(), [], []
+    stopper, save, asked = stop_on_signal(), Saves(), []
 
     def score(step, should_stop):
         asked.append(should_stop())
         stopper.received = signal.SIGTERM
         return None if should_stop() else summary(20.0)
 
-    validate = validation(score, 1, log, lambda *a: saved.append(a), stopper)
-    train([Clock(0, 4), LogWriter(log, 1), validate], [1.0])
-    assert (asked, saved, validate.best) == ([False], [], None)
+    train([Clock(0, 4), LogWriter(log, 1), validation(score, 1, log, save, stopper)], [1.0])
+    assert (asked, save.calls, save.best) == ([False], [], None)
     assert rows(log)["psnr"] == [None]
 
 
 def test_helping_rank_knows_the_best_and_writes_nothing():
-    saved = []
-    validate = validation(lambda *_: summary(21.0), 1, None, lambda *a: saved.append(a))
-    train([Clock(0, 4), validate], [1.0])
-    assert (validate.best, saved) == (21.0, [])
+    save = Saves()
+    train([Clock(0, 4), validation(lambda *_: summary(21.0), 1, None, save)], [1.0])
+    assert (save.best, save.calls) == (21.0, [])
 
 
 def test_score_before_the_first_step_is_logged_as_step_0(log):
-    saved = []
-    train([Clock(0, 4), validation(lambda *_: summary(19.0), 2, log, lambda *a: saved.append(a), first=True)],
-          [1.0] * 2)  # fmt: skip
-    assert saved == [(0, 0)]
+    save = Saves()
+    train([Clock(0, 4), validation(lambda *_: summary(19.0), 2, log, save, first=True)], [1.0] * 2)
+    assert save.calls == [(0, 0)]
     assert (rows(log)["epoch"], rows(log)["step"]) == ([0, 1], [0, 2])
 
 
 def test_score_at_the_end_joins_the_last_row(log):
     validate = validation(lambda *_: summary(19.0), 100, log, last_step=4)
-    train([Clock(0, 9), LogWriter(log, 3, last_step=4), validate], [1.0] * 4)
+    train([Clock(0, 9), StopAt(4), LogWriter(log, 3), validate], [1.0] * 4)
     assert (rows(log)["step"], rows(log)["psnr"]) == ([3, 4], [None, 19.0])
 
 
@@ -606,8 +628,38 @@ def test_progress_away_from_a_terminal(fake_time, capsys):
         "104/106",
         "106/106",
     ]  # one in ten seconds, and the last
-    assert "loss 2.0000 (content 0.5000, fft 5.000) lr 1.00e-04 4.00 s/step, 0:00:20 left" in lines[1]
+    assert "loss 2.0000 (content 0.5000, fft 5.000) lr 1.00e-04 4.00 s/step (data 0%), 0:00:20 left" in lines[1]
     assert lines[-1].endswith("0:00:00 left")
+
+
+class Loading(callback.Callback):
+    """Data takes `wait` s and a step 1 s, but the first, which waits for the workers and the compiler, 1000 s each."""
+
+    def __init__(self, fake_time, wait):
+        self.fake_time, self.wait = fake_time, wait
+
+    def on_train_begin(self, run_context):
+        self.fake_time.now += 1000
+
+    def on_train_step_begin(self, run_context):
+        self.fake_time.now += 1000 if run_context.original_args().cur_step_num == 0 else 1
+
+    def on_train_step_end(self, run_context):
+        self.fake_time.now += self.wait
+
+
+@pytest.mark.parametrize("wait, words", [(3, "data-bound: 75% of the time"), (0.2, "")])
+def test_waiting_for_data_is_told_once_when_it_takes_long(fake_time, capsys, wait, words):
+    clock = Clock(0, 50)
+    train([clock, Progress(0, 60), ClockRestart(clock), Loading(fake_time, wait)], [2.0] * 60)
+    out = capsys.readouterr().out
+    assert out.count("data-bound: ") == bool(words) and words in out
+    if words:
+        before = out.split("data-bound")[0].splitlines()
+        assert "try --pack (python -m src.preprocessing --pack ...) / --num_worker" in out
+        assert len(before) < len(out.splitlines()) - 5
+    share = round(100 * wait / (1 + wait))
+    assert f"1.00 s/step (data {share}%)" in out or f"{1 + wait:.2f} s/step (data {share}%)" in out
 
 
 def test_progress_of_a_sink_past_the_end(fake_time, capsys):

@@ -8,7 +8,6 @@ from src.data_augment import (
     paired_rgb_permutation,
     paired_rotate90,
     sample_rng,
-    to_chw,
 )
 
 
@@ -82,10 +81,3 @@ def test_channel_mask_keeps_the_mean():
     assert set(np.unique(masks)) == {np.float32(0), np.float32(1 / 0.9)}
     assert abs(masks.mean() - 1) < 0.01
     assert (draw_channel_mask(sample_rng(0, 0, 0), 96, 0.0) == 1).all()
-
-
-def test_to_chw_is_exact_and_contiguous():
-    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    chw = to_chw(image[:, ::-1])
-    assert chw.dtype == np.float32 and chw.flags.c_contiguous
-    np.testing.assert_array_equal(chw[1, 0], np.float32(image[0, ::-1, 1]) / np.float32(255))

@@ -1,9 +1,13 @@
+import multiprocessing
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from src.data_load import EpochSampler, TrainPairs, batch_names, steps_per_epoch, train_dataset
+from src.data_load import TrainBatches, TrainPairs, loader_errors, steps_per_epoch, train_dataset
 from src.errors import UserError
-from src.picture_files import find_pairs
+from src.picture_files import Pair, find_pairs
 
 
 @pytest.fixture
@@ -24,46 +28,67 @@ def same(a, b):
             np.testing.assert_array_equal(x, y)
 
 
-def test_batches_are_what_the_sampler_and_the_source_say(source):
-    sampler = EpochSampler(7, 5, 2, 0, 1, 0, 0)
-    for epoch, batches in enumerate(epochs(train_dataset(source, 2), 3)):
-        items = sampler.indices(epoch)
-        assert len(batches) == 3 and len({i % 7 for i in items}) == 6
-        for b, batch in enumerate(batches):
-            expected = [source[i] for i in items[2 * b : 2 * b + 2]]
-            same([batch], [[np.stack(column) for column in zip(*expected, strict=True)]])
+def test_batches_are_what_the_source_says(source):
+    batches = TrainBatches(source, 2)
+    assert len(batches) == 3
+    for epoch, found in enumerate(epochs(train_dataset(TrainBatches(source, 2)), 3)):
+        assert len(found) == 3
+        seen = set()
+        for step, (blur, sharp, mask) in enumerate(found):
+            items = batches.items(3 * epoch + step)
+            assert [item // 7 for item in items] == [epoch] * 2
+            seen |= set(items)
+            for k, item in enumerate(items):
+                for got, expected in zip((blur[k], sharp[k]), source[item], strict=False):
+                    np.testing.assert_array_equal(got, expected.transpose(2, 0, 1))
+                np.testing.assert_array_equal(mask[k], source[item][2])
+        assert len(seen) == 6
 
 
 def test_values_and_shapes(source):
-    blur, sharp, mask = epochs(train_dataset(source, 3), 1)[0][0]
+    blur, sharp, mask = epochs(train_dataset(TrainBatches(source, 3)), 1)[0][0]
     assert blur.shape == sharp.shape == (3, 3, 16, 16) and mask.shape == (3, 96)
-    assert blur.dtype == sharp.dtype == mask.dtype == np.float32
-    assert 0 <= blur.min() and blur.max() <= 1 and np.abs(blur - sharp).max() > 0.1
+    assert blur.dtype == sharp.dtype == np.uint8 and mask.dtype == np.float32
+    assert blur.max() > 200 and (blur != sharp).mean() > 0.9
 
 
 @pytest.mark.parametrize("workers, processes", [(2, False), (2, True)])
 def test_workers_change_nothing(source, workers, processes):
-    alone = epochs(train_dataset(source, 2), 2)
-    together = epochs(train_dataset(source, 2, workers=workers, processes=processes), 2)
+    alone = epochs(train_dataset(TrainBatches(source, 2)), 2)
+    together = epochs(train_dataset(TrainBatches(source, 2), workers=workers, processes=processes), 2)
     for a, b in zip(alone, together, strict=True):
         same(a, b)
 
 
+def test_photographs_among_the_pairs_are_blurred_anew_whatever_the_workers(make_dataset, tmp_path):
+    pairs = find_pairs(make_dataset(train=2, size=(64, 72)), "train")
+    mixed = [*pairs, *(Pair(pair.name, pair.sharp, pair.sharp) for pair in pairs)]
+    source = TrainPairs(mixed, crop_size=16, seed=5, mask_channels=96, dropout=0.1)
+    first, later = source[2], source[2 + len(source)]
+    assert first[0].shape == (16, 16, 3) and np.abs(first[0].astype(int) - first[1]).max() > 5
+    assert not np.array_equal(first[0], later[0])
+    alone = epochs(train_dataset(TrainBatches(source, 2)), 2)
+    for processes in (False, True):
+        together = epochs(train_dataset(TrainBatches(source, 2), workers=2, processes=processes), 2)
+        for a, b in zip(alone, together, strict=True):
+            same(a, b)
+
+
 def test_epochs_differ(source):
-    first, second = epochs(train_dataset(source, 2), 2)
+    first, second = epochs(train_dataset(TrainBatches(source, 2)), 2)
     assert not np.array_equal(first[0][0], second[0][0])
 
 
 def test_start_in_the_middle_continues_the_run(source):
-    whole = epochs(train_dataset(source, 2), 3)
-    late = epochs(train_dataset(source, 2, epoch=1, step=2), 2)
+    whole = epochs(train_dataset(TrainBatches(source, 2)), 3)
+    late = epochs(train_dataset(TrainBatches(source, 2), epoch=1, step=2), 2)
     same(late[0], whole[1][2:])
     same(late[1], whole[2])
 
 
 def test_two_ranks_see_what_one_sees(source):
-    alone = epochs(train_dataset(source, 2), 2)
-    ranks = [epochs(train_dataset(source, 1, rank=rank, world_size=2), 2) for rank in (0, 1)]
+    alone = epochs(train_dataset(TrainBatches(source, 2)), 2)
+    ranks = [epochs(train_dataset(TrainBatches(source, 1, rank, 2)), 2) for rank in (0, 1)]
     for epoch in range(2):
         joined = [
             [np.concatenate(c) for c in zip(a, b, strict=True)]
@@ -83,6 +108,36 @@ def test_too_few_images_name_the_batch():
 
 
 def test_names_of_a_batch(source):
-    sampler = EpochSampler(7, 5, 2, 0, 1, 0, 0)
-    expected = [str(source.pairs[i % 7].blur) for i in sampler.indices(1)[2:4]]
-    assert batch_names(source, 2, 0, 1, step=4) == expected  # three steps an epoch: the second of the second epoch
+    batches = TrainBatches(source, 2)  # three steps an epoch: 4 is the second of the second epoch
+    found, everything = batches.names(4), [pair.blur.name for pair in source.pairs]
+    for name, blur in zip(found, batches[4][0], strict=True):
+        index = everything.index(Path(name).name)
+        np.testing.assert_array_equal(blur.transpose(1, 2, 0), source[7 + index][0])
+
+
+def test_what_a_worker_is_at_can_be_read_from_outside(source):
+    process = multiprocessing.get_context("fork").Process(target=source.announce, args=(2 * 7 + 3,))
+    process.start()
+    process.join()
+    assert source.name_of(process.pid) == str(source.pairs[3].blur)
+    assert source.name_of(os.getpid()) == ""
+    TrainBatches(source, 2)[0]
+    assert source.name_of(os.getpid()) == ""  # nothing is left behind
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_unreadable_image_is_told_by_name(source, processes):
+    source.pairs[2].sharp.write_bytes(b"no image")
+    with pytest.raises(UserError, match="sharp/3.png: not a readable image"), loader_errors():
+        epochs(train_dataset(TrainBatches(source, 7), workers=2, processes=processes), 1)
+
+
+def test_bytes_become_the_same_numbers_in_the_graph_as_outside(cpu):
+    from mindspore import Tensor, jit
+
+    from src.train_step import to_unit
+
+    values = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+    expected = values.astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(jit(to_unit)(Tensor(values)).asnumpy(), expected)
+    np.testing.assert_array_equal(jit(to_unit)(Tensor(expected)).asnumpy(), expected)

@@ -10,12 +10,16 @@ from PIL import Image
 from src.datasets import (
     ValidationSplit,
     choose_pairs,
+    choose_root,
+    mix_in_photos,
     pairs_from_folders,
     pairs_from_list,
+    pairs_from_photos,
     sequences_of,
     split_by_fraction,
     split_by_list,
     split_validation,
+    training_and_validation_pairs,
 )
 from src.errors import UserError
 from src.picture_files import Pair, check_pairs, find_pairs
@@ -51,10 +55,10 @@ def named_pairs(*names, folder="train/blur"):
     return [Pair(name, Path(folder) / f"{name}.png", Path("train/sharp") / f"{name}.png") for name in names]
 
 
-def error_of(call, *args):
+def error_of(call, *args, **options):
     """The text of the UserError that a call must raise, one line."""
     with pytest.raises(UserError) as e:
-        call(*args)
+        call(*args, **options)
     assert "\n" not in str(e.value)
     return str(e.value)
 
@@ -390,3 +394,67 @@ def test_list_errors_name_line_and_nearest(tmp_path):
     assert "holds no entry" in error_of(split_by_list, pairs, write_list(tmp_path, "\n"))
     assert "both name the validation pairs" in error_of(split_validation, pairs, 0.1, "list.txt", 1)
     assert split_validation(pairs, 0.3, "", 1) == split_by_fraction(pairs, 0.3, 1)
+
+
+# ---- sharp photographs
+
+
+def write_photos(folder, *names, size=(40, 48)):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+def test_photographs_are_pairs_without_a_blurred_file(tmp_path):
+    folder = write_photos(tmp_path / "photos", "10.png", "2.jpg", "sea/1.png")
+    pairs = pairs_from_photos(folder, "--sharp_photos")
+    assert [pair.name for pair in pairs] == ["photo/2", "photo/10", "photo/sea/1"]
+    assert all(pair.is_photo and pair.blur == pair.sharp for pair in pairs)
+    assert not Pair("1", Path("blur/1.png"), Path("sharp/1.png")).is_photo
+
+
+def test_folders_that_are_no_photographs_are_told(tmp_path, make_dataset):
+    assert "--sharp_photos: no folder" in error_of(pairs_from_photos, tmp_path / "none", "--sharp_photos")
+    (tmp_path / "empty").mkdir()
+    assert "no image in it" in error_of(pairs_from_photos, tmp_path / "empty", "--sharp_photos")
+    text = error_of(pairs_from_photos, make_dataset(), "--dataset_root")
+    assert "expected sharp photographs only, but it has folders called blur" in text
+
+
+@pytest.mark.parametrize(
+    "pairs, photos, fraction, expected", [(20, 60, 0.5, (60, 60)), (60, 20, 0.25, (60, 20)), (9, 2, 0.1, (18, 2))]
+)
+def test_the_share_of_photographs_is_kept_and_none_is_left_out(pairs, photos, fraction, expected):
+    real = [Pair(str(i), Path("b"), Path("s")) for i in range(pairs)]
+    some = [Pair(f"photo/{i}", Path("p"), Path("p")) for i in range(photos)]
+    mixed = mix_in_photos(real, some, fraction)
+    assert (len([p for p in mixed if not p.is_photo]), len([p for p in mixed if p.is_photo])) == expected
+    assert set(mixed) == {*real, *some}
+    for wrong in (0.0, 1.0, -1.0):
+        assert f"--synthetic_fraction: got {wrong:g}" in error_of(mix_in_photos, real, some, wrong)
+
+
+def test_synthetic_training_pairs_and_their_validation(tmp_path, make_dataset):
+    photos, root = write_photos(tmp_path / "photos", "1.png", "2.png"), make_dataset(train=4, test=2)
+    pairs, val, text = training_and_validation_pairs(str(photos), blur="synthetic", validate=False, min_side=40)
+    assert len(pairs) == 2 and not val and text.startswith(f"2 training pairs from {photos}, blurred anew each time")
+    pairs, val, text = training_and_validation_pairs(str(root), sharp_photos=str(photos), synthetic_fraction=0.5)
+    assert [pair.is_photo for pair in pairs] == [False] * 4 + [True] * 4 and len(val) == 2
+    assert "8 training pairs" in text and "4 of them of the 2 photographs in" in text
+    assert "expected images of 44x44" in error_of(
+        training_and_validation_pairs, str(photos), blur="synthetic", validate=False, min_side=44
+    )
+    assert "--blur synthetic: validation pairs" in error_of(
+        training_and_validation_pairs, str(photos), blur="synthetic"
+    )
+    for other in ({"val_fraction": 0.1}, {"train_list": "list.txt"}, {"sharp_photos": "more"}):
+        assert "it does not go with" in error_of(
+            training_and_validation_pairs, str(photos), blur="synthetic", validate=False, **other
+        )
+
+
+def test_the_sample_set_stands_in_only_where_nothing_is_named(monkeypatch):
+    monkeypatch.setattr("src.datasets.dataset_or_samples", lambda root: f"samples instead of {root!r}")
+    assert choose_root("") == choose_root("", "", "") == "samples instead of ''"
+    assert choose_root("", "list.txt") == choose_root("", "", "folder") == ""

@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 import deblur
-from src import deblur_run, device
+from src import deblur_options, deblur_run, device
 from src.deblur_files import Job, find_photos, is_done, plan
 from src.deblur_run import difference_in_db, whole_file
 from src.errors import UserError
@@ -60,7 +61,7 @@ def work(tmp_path, monkeypatch, capsys):
 
             return StandIn()
 
-        monkeypatch.setattr("src.engine.load_engine", load_engine)
+        monkeypatch.setattr("src.deblur_options.load_engine", load_engine)
         status = deblur.main([*map(str, argv), *(["--model", "model.onnx"] if model else [])])
         return status, *capsys.readouterr()
 
@@ -98,7 +99,7 @@ def test_folder_with_sub_folders(work):
 def test_every_kind_goes_through_unchanged(work, kind):
     path = Path("in.png")
     if kind == "rgb16":
-        pytest.importorskip("cv2").imwrite(str(path), RNG.integers(0, 65536, (20, 31, 3)).astype(np.uint16))
+        cv2.imwrite(str(path), RNG.integers(0, 65536, (20, 31, 3)).astype(np.uint16))
     elif kind == "palette":
         Image.fromarray(RGB).quantize(7).save(path)
     else:
@@ -293,7 +294,7 @@ def test_mistakes_are_named(work, monkeypatch):
 
 def test_model_missing_or_the_sample(work, tmp_path, monkeypatch):
     save("a.png")
-    monkeypatch.setattr(deblur, "SAMPLE_MODEL", tmp_path / "sample.onnx")
+    monkeypatch.setattr(deblur_options, "SAMPLE_MODEL", tmp_path / "sample.onnx")
     with pytest.raises(UserError, match="--model: a trained network is needed.*weights_pretrained/README.md"):
         work("a.png", "--output", "out", model=False)
     with pytest.raises(UserError, match=r"--model: no file modle.onnx;.* Did you mean model.onnx\?"):
@@ -307,7 +308,7 @@ def test_options_reach_the_engine(work, monkeypatch):
     save("a.png")
     work("a.png", "--output", "out", "--model_name", "MIMO-UNetPlus", "--precision", "bf16", "--threads", "3")
     (call,) = work.calls
-    assert vars(call) == {"path": "model.onnx", "model_name": "MIMO-UNetPlus", "precision": "bf16", "threads": 3}
+    assert vars(call) == {"path": Path("model.onnx"), "model_name": "MIMO-UNetPlus", "precision": "bf16", "threads": 3}
     targets = []
     monkeypatch.setattr(device, "setup", lambda target, **_: targets.append(target))
     Path("model.ckpt").touch()
@@ -513,48 +514,31 @@ def test_a_full_disk_is_told(work, monkeypatch):
 # ---- the real script and a real network
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A network of one residual block a stage, of random weights."""
-    code = """
-import sys
-from src import device
-device.setup("CPU")
-from src.checkpoint import parameter_arrays, save_checkpoint
-from src.init_weights import init_weights
-from src.mimo_unet import build_net
-net = build_net("MIMO-UNet", 1)
-init_weights(net, 1)
-save_checkpoint(sys.argv[1], parameter_arrays(net), {"variant": "MIMO-UNet"})
-"""
-    path = tmp_path_factory.mktemp("model") / "tiny.ckpt"
-    subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=True, timeout=120)
-    return path
-
-
 def start(*argv, cwd):
     command = [sys.executable, str(ROOT / "deblur.py"), *map(str, argv)]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(checkpoint, tmp_path):
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_whole_files_and_the_same_command_goes_on(number, status, tiny_checkpoint, tmp_path):
     for i in range(20):
         save(tmp_path / f"in/a b {i}.png", RNG.integers(0, 256, (121, 162, 3), np.uint8))
-    process = start("in", "--model", checkpoint, "--output", "out", cwd=tmp_path)
+    process = start("in", "--model", tiny_checkpoint, "--output", "out", cwd=tmp_path)
     deadline = time.monotonic() + 100
     while not (tmp_path / "out/a b 1.png").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "photos are done; the same command does the rest" in err and "stopped by Ctrl-C" in err
+    assert process.returncode == status, err
+    assert "photos are done; the same command does the rest" in err
     assert "Traceback" not in err
     done = os.listdir(tmp_path / "out")
     assert 2 <= len(done) < 20 and all(name.endswith(".png") and name[0] != "." for name in done)
     for name in done:
         assert pixels(tmp_path / "out" / name).shape == (121, 162, 3)
-
-    process = start("in", "--model", checkpoint, "--output", "out", cwd=tmp_path)
+    if number != signal.SIGINT:
+        return
+    process = start("in", "--model", tiny_checkpoint, "--output", "out", cwd=tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert f"{20 - len(done)} restored; " in out and f"{len(done)} done by an earlier run" in out
@@ -573,14 +557,14 @@ HUNDRED_MEGAPIXELS = """
 import resource, sys
 import numpy as np
 from types import SimpleNamespace
-import deblur, src.engine
+import deblur, src.deblur_options
 
 class Identity:
     description, bytes_per_pixel = "identity", 4500
     def __call__(self, images):
         return images
 
-src.engine.load_engine = lambda *args, **kwargs: Identity()
+src.deblur_options.load_engine = lambda *args, **kwargs: Identity()
 assert deblur.main(sys.argv[1:]) == 0
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
@@ -592,7 +576,7 @@ def test_a_hundred_megapixels_in_under_four_gigabytes(tmp_path, kind):
     values = np.add.outer(np.arange(10000, dtype=np.uint16), np.arange(10000, dtype=np.uint16))
     path = tmp_path / f"a.{kind}"
     if kind.startswith("16"):
-        pytest.importorskip("cv2").imwrite(str(path), np.stack([values * 3, values * 2, values], axis=2))
+        cv2.imwrite(str(path), np.stack([values * 3, values * 2, values], axis=2))
     else:
         channels = [values.astype(np.uint8)] * 2 + [(values // 80).astype(np.uint8)] * (2 if kind == "rgba.png" else 1)
         Image.fromarray(np.stack(channels, axis=2)).save(path)

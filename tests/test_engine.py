@@ -261,3 +261,16 @@ def test_another_network_is_refused(cpu, tmp_path):
     for cls, suffix in ((OnnxEngine, ".onnx"), (MindirEngine, ".mindir")):
         text = message(cls, tmp_path / f"other{suffix}")
         assert "another network" in text and "(1, 1000)" in text and "(N, 3, H, W)" in text
+
+
+def test_openvino_calls_nobody():
+    """Left to itself, importing it does, in a process of its own that it forks."""
+    code = """
+import sys
+sys.addaudithook(lambda event, args: event.startswith("socket.") and print(event, args, flush=True))
+from src.engine import import_fast
+import_fast()
+print("openvino" in sys.modules, "openvino_telemetry" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.stdout == "True False\n", run.stderr

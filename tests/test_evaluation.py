@@ -123,7 +123,7 @@ def test_neighbours_of_one_size_go_together(pairs):
 
 def test_images_are_read_as_they_are_needed(pairs, monkeypatch):
     read = []
-    monkeypatch.setattr("src.evaluation.read_rgb", lambda path: read.append(path) or read_rgb(path))
+    monkeypatch.setattr("src.picture_files.read_rgb", lambda path: read.append(path) or read_rgb(path))
     rows = run(pairs, identity, ["psnr"])
     next(rows)
     assert len(read) < 2 * len(pairs)

@@ -1,6 +1,7 @@
 import numpy as np
 
-from src.init_weights import init_weights
+from src.checkpoint import save_checkpoint
+from src.init_weights import init_weights, initial_network
 from src.mimo_unet import build_net
 
 
@@ -25,3 +26,16 @@ def test_same_seed_same_weights_whatever_the_depth(cpu):
     a, b, c = ({p.name: p.asnumpy() for p in n.get_parameters()}[name] for n in (shallow, deep, other))
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
+
+
+def test_initial_network_is_drawn_from_the_seed_or_read(cpu, tmp_path):
+    def weights(*args):
+        return {p.name: p.asnumpy() for p in initial_network("MIMO-UNet", *args).get_parameters()}
+
+    drawn = weights(1, 3)
+    network = build_net("MIMO-UNet", 1)
+    init_weights(network, 3)
+    assert all(np.array_equal(drawn[p.name], p.asnumpy()) for p in network.get_parameters())
+    save_checkpoint(tmp_path / "w.ckpt", drawn, {"variant": "MIMO-UNet"})
+    read = weights(0, 4, str(tmp_path / "w.ckpt"))
+    assert drawn.keys() == read.keys() and all(np.array_equal(drawn[name], read[name]) for name in drawn)

@@ -1,7 +1,11 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from mindspore import Tensor
 
+from src.config import ROOT
 from src.mimo_unet import MASK_CHANNELS, MODELS, build_net, downsample, upsample
 from tests.conftest import REFERENCES
 
@@ -64,3 +68,11 @@ def test_unknown_name_lists_the_known():
     with pytest.raises(ValueError, match="MIMO-UNet, MIMO-UNetPlus"):
         build_net("MIMO")
     assert MODELS["MIMO-UNetPlus"].dropout == 0.1
+
+
+def test_run_as_a_module_prints_its_complexity():
+    command = [sys.executable, "-m", "src.mimo_unet"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for numbers in (("720x1280", "6,807,171", "896.2"), ("720x1280", "16,107,651", "2119.3")):
+        assert any(all(number in line for number in numbers) for line in done.stdout.splitlines())

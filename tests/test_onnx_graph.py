@@ -3,13 +3,12 @@ import zlib
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 from mindspore import Tensor
 from onnx import numpy_helper
 
 from src.checkpoint import parameter_arrays
-from src.engine import MindSporeEngine
+from src.engine import MindSporeEngine, import_fast
 from src.onnx_graph import INPUT, OUTPUTS, build_onnx
 from tests.conftest import REFERENCES
 
@@ -26,6 +25,7 @@ def run_onnxruntime(model, images):
 def run_openvino(model, images, tmp_path):
     onnx.save(model, tmp_path / "network.onnx")
     options = {"INFERENCE_PRECISION_HINT": "f32"}
+    _, openvino = import_fast()
     compiled = openvino.Core().compile_model(tmp_path / "network.onnx", "CPU", options)
     return [np.array(output) for output in compiled([images]).values()]
 

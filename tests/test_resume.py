@@ -16,7 +16,7 @@ from src.picture_files import Pair
 
 def description(world_size=1, names=("a", "b", "c"), **options):
     pairs = [Pair(name, None, None) for name in names]
-    return resume.describe_run(Config(**options), pairs, world_size, steps_per_epoch=5)
+    return resume.describe_run(vars(Config(**options)), pairs, world_size, steps_per_epoch=5)
 
 
 def differences(then, now):
@@ -70,46 +70,57 @@ def test_option_that_is_newer_than_the_checkpoint_counts_as_its_default():
 
 # ---- real runs
 
-RUN = [*PLAIN, "--epochs_num", 4, "--val_acc_monitor_interval", 2, "--ckpt_save_frequency", 3]  # twelve steps an epoch
+RUN = [*PLAIN, "--epochs_num", 4, "--val_acc_monitor_interval", 2, "--log_frequency", 5]  # 12 steps an epoch
+PLUS = ["--model_name", "MIMO-UNetPlus", "--ema_decay", 0.9, "--amp_level", "O3", "--accumulate_steps", 2,
+        "--train_batch_size", 1, "--clip_norm", 0.1]  # fmt: skip
+# Options, and how each launch loads its data and is stopped at about which step: --max_steps stops at it, SIGTERM soon
+# after it. All in the middle of an epoch and of an interval of the log. Every two of variant, number of workers, their
+# kind and the way to stop meet somewhere.
 CASES = {
-    "one thread": (RUN, ["--num_worker", 1]),
-    "two processes, Plus, EMA, O3": (
-        [*RUN, "--model_name", "MIMO-UNetPlus", "--ema_decay", 0.9, "--amp_level", "O3", "--accumulate_steps", 2,
-         "--train_batch_size", 1, "--clip_norm", 0.1],
-        ["--num_worker", 2, "--worker_type", "process"],
-    ),
-    "two threads": (RUN, ["--num_worker", 2, "--worker_type", "thread"]),
+    "MIMO-UNet": ([], [(1, "thread", "max_steps", 6), (2, "process", "SIGTERM", 14), (2, "thread", "max_steps", 27),
+                       (1, "process", "SIGTERM", 32)]),
+    "MIMO-UNetPlus, all extras": (PLUS, [(1, "thread", "SIGTERM", 3), (2, "process", "max_steps", 14),
+                                         (2, "thread", "SIGTERM", 16), (1, "process", "max_steps", 33)]),
 }  # fmt: skip
 
 
-def check_exact_resume(cwd, options, workers):
-    """Uninterrupted; stopped by --max_steps in the middle of an epoch, then by SIGTERM, then resumed to the end."""
-    train("whole", *options, "--num_worker", 1, cwd=cwd)
-    out = train("cut", *options, *workers, "--resume", "auto", "--max_steps", 18, cwd=cwd)
-    assert "no checkpoint in" in out and "a new run starts" in out
-    assert "stopped at step 18 of 48" in out and "--resume auto" in out
-    log = cwd / "cut2.txt"
-    process = start(train_command("--ckpt_save_directory", "cut", "--resume", "auto"), cwd, log)
+def stop_by_signal(folder, step, options, cwd, graph):
+    """Go on with the run, and end it by SIGTERM once this step is done; what it printed."""
+    log = cwd / "signal.txt"
+    process = start(train_command("--ckpt_save_directory", folder, *options), cwd, log, graph)
     try:
-        wait_for_step(cwd / "cut", 20, process, log)
+        wait_for_step(cwd / folder, step, process, log)
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 143, log.read_text()
     finally:
         end(process)
-    assert "resumed from" in log.read_text() and "epoch 2, step 18" in log.read_text()
-    stopped_at = read_checkpoint(cwd / "cut/last.ckpt")[1]["step"]
-    assert 20 <= stopped_at < 48 and logged_steps(cwd / "cut")[-1] == stopped_at
-    out = train("cut", "--resume", "auto", cwd=cwd)
-    assert f"steps {stopped_at + 1} to 48" in out and "done:" in out
-    assert_same_run(cwd / "whole", cwd / "cut")
-    assert_same_run(cwd / "whole", cwd / "cut", "best.ckpt")
+    return log.read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_in_every_bit(case, make_dataset, tmp_path):
     make_dataset(train=25, test=2, root="data")
-    check_exact_resume(tmp_path, *CASES[case])
+    extras, launches = CASES[case]
+    options = [*RUN, *extras]
+    train("whole", *options, cwd=tmp_path)  # compiled afresh
+    graph, reached = "" if extras else "resume", 0  # a stored graph forgets the state of the loss scale
+    for workers, kind, way, step in launches:
+        launch = ["--resume", "auto", "--num_worker", workers, "--worker_type", kind, *([] if reached else options)]
+        if way == "SIGTERM":
+            out = stop_by_signal("cut", step, launch, tmp_path, graph)
+        else:
+            out = train("cut", *launch, "--max_steps", step, cwd=tmp_path, graph=graph)
+        expected = f"step {reached}\n" if reached else "no checkpoint in"
+        assert expected in out and f"steps {reached + 1} to" in out
+        reached = read_checkpoint(tmp_path / "cut/last.ckpt")[1]["step"]
+        assert f"stopped at step {reached} of 48" in out and "--resume auto" in out
+        assert step <= reached < 48 and logged_steps(tmp_path / "cut")[-1] == reached
+    out = train("cut", "--resume", "auto", cwd=tmp_path, graph=graph)
+    assert f"steps {reached + 1} to 48" in out and "done:" in out
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut", "best.ckpt")
+    assert logged_steps(tmp_path / "cut") == sorted([*range(5, 50, 5), 24, 48])
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +153,13 @@ def in_this_process(finished, monkeypatch, *options):
 
     plans = []
     monkeypatch.chdir(finished)
-    monkeypatch.setattr(script, "build_source", lambda *_: None)
-    original = script.make_plan
+    original = resume.make_plan
 
-    def make_plan(*args):
-        plans.append(original(*args))
+    def make_plan(*args, **kwargs):
+        plans.append(original(*args, **kwargs))
         raise StopIteration
 
-    monkeypatch.setattr(script, "make_plan", make_plan)
+    monkeypatch.setattr(resume, "make_plan", make_plan)
     with pytest.raises(StopIteration):
         script.main([str(o) for o in ("--ckpt_save_directory", "run", *options)])
     return plans[0]

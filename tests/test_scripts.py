@@ -338,19 +338,41 @@ def test_a_failing_rank_is_shown(fake_msrun, tmp_path):
     assert "--worker_num=2" in (tmp_path / "run 1_logs/command.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    "message, named",
+    [
+        ("mpirun noticed that process rank 1 with PID 0 on node a exited on signal 9 (Killed).", ", rank 1 with -9;"),
+        ("  Process name: [[31,1],3]\n  Exit code:    2", ", rank 3 with 2;"),
+        ("[ERROR] Worker process 42 exit with exception. Error code: -9.", ", rank 1, process 42, with -9;"),
+        ("[ERROR] Worker process 421 exit with exception. Error code: 2.", ", process 421, with 2;"),
+        ("nothing of the kind", "status 1; the logs"),
+    ],
+)
+def test_first_rank_that_ended_is_named_by_its_number(message, named, fake_msrun, tmp_path):
+    msrun = fake_msrun / ".venv/bin/msrun"
+    text = msrun.read_text().replace("epoch 1\\nRuntimeError: my neighbour has gone", "rank 0 is process 421 or so")
+    text = text.replace("error: rank 1 has no data", "rank 1 is process 42")
+    msrun.write_text(text.replace("sys.exit(", f"print({message!r}, file=sys.stderr)\nsys.exit("))
+    result = bash(fake_msrun / "scripts/run_distribute_train_cpu.sh", "d", "c", "2", cwd=tmp_path, FAKE_STATUS="1")
+    assert result.returncode == 1 and message in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: msrun ended with status 1") and named in result.stderr
+
+
 def test_success_is_passed_on(fake_msrun, tmp_path):
     result = bash(fake_msrun / "scripts/run_distribute_train_cpu.sh", "d", "c", "2", cwd=tmp_path, FAKE_STATUS="0")
     assert result.returncode == 0 and result.stderr == ""
 
 
-def test_port_in_use(fake_msrun, tmp_path):
+@pytest.mark.parametrize("launcher", ["msrun", "mpirun"])
+def test_port_in_use(launcher, fake_msrun, tmp_path):
     script = fake_msrun / "scripts/run_distribute_train_cpu.sh"
     with socket.socket() as listener:
         listener.bind(("", 0))
         listener.listen()
         port = str(listener.getsockname()[1])
-        taken = bash(script, "d", "c", "2", "--master_port", port, cwd=tmp_path)
-        assert_one_line_error(taken, f"port {port} is in use: choose another")
+        taken = bash(script, "d", "c", "2", "--launcher", launcher, "--master_port", port, cwd=tmp_path)
+        assert_one_line_error(taken, f"port {port} is in use: choose another --master_port")
+        assert not (tmp_path / "c_logs").exists()
     free = bash(script, "d", "c", "2", "--master_port", port, cwd=tmp_path, FAKE_STATUS="0")
     assert free.returncode == 0 and f"port: {port};" in free.stdout
 
@@ -501,12 +523,12 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
         assert result.returncode == 0, result
         return result.stdout
 
-    assert "making .venv" in setup("--dev")
-    assert installed_files(tmp_path) == [f"requirements{x}.txt" for x in ("", "-torch", "-align", "-fast", "-dev")]
+    assert "making .venv" in setup("--app")
+    assert installed_files(tmp_path) == ["requirements.txt", "requirements-app.txt"]
+    setup("--dev")
+    assert installed_files(tmp_path) == [f"requirements{x}.txt" for x in ("-torch", "-fast", "-dev")]
     for options in ([], ["--dev"], ["--torch"]):
         assert len(setup(*options).splitlines()) == 1
-    setup("--app")
-    assert installed_files(tmp_path) == ["requirements-app.txt"]
 
     with (tree / "requirements-dev.txt").open("a") as file:
         file.write("# changed\n")
@@ -517,7 +539,7 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
     (tree / ".venv/setup_stamp").rename(tree / ".venv/setup_unfinished")
     assert "making .venv anew: an earlier setup was cut off" in setup()
     assert sorted(installed_files(tmp_path)) == sorted(
-        f"requirements{x}.txt" for x in ("", "-align", "-app", "-dev", "-fast", "-torch")
+        f"requirements{x}.txt" for x in ("", "-app", "-dev", "-fast", "-torch")
     )
     assert not (tree / ".venv/setup_unfinished").exists()
 
@@ -527,7 +549,7 @@ def test_a_failing_install_takes_nothing_away(tree, tmp_path, fake_python):
     broken = tree / "requirements-broken.txt"
     broken.touch()
     setup = tree / "scripts/setup.sh"
-    setup.write_text(setup.read_text().replace("--torch | --align", "--torch | --broken | --align"))
+    setup.write_text(setup.read_text().replace("--torch | --fast", "--torch | --broken | --fast"))
     result = bash(setup, "--broken", **fake_python)
     assert result.returncode == 1 and "no such package" in result.stderr and len(result.stderr.splitlines()) == 1
     assert "up to date" in bash(setup, **fake_python).stdout

@@ -6,7 +6,7 @@ from mindspore import Tensor, nn, ops
 from src.init_weights import init_weights
 from src.loss import MultiScaleLoss
 from src.mimo_unet import build_net
-from src.train_step import Adam, CosineDecay, StepDecay, TrainStep
+from src.train_step import Adam, CosineDecay, StepDecay, TrainStep, make_schedule
 
 
 def make_step(network, **kwargs):
@@ -170,3 +170,11 @@ def test_not_a_number_leaves_the_weights_alone(cpu):
     assert np.isnan(float(loss)) and not bool(finite)
     for p in network.get_parameters():
         np.testing.assert_array_equal(p.asnumpy(), before[p.name])
+
+
+def test_schedule_by_name(cpu):
+    def rate(name, step):
+        return float(make_schedule(name, 1e-4, 1e-6, 10, 40)(Tensor(step, ms.int32)).asnumpy())
+
+    assert [rate("step", s) for s in (9, 10, 20)] == pytest.approx([1e-4, 5e-5, 2.5e-5])
+    assert [rate("cosine", s) for s in (0, 20, 40)] == pytest.approx([1e-4, 5.05e-5, 1e-6])

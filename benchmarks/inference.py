@@ -1,0 +1,222 @@
+"""Restoring an image: every engine of this repository against the same network in PyTorch.
+
+    python benchmarks/inference.py --json benchmarks/results/inference.json
+    python benchmarks/inference.py --sizes 256x256 --contestants onnx_fp32,torch --threads 1
+
+All have the same random weights and get the same image. Each one's largest difference from PyTorch's answer is
+printed, so that a fast wrong answer is seen.
+"""
+
+import contextlib
+import functools
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees benchmarks/ only
+
+from benchmarks.measure import (  # noqa: E402
+    Contestant,
+    choose,
+    make_parser,
+    median_spread,
+    parse,
+    peak_memory_gb,
+    ratio,
+    show,
+    take_turns,
+    write_json,
+)
+from src.engine import has_bf16  # noqa: E402
+from src.errors import UserError, run_main  # noqa: E402
+
+# name -> (file, precision) of an engine, or None for the twin
+CONTESTANTS = {
+    "mindspore": ("net.ckpt", "auto"),
+    "mindir": ("net.mindir", "auto"),
+    "onnx_fp32": ("net.onnx", "fp32"),
+    "onnx_bf16": ("net.onnx", "bf16"),
+    "torch": None,
+    "torch_channels_last": None,
+}
+YARDSTICK = "torch"
+CHECKED = (1, 3, 64, 96)  # the size at which answers are compared
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_options(argv)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with Contestant("export", Files, folder, args.num_res, threads=args.threads) as files:
+            weights = files.ask("weights")
+        contestants = []
+        for name in args.contestants:
+            if CONTESTANTS[name] is None:
+                make, options = TorchRun, (name == "torch_channels_last", weights, args.num_res)
+            else:
+                file, precision = CONTESTANTS[name]
+                make, options = EngineRun, (folder / file, precision, args.threads)
+            made = Contestant(name, make, args.device_target, *options, threads=args.threads)
+            contestants.append(stack.enter_context(made))
+        results = [measure(contestants, size, args.rounds) for size in args.sizes]
+        answers = {c.name: c.ask("answer", CHECKED) for c in contestants}
+        notes = {
+            c.name: {"peak_memory_gb": c.ask("peak_memory_gb")}
+            | ({"difference": difference(answers[c.name], answers[YARDSTICK])} if YARDSTICK in answers else {})
+            for c in contestants
+        }
+    settings = {"threads": args.threads, "device_target": args.device_target}
+    report(settings, results, notes)
+    if args.json:
+        write_json(args.json, "inference", settings | {"sizes": results, "contestants": notes})
+
+
+def parse_options(argv: list[str] | None):
+    parser = make_parser("Engines of this repository and the twin in PyTorch on one image, in turn.")
+    parser.add_argument("--sizes", default="256x256,720x1280", metavar="STR", help="HxW,... [256x256,720x1280]")
+    parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks a stage [8]")
+    parser.add_argument("--rounds", type=int, default=3, metavar="INT", help="timed turns of each [3]")
+    parser.add_argument(
+        "--contestants", metavar="STR", help=f"some of {','.join(CONTESTANTS)} [all that this machine can run]"
+    )
+    args = parse(parser, argv)
+    possible = [name for name in CONTESTANTS if can_run(name, args.device_target)]
+    args.contestants = choose(args.contestants, CONTESTANTS, possible)
+    if args.rounds < 1:
+        raise UserError(f"--rounds: got {args.rounds}, expected 1 or more")
+    try:
+        args.sizes = [tuple(int(side) for side in size.lower().split("x")) for size in args.sizes.split(",")]
+    except ValueError:
+        args.sizes = []
+    if not args.sizes or any(len(size) != 2 or min(size) < 8 or any(s % 4 for s in size) for size in args.sizes):
+        raise UserError("--sizes: expected HEIGHTxWIDTH,..., multiples of 4 and 8 or more, e.g. 256x256,720x1280")
+    return args
+
+
+def can_run(name: str, target: str) -> bool:
+    """Whether it is measured when nobody says what to measure: .onnx files run on the CPU only."""
+    if name.startswith("onnx"):
+        return target == "CPU" and (name != "onnx_bf16" or has_bf16())
+    return target != "Ascend" or not name.startswith("torch")
+
+
+def measure(contestants: Sequence[Contestant], size: tuple[int, int], rounds: int) -> dict:
+    """Seconds of each at one size, after a call that is not counted: it sets up kernels and meets its memory."""
+    take_turns(contestants, 1, "seconds", (1, 3, *size))
+    times = take_turns(contestants, rounds, "seconds", (1, 3, *size))
+    found = {name: {"seconds": median_spread(values)} for name, values in times.items()}
+    for name in found if YARDSTICK in times else ():
+        found[name]["speed_of_torch"] = ratio(times[YARDSTICK], times[name])
+    return {"size": size, "seconds": found}
+
+
+def difference(answer: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    return {
+        "largest": float(np.abs(answer - expected).max()),
+        "rms": float(np.sqrt(np.square(answer - expected, dtype=np.float64).mean())),
+    }
+
+
+def report(settings: dict, results: list[dict], notes: dict) -> None:
+    print(f"one image, {settings['device_target']}, {settings['threads']} threads; median (least to most)")
+    for result in results:
+        print("{}x{}".format(*result["size"]))
+        for name, found in result["seconds"].items():
+            speed = f", {show(found['speed_of_torch'])} times the speed of {YARDSTICK}" * ("speed_of_torch" in found)
+            print(f"  {name:20} {show(found['seconds'], 3)} s{speed}")
+    for name, note in notes.items():
+        apart = ""
+        if "difference" in note:
+            apart = ", largest difference from {} {largest:.1e}, rms {rms:.1e}".format(YARDSTICK, **note["difference"])
+        print(f"{name:20} peak memory {note['peak_memory_gb']:.1f} GB{apart}")
+
+
+@functools.cache
+def noise(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).random(shape, dtype=np.float32)
+
+
+class Files:
+    """Writes the network with random weights as .ckpt, .mindir and .onnx."""
+
+    def __init__(self, folder: Path, num_res: int):
+        from src import device
+
+        device.setup("CPU")
+        import onnx
+
+        from src.checkpoint import parameter_arrays, save_checkpoint
+        from src.init_weights import init_weights
+        from src.mimo_unet import build_net
+        from src.mindir import export_mindir
+        from src.onnx_graph import build_onnx
+
+        metadata = {"variant": "MIMO-UNet"}
+        network = build_net("MIMO-UNet", num_res)
+        init_weights(network, 1)
+        self.arrays = parameter_arrays(network)
+        save_checkpoint(folder / "net.ckpt", self.arrays, metadata)
+        export_mindir(network, folder / "net", metadata=metadata)
+        onnx.save(build_onnx(self.arrays, network.num_res, metadata=metadata), folder / "net.onnx")
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return self.arrays
+
+
+class Run:
+    """A network at work: subclasses fill in `answer`."""
+
+    def answer(self, shape: tuple[int, ...]) -> np.ndarray:
+        raise NotImplementedError
+
+    def seconds(self, shape: tuple[int, ...]) -> float:
+        """Of one image; small ones are repeated for a second."""
+        noise(shape)
+        count, start = 0, time.perf_counter()
+        while count == 0 or time.perf_counter() - start < 1:
+            self.answer(shape)
+            count += 1
+        return (time.perf_counter() - start) / count
+
+    def peak_memory_gb(self) -> float:
+        """Of the process; what lies on an accelerator is not in it."""
+        return peak_memory_gb()
+
+
+class EngineRun(Run):
+    def __init__(self, target: str, path: Path, precision: str, threads: int):
+        from src import device
+        from src.engine import load_engine, runs_on_mindspore
+
+        if runs_on_mindspore(path):
+            device.setup(target)
+        self.engine = load_engine(path, precision=precision, threads=threads)
+
+    def answer(self, shape: tuple[int, ...]) -> np.ndarray:
+        return self.engine(noise(shape))
+
+
+class TorchRun(Run):
+    def __init__(self, target: str, channels_last: bool, weights: dict[str, np.ndarray], num_res: int):
+        import torch
+
+        from benchmarks.torch_twin import TorchMIMOUNet, torch_device
+
+        self.torch, self.device = torch, torch_device(target)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = TorchMIMOUNet(num_res or 8).eval()
+        self.network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        self.network.to(self.device, memory_format=self.layout)
+
+    def answer(self, shape: tuple[int, ...]) -> np.ndarray:
+        with self.torch.inference_mode():
+            images = self.torch.from_numpy(noise(shape)).to(self.device, memory_format=self.layout)
+            return self.network(images)[2].contiguous().cpu().numpy()  # the copy waits for the device
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,247 @@
+"""What the benchmarks share: the machine, processes that take turns, medians, JSON files.
+
+A contestant works in a process of its own, so that neither its memory nor its environment reaches another's, and waits
+while the others work. All are started and warmed up before the first timing.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import re
+import statistics
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from src import device, run_folder
+from src.config import DEVICES, ArgumentParser
+from src.errors import UserError, nearest, need_writable_folder
+
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")  # which kernels the libraries choose
+GB = 2**30
+
+
+# ---- the machine and the results -------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """What a timing depends on: processor, memory, accelerators, versions. No names of hosts or folders."""
+    cpuinfo = _read("/proc/cpuinfo")
+    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.M)
+    flags = re.search(r"^flags\s*:\s*(.+)$", cpuinfo, re.M)
+    memory = re.search(r"^MemTotal:\s*(\d+)", _read("/proc/meminfo"), re.M)
+    gpus = [_read(p) for p in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    try:
+        system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        system = platform.system()
+    return {
+        "cpu": model[1].strip() if model else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": device.core_count(),
+        "cpu_flags": [f for f in CPU_FLAGS if flags and f in flags[1].split()],
+        "memory_gb": round(int(memory[1]) / 2**20, 1) if memory else None,
+        "accelerators": [m[1].strip() for text in gpus if (m := re.search(r"^Model:\s*(.+)$", text, re.M))]
+        + ["Ascend"] * len(device.ascend_devices()),
+        "os": system,
+        "versions": run_folder.versions() | {name: _version(name) for name in ("torch", "onnxruntime", "openvino")},
+    }
+
+
+def median_spread(values: Sequence[float]) -> dict[str, float | int]:
+    """Median, smallest and largest of some timings, and how many they are."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "count": len(values)}
+
+
+def show(spread: dict[str, float | int], digits: int = 2) -> str:
+    """'1.52 (1.49 to 1.60)'"""
+    return f"{spread['median']:.{digits}f} ({spread['min']:.{digits}f} to {spread['max']:.{digits}f})"
+
+
+def write_json(path: Path | str, name: str, results: Any) -> None:
+    """Write {"benchmark": name, "machine": ..., "results": ...}. Numbers are kept to five digits.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = Path(path)
+    need_writable_folder(path.parent, "--json")
+    content = {"benchmark": name, "machine": machine(), "results": _rounded(results)}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def make_parser(description: str) -> ArgumentParser:
+    """The options that every benchmark has."""
+    parser = ArgumentParser(description)
+    parser.add_argument("--json", metavar="FILE", help="write the results here too")
+    parser.add_argument("--device_target", default="CPU", metavar="STR", help=f"{' | '.join(DEVICES)} [CPU]")
+    parser.add_argument("--threads", type=int, metavar="INT", help="cores of each process [2 on CPU, else all]")
+    return parser
+
+
+def parse(parser: ArgumentParser, argv: Sequence[str] | None):
+    """Options, checked before the long work.
+
+    Raises:
+        UserError: an option is wrong, the device is not there, or the JSON file cannot be written.
+    """
+    args = parser.parse_args(argv)
+    if args.device_target not in DEVICES:
+        hint = nearest(args.device_target, DEVICES)
+        raise UserError(f"--device_target: got {args.device_target!r}, expected one of {', '.join(DEVICES)}.{hint}")
+    device.require_device(args.device_target)
+    cores = device.core_count()
+    if args.threads is None:
+        args.threads = min(2, cores) if args.device_target == "CPU" else cores
+    if not 1 <= args.threads <= cores:
+        raise UserError(f"--threads: got {args.threads}, expected 1 to {cores}, the cores this process may use")
+    if args.json:
+        need_writable_folder(Path(args.json).parent, "--json")
+    return args
+
+
+def choose(asked: str | None, known: Iterable[str], default: Sequence[str]) -> list[str]:
+    """The contestants of `--contestants a,b`, or `default`.
+
+    Raises:
+        UserError: one is not known.
+    """
+    chosen = [name.strip() for name in asked.split(",")] if asked else list(default)
+    if unknown := [name for name in chosen if name not in known]:
+        hint = nearest(unknown[0], known)
+        raise UserError(f"--contestants: got {unknown[0]!r}, expected some of {','.join(known)}.{hint}")
+    return list(dict.fromkeys(chosen))
+
+
+# ---- processes that take turns ---------------------------------------------------------------------------------------
+
+
+class Contestant:
+    """An object in a process of its own, whose methods are called from here.
+
+    Args:
+        name: as it is called in the results.
+        make: called in the new process with `args`; imports its framework there.
+        threads: cores the process may use.
+        environment: variables of that process alone. ONEDNN_MAX_CPU_ISA is never inherited: a limit meant for MindSpore
+            slows the other frameworks down, and `src.device.setup` sets it where it is needed.
+        daemon: False for one that starts processes itself.
+    """
+
+    def __init__(
+        self, name: str, make: Callable, *args, threads: int, environment: dict[str, str] | None = None,
+        daemon: bool = True,
+    ):  # fmt: skip
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self.pipe, theirs = context.Pipe()
+        settings = {"OMP_NUM_THREADS": str(threads), **(environment or {})}
+        self.process = context.Process(target=_serve, args=(theirs, make, args, threads, settings), daemon=daemon)
+        self.process.start()
+        theirs.close()
+        self._receive()
+
+    def ask(self, method: str, *args) -> Any:
+        """Call a method there and wait for its result.
+
+        Raises:
+            UserError: it failed, or its process has gone (no memory, say).
+        """
+        self.pipe.send((method, args))
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            good, result = self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            code = self.process.exitcode
+            raise UserError(f"{self.name}: its process ended with {code}{' (out of memory?)' * (code == -9)}") from None
+        if not good:
+            raise UserError(f"{self.name}: {result}")
+        return result
+
+    def __enter__(self) -> "Contestant":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.process.terminate()
+        self.process.join(5)
+        self.process.kill()  # MindSpore's loader takes SIGTERM over
+        self.process.join()
+
+
+def take_turns(contestants: Sequence[Contestant], rounds: int, method: str, *args) -> dict[str, list]:
+    """Call a method of each, in turn, `rounds` times (A B A B): a slow minute of the machine hits all alike.
+
+    Returns:
+        name -> the results.
+    """
+    results: dict[str, list] = {c.name: [] for c in contestants}
+    for _ in range(rounds):
+        for contestant in contestants:
+            results[contestant.name].append(contestant.ask(method, *args))
+    return results
+
+
+def ratio(one: Sequence[float], other: Sequence[float]) -> dict[str, float | int]:
+    """Median and spread of one / other, each pair from one round."""
+    return median_spread([a / b for a, b in zip(one, other, strict=True)])
+
+
+def peak_memory_gb() -> float:
+    """Largest resident memory that this process has had."""
+    peak = re.search(r"^VmHWM:\s*(\d+)", _read("/proc/self/status"), re.M)
+    return int(peak[1]) / 2**20 if peak else 0.0
+
+
+def _serve(pipe, make: Callable, args: tuple, threads: int, environment: dict[str, str]) -> None:
+    os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
+    os.environ.update(environment)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    call: Callable = make
+    while True:
+        try:
+            result = call(*args)
+        except Exception as e:
+            traceback.print_exc(file=sys.stderr)
+            pipe.send((False, f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"))
+            return
+        if call is make:
+            made, result = result, None
+        pipe.send((True, result))
+        try:
+            method, args = pipe.recv()
+        except EOFError:  # the parent has gone
+            return
+        call = getattr(made, method)
+
+
+# ---- small helpers ---------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path | str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,216 @@
+"""Turn the JSON files in benchmarks/results into the tables of README.md and README_CN.md.
+
+python benchmarks/report.py            # writes them between the markers
+python benchmarks/report.py --check    # writes nothing; ends with 2 when a README says something else
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # run as a file, Python sees benchmarks/ only
+
+from src.config import ArgumentParser  # noqa: E402
+from src.errors import UserError, run_main  # noqa: E402
+
+BEGIN = "<!-- benchmarks: made by python benchmarks/report.py, not by hand -->"
+END = "<!-- /benchmarks -->"
+ENGLISH, CHINESE = 0, 1
+READMES = {"README.md": ENGLISH, "README_CN.md": CHINESE}
+STEP_NAMES = {
+    "mindspore": "MindSpore, native convolutions",
+    "mindspore_framework": "MindSpore, its own convolutions",
+    "mindspore_native_bf16": "MindSpore, native convolutions, bfloat16",
+    "torch": "PyTorch",
+    "torch_channels_last": "PyTorch, channels_last",
+}
+LOADER_NAMES = {
+    "png": "PNG",
+    "packed": "`--pack`",
+    "torch_png": "PyTorch DataLoader, PNG",
+    "torch_packed": "PyTorch DataLoader, `--pack`",
+}
+ENGINE_NAMES = {
+    "mindspore": "MindSpore, `.ckpt`",
+    "mindir": "MindSpore, `.mindir`",
+    "onnx_fp32": "OpenVINO, `.onnx`, float32",
+    "onnx_bf16": "OpenVINO, `.onnx`, bfloat16",
+    "torch": "PyTorch",
+    "torch_channels_last": "PyTorch, channels_last",
+}
+WORDS = {
+    "seconds": "秒",
+    "first step, s": "首步，秒",
+    "peak memory, GB": "内存峰值，GB",
+    "times PyTorch's": "与 PyTorch 之比",
+    "speed, PyTorch = 1": "速度，PyTorch = 1",
+    "rms difference from PyTorch": "与 PyTorch 的均方根误差",
+    "processes": "进程数",
+    "seconds a step": "每步秒数",
+    "samples a second": "每秒样本数",
+    "efficiency": "效率",
+    "Training step": "训练一步",
+    "Restoring an image": "复原一张图像",
+    "Training in several processes": "多进程训练",
+    "MindSpore, native convolutions": "MindSpore，原生卷积",
+    "MindSpore, its own convolutions": "MindSpore，框架自带卷积",
+    "MindSpore, native convolutions, bfloat16": "MindSpore，原生卷积，bfloat16",
+    "Loading training pairs": "读取训练样本对",
+    "pairs a second": "每秒样本对",
+    "times PNG's": "与 PNG 之比",
+    "frames of": "原图",
+    "batch": "批大小",
+    "threads": "线程",
+    "cores": "核",
+    "cores each": "核每进程",
+    "MB of gradients reduced a step": "MB 梯度每步归约",
+    "median (least to most)": "中位数（最小至最大）",
+}
+
+
+def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
+    parser = ArgumentParser("Writes the benchmark tables of the READMEs from benchmarks/results/*.json.")
+    parser.add_argument("--check", action="store_true", help="only say whether the READMEs agree with the JSON files")
+    check = parser.parse_args(argv).check
+    results = read_results(root / "benchmarks/results")
+    for name, language in READMES.items():
+        path = root / name
+        old = path.read_text(encoding="utf-8")
+        new = with_tables(old, "\n\n".join(table(*result, language) for result in results), name)
+        if check and new != old:
+            raise UserError(f"{name}: its tables are not what benchmarks/results says. python benchmarks/report.py")
+        if not check:
+            path.write_text(new, encoding="utf-8")
+        print(f"{name}: {len(results)} table(s), {'as recorded' if new == old else 'written'}")
+
+
+def read_results(folder: Path) -> list[tuple[str, dict, dict]]:
+    """(benchmark, machine, results) of each file, in the order of TABLES, then of names.
+
+    Raises:
+        UserError: a file was not written by a benchmark of this folder.
+    """
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found.append((content["benchmark"], content["machine"], content["results"]))
+        except (ValueError, KeyError, TypeError) as e:
+            raise UserError(f"{path}: not a result of a benchmark ({type(e).__name__}: {e}). Run it again.") from e
+        if found[-1][0] not in TABLES:
+            raise UserError(f"{path}: benchmark {found[-1][0]!r}, expected one of {', '.join(TABLES)}")
+    return sorted(found, key=lambda result: list(TABLES).index(result[0]))
+
+
+def with_tables(text: str, tables: str, name: str) -> str:
+    """`text` with everything between the markers replaced.
+
+    Raises:
+        UserError: the markers are not there once each, in order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise UserError(f"{name}: expected the lines {BEGIN} and {END}, once each, in this order")
+    before, rest = text.split(BEGIN)
+    body = f"\n{tables}\n" if tables else ""
+    return f"{before}{BEGIN}\n{body}\n{END}{rest.split(END)[1]}"
+
+
+def table(benchmark: str, machine: dict, results: dict, language: int) -> str:
+    """Caption and table of one file, as Markdown."""
+
+    def say(words: str) -> str:
+        return words if language == ENGLISH else WORDS.get(words, words)
+
+    caption, header, rows = TABLES[benchmark](results, say)
+    lines = [f"**{caption}**, {describe(machine, say)}; {say('median (least to most)')}", ""]
+    lines += [line_of(header), line_of("---" for _ in header), *(line_of(row) for row in rows)]
+    return "\n".join(lines)
+
+
+def line_of(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def describe(machine: dict, say: Callable[[str], str]) -> str:
+    """'AMD EPYC, 2 cores, 23.5 GB, MindSpore 2.10.0, PyTorch 2.13.0'"""
+    known = {"MindSpore": "mindspore", "PyTorch": "torch", "OpenVINO": "openvino"}
+    versions = [f"{shown} {v}" for shown, name in known.items() if (v := machine["versions"].get(name))]
+    parts = [machine["cpu"], f"{machine['cores']} {say('cores')}", f"{machine['memory_gb']} GB"]
+    return ", ".join([*parts, *machine["accelerators"], *versions])
+
+
+def spread(found: dict) -> str:
+    return "{median:.3g} ({min:.3g}–{max:.3g})".format(**found)
+
+
+def times(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+# ---- the tables: results -> caption, header, rows --------------------------------------------------------------------
+
+Table = tuple[str, list[str], list[list[str]]]
+
+
+def step_table(results: dict, say: Callable[[str], str]) -> Table:
+    rows = []
+    for name, found in results["contestants"].items():
+        ratio = spread(found["times_torch"]) if "times_torch" in found else ""
+        numbers = [f"{found['first_step_s']:.1f}", f"{found['peak_memory_gb']:.1f}"]
+        name = name if found.get("native_convolutions", True) else "mindspore_framework"  # where none could be built
+        rows.append([say(STEP_NAMES[name]), spread(found["step_s"]), ratio, *numbers])
+    header = ["", *map(say, ("seconds", "times PyTorch's", "first step, s", "peak memory, GB"))]
+    return f"{say('Training step')}, {times(results['shape'])}, {results['threads']} {say('threads')}", header, rows
+
+
+def inference_table(results: dict, say: Callable[[str], str]) -> Table:
+    header = [""]
+    for size in results["sizes"]:
+        header += [f"{times(size['size'])}, {say('seconds')}", say("speed, PyTorch = 1")]
+    header += [say("peak memory, GB"), say("rms difference from PyTorch")]
+    rows = []
+    for name, note in results["contestants"].items():
+        row = [ENGINE_NAMES[name]]
+        for size in results["sizes"]:
+            found = size["seconds"][name]
+            row += [spread(found["seconds"]), spread(found["speed_of_torch"]) if "speed_of_torch" in found else ""]
+        row += [f"{note['peak_memory_gb']:.1f}", f"{note['difference']['rms']:.0e}" if "difference" in note else ""]
+        rows.append(row)
+    return f"{say('Restoring an image')}, {results['threads']} {say('threads')}", header, rows
+
+
+def scaling_table(results: dict, say: Callable[[str], str]) -> Table:
+    rows = [
+        [count, spread(found["step_s"]), f"{found['samples_per_s']:.2f}", f"{found['efficiency']:.0%}"]
+        for count, found in results["processes"].items()
+    ]
+    reduced = f"{results['bytes_reduced'] / 1e6:.1f} {say('MB of gradients reduced a step')}"
+    place = f"{times(results['shape'])}, {results['threads']} {say('cores each')}, {reduced}"
+    header = list(map(say, ("processes", "seconds a step", "samples a second", "efficiency")))
+    return f"{say('Training in several processes')}, {place}", header, rows
+
+
+def loader_table(results: dict, say: Callable[[str], str]) -> Table:
+    rows = [
+        [LOADER_NAMES[name], spread(found["pairs_per_s"]), spread(found["times_png"]) if "times_png" in found else ""]
+        for name, found in results["contestants"].items()
+    ]
+    place = f"{results['size']}x{results['size']}, {say('frames of')} {times(reversed(results['frame']))}"
+    caption = f"{say('Loading training pairs')}, {place}, {say('batch')} {results['batch']}"
+    header = ["", *map(say, ("pairs a second", "times PNG's"))]
+    return f"{caption}, {results['threads']} {say('threads')}", header, rows
+
+
+TABLES: dict[str, Callable[[Any, Callable[[str], str]], Table]] = {
+    "step": step_table,
+    "inference": inference_table,
+    "loader": loader_table,
+    "scaling": scaling_table,
+}
+
+
+if __name__ == "__main__":
+    run_main(main)

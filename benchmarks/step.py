@@ -1,0 +1,212 @@
+"""A training step: this repository's, as train.py builds it, against the same network and loss in PyTorch.
+
+    python benchmarks/step.py --json benchmarks/results/step.json
+    python benchmarks/step.py --batch 2 --size 128 --contestants mindspore,torch
+
+Both start from the same weights and take the same batch; that their first losses agree shows that they do the same
+work. A step is float32 throughout: forward, loss with its Fourier term, backward, Adam. `mindspore` takes the native
+convolutions where they can be built, as train.py does; `mindspore_framework` never does.
+"""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees benchmarks/ only
+
+from benchmarks.measure import (  # noqa: E402
+    GB,
+    Contestant,
+    choose,
+    make_parser,
+    median_spread,
+    parse,
+    peak_memory_gb,
+    ratio,
+    show,
+    take_turns,
+    write_json,
+)
+from src.errors import UserError, run_main  # noqa: E402
+
+# name -> --conv_kernels of train.py, or None for the twin
+CONTESTANTS = {
+    "mindspore": "auto",
+    "mindspore_framework": "framework",
+    "mindspore_native_bf16": "native_bf16",
+    "torch": None,
+    "torch_channels_last": None,
+}
+YARDSTICK = "torch"
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_options(argv)
+    shape = (args.batch, 3, args.size, args.size)
+    with contextlib.ExitStack() as stack:
+        contestants, results = [], {}
+        weights = None
+        for name in args.contestants:
+            kernels = CONTESTANTS[name]
+            make, option = (MindSporeStep, kernels) if kernels else (TorchStep, name == "torch_channels_last")
+            made = Contestant(name, make, shape, args.device_target, args.num_res, option, threads=args.threads)
+            contestants.append(stack.enter_context(made))
+            if kernels:
+                weights = made.ask("weights")
+                results[name] = {"native_convolutions": made.ask("has_native_convolutions")}
+            elif weights:
+                made.ask("load", weights)
+            results.setdefault(name, {})
+            results[name]["first_loss"], results[name]["first_step_s"] = made.ask("first")
+        take_turns(contestants, 1, "step")  # the second step still meets memory for the first time
+        times = take_turns(contestants, args.rounds, "step")
+        for contestant in contestants:
+            results[contestant.name] |= {
+                "step_s": median_spread(times[contestant.name]),
+                "peak_memory_gb": contestant.ask("peak_memory_gb"),
+            }
+    for name in results if YARDSTICK in times else ():
+        results[name]["times_torch"] = ratio(times[name], times[YARDSTICK])
+    settings = {"shape": shape, "threads": args.threads, "device_target": args.device_target}
+    report(settings, results)
+    if args.json:
+        write_json(args.json, "step", settings | {"contestants": results})
+
+
+def parse_options(argv: list[str] | None):
+    parser = make_parser("Training step of this repository and of its twin in PyTorch, in turn.")
+    parser.add_argument("--batch", type=int, default=1, metavar="INT", help="crops a step [1]")
+    parser.add_argument("--size", type=int, default=256, metavar="INT", help="side of the square crops, pixels [256]")
+    parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks a stage [8]")
+    parser.add_argument("--rounds", type=int, default=7, metavar="INT", help="timed steps of each [7]")
+    parser.add_argument(
+        "--contestants",
+        metavar="STR",
+        help=f"some of {','.join(CONTESTANTS)} [on CPU mindspore,mindspore_framework,torch]",
+    )
+    args = parse(parser, argv)
+    default = {"CPU": ["mindspore", "mindspore_framework", YARDSTICK], "GPU": ["mindspore", YARDSTICK]}
+    default = default.get(args.device_target, ["mindspore"])
+    args.contestants = choose(args.contestants, CONTESTANTS, default)
+    if args.batch < 1 or args.rounds < 1 or args.size < 16 or args.size % 4:
+        raise UserError("--batch and --rounds: 1 or more; --size: 16 or more, a multiple of 4")
+    return args
+
+
+def report(settings: dict, results: dict) -> None:
+    shape = "x".join(map(str, settings["shape"]))
+    print(f"training step, {shape}, {settings['device_target']}, {settings['threads']} threads; median (least to most)")
+    for name, found in results.items():
+        ratio = f"{show(found['times_torch'])} x {YARDSTICK}, " if "times_torch" in found else ""
+        print(
+            f"{name:20} {show(found['step_s'], 3)} s, {ratio}first step {found['first_step_s']:.1f} s, "
+            f"peak memory {found['peak_memory_gb']:.1f} GB, first loss {found['first_loss']:.6f}"
+        )
+
+
+def batch(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Noise as (blurred, sharp), uint8 as loaders hand it over: the values do not matter to the time."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, shape, np.uint8), rng.integers(0, 256, shape, np.uint8)
+
+
+class MindSporeStep:
+    """The step of train.py with its defaults for the device, but always in float32."""
+
+    def __init__(self, shape: tuple[int, ...], target: str, num_res: int, kernels: str, distributed: bool = False):
+        import train
+        from src import device
+        from src.config import load_config
+
+        runtime = device.setup(target, distributed=distributed)  # before MindSpore is imported, which it keeps quiet
+        from src.mimo_unet import MASK_CHANNELS
+
+        options = {
+            "device_target": target, "amp_level": "O0", "num_res": num_res, "train_batch_size": shape[0],
+            "crop_size": shape[2], "conv_kernels": kernels,
+        }  # fmt: skip
+        config = load_config("train", [f"--{name}={value}" for name, value in options.items()])
+        self.target = target
+        self.train_step = train.build_step(config, runtime, steps=525)
+        self.inputs = *batch(shape), np.ones((shape[0], MASK_CHANNELS), np.float32)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {p.name: p.asnumpy() for p in self.train_step.network.get_parameters()}
+
+    def has_native_convolutions(self) -> bool:
+        return any(getattr(cell, "native", None) is not None for _, cell in self.train_step.network.cells_and_names())
+
+    def bytes_reduced(self) -> int:
+        """What each of several ranks hands over in a step: its gradients and three losses, float32."""
+        return 4 * (sum(p.size for p in self.train_step.optimizer.parameters) + 3)
+
+    def first(self) -> tuple[float, float]:
+        """(loss, seconds) of the first step, which compiles the graph."""
+        start = time.perf_counter()
+        return self.run(), time.perf_counter() - start
+
+    def step(self) -> float:
+        start = time.perf_counter()
+        self.run()
+        return time.perf_counter() - start
+
+    def run(self) -> float:
+        from mindspore import Tensor, runtime
+
+        loss = float(self.train_step(*(Tensor(array) for array in self.inputs))[0].asnumpy())
+        if self.target != "CPU":
+            runtime.synchronize()
+        return loss
+
+    def peak_memory_gb(self) -> float:
+        """Of the accelerator, or of the process where there is none."""
+        from mindspore import runtime
+
+        return peak_memory_gb() if self.target == "CPU" else runtime.max_memory_allocated() / GB
+
+
+class TorchStep:
+    """The twin with PyTorch's Adam."""
+
+    def __init__(self, shape: tuple[int, ...], target: str, num_res: int, channels_last: bool):
+        import torch
+
+        from benchmarks.torch_twin import TorchMIMOUNet, torch_device
+
+        self.torch, self.device = torch, torch_device(target)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = TorchMIMOUNet(num_res or 8).to(self.device, memory_format=layout).train()
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4)
+        self.inputs = batch(shape)
+        self.layout = layout
+
+    def load(self, weights: dict[str, np.ndarray]) -> None:
+        self.network.load_state_dict({name: self.torch.from_numpy(array) for name, array in weights.items()})
+
+    first = MindSporeStep.first
+    step = MindSporeStep.step
+
+    def run(self) -> float:
+        from benchmarks.torch_twin import torch_loss
+
+        blur, sharp = (
+            self.torch.from_numpy(array).to(self.device, memory_format=self.layout).float() / 255
+            for array in self.inputs
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch_loss(self.network(blur), sharp)[0]
+        loss.backward()
+        self.optimizer.step()
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+        return loss.item()
+
+    def peak_memory_gb(self) -> float:
+        return self.torch.cuda.max_memory_allocated() / GB if self.device == "cuda" else peak_memory_gb()
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,286 @@
+"""The benchmarks as they are called, on tiny networks, and the tables they make."""
+
+import copy
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import inference, loader, measure, report, scaling, step
+from src.config import ROOT
+from src.errors import UserError
+
+SCRIPTS = ("inference", "loader", "scaling", "step")
+TINY = ["--num_res", "1", "--rounds", "2"]
+SPREAD = {"median": 1.5, "min": 1.0, "max": 2.0, "count": 3}
+# What each benchmark writes, with numbers that are easy to find again.
+RESULTS = {
+    "step": {
+        "shape": [1, 3, 256, 256], "threads": 2, "device_target": "CPU",
+        "contestants": {
+            "mindspore": {"native_convolutions": False, "first_loss": 1.0, "first_step_s": 12.34, "step_s": SPREAD,
+                          "peak_memory_gb": 9.87, "times_torch": SPREAD},
+            "torch": {"first_loss": 1.0, "first_step_s": 1.0, "step_s": SPREAD, "peak_memory_gb": 1.0},
+        },
+    },
+    "inference": {
+        "threads": 2, "device_target": "CPU",
+        "sizes": [{"size": [720, 1280], "seconds": {"onnx_bf16": {"seconds": SPREAD, "speed_of_torch": SPREAD}}}],
+        "contestants": {"onnx_bf16": {"peak_memory_gb": 1.25, "difference": {"largest": 1.0, "rms": 4.3e-4}}},
+    },
+    "loader": {
+        "batch": 4, "size": 256, "threads": 2, "worker_type": "thread", "frame": [720, 1280],
+        "contestants": {"png": {"pairs_per_s": SPREAD, "times_png": SPREAD}, "packed": {"pairs_per_s": SPREAD}},
+    },
+    "scaling": {
+        "shape": [1, 3, 128, 128], "threads": 1, "device_target": "CPU", "bytes_reduced": 27228696,
+        "processes": {
+            "1": {"step_s": SPREAD, "samples_per_s": 0.67, "efficiency": 1.0},
+            "2": {"step_s": SPREAD, "samples_per_s": 1.21, "efficiency": 0.91},
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def copy_of_readmes(tmp_path):
+    """A folder with both READMEs and a result of each benchmark, its tables written."""
+    results = tmp_path / "benchmarks/results"
+    results.mkdir(parents=True)
+    for name in report.READMES:
+        shutil.copy(ROOT / name, tmp_path)
+    for name, content in RESULTS.items():
+        measure.write_json(results / f"{name}.json", name, content)
+    report.main([], tmp_path)
+    return tmp_path
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_readmes_say_what_the_recorded_results_say():
+    report.main(["--check"])
+
+
+def test_tables_hold_the_numbers_in_both_languages(copy_of_readmes):
+    for name in report.READMES:
+        parts = split((copy_of_readmes / name).read_text(encoding="utf-8"))
+        original = split((ROOT / name).read_text(encoding="utf-8"))
+        assert (parts[0], parts[2]) == (original[0], original[2])
+        for number in ("12.3", "9.9", "1.5 (1–2)", "720x1280", "1.2", "4e-04", "27.2 MB", "0.67", "91%"):
+            assert number in parts[1], number
+        rows = [line for line in parts[1].splitlines() if line.startswith("|")]
+        assert len(rows) == 4 * 2 + 2 + 1 + 2 + 2  # a header and a rule each
+
+
+def split(text):
+    """[before the tables, tables, after them]"""
+    before, rest = text.split(report.BEGIN)
+    return [before, *rest.split(report.END)]
+
+
+def test_chinese_tables_are_chinese():
+    words = [w for benchmark, results in RESULTS.items() for w in words_said(benchmark, results)]
+    names = {*report.STEP_NAMES.values()}
+    plain = {w for w in words if w not in report.WORDS and not w.startswith("PyTorch") and w not in names}
+    assert len(words) > 20 and not plain
+
+
+def words_said(benchmark, results):
+    said = []
+    report.TABLES[benchmark](results, lambda words: said.append(words) or words)
+    return said
+
+
+@pytest.mark.parametrize("readme", report.READMES)
+def test_check_finds_a_number_changed_by_hand(copy_of_readmes, readme):
+    report.main(["--check"], copy_of_readmes)
+    path = copy_of_readmes / readme
+    path.write_text(path.read_text(encoding="utf-8").replace("91%", "99%"), encoding="utf-8")
+    with pytest.raises(UserError, match=f"{readme}: .*report.py"):
+        report.main(["--check"], copy_of_readmes)
+    report.main([], copy_of_readmes)
+    report.main(["--check"], copy_of_readmes)
+
+
+def test_check_finds_a_new_result(copy_of_readmes):
+    changed = copy.deepcopy(RESULTS["step"])
+    changed["contestants"]["torch"]["step_s"]["median"] = 1.9
+    measure.write_json(copy_of_readmes / "benchmarks/results/step.json", "step", changed)
+    with pytest.raises(UserError, match="tables are not"):
+        report.main(["--check"], copy_of_readmes)
+
+
+def test_damaged_results_and_missing_markers_are_named(copy_of_readmes):
+    results = copy_of_readmes / "benchmarks/results"
+    for text, words in (("{", "not a result"), ("{}", "benchmark"), (json.dumps({"benchmark": "x"}), "machine")):
+        (results / "bad.json").write_text(text)
+        with pytest.raises(UserError, match=f"bad.json: .*{words}"):
+            report.main([], copy_of_readmes)
+    measure.write_json(results / "bad.json", "speed", {})
+    with pytest.raises(UserError, match="'speed', expected one of step"):
+        report.main([], copy_of_readmes)
+    (results / "bad.json").unlink()
+    readme = copy_of_readmes / "README.md"
+    readme.write_text(readme.read_text(encoding="utf-8").replace(report.END, ""), encoding="utf-8")
+    with pytest.raises(UserError, match="README.md: expected the lines"):
+        report.main(["--check"], copy_of_readmes)
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+def test_machine_names_no_host_and_no_folder(monkeypatch):
+    found = json.dumps(measure.machine())
+    assert os.uname().nodename not in found and str(ROOT) not in found
+    assert measure.machine()["cores"] >= measure.machine()["threads"] >= 1
+    assert measure.machine()["versions"]["mindspore"]
+
+
+def test_numbers_are_kept_to_five_digits(tmp_path):
+    measure.write_json(tmp_path / "new/a.json", "step", {"a": [1.23456789], "b": 123456789, "c": (1e-9 / 3,)})
+    content = json.loads((tmp_path / "new/a.json").read_text())
+    assert content["results"] == {"a": [1.2346], "b": 123456789, "c": [3.3333e-10]}
+    assert content["benchmark"] == "step" and content["machine"] == measure.machine()
+
+
+def test_ratio_is_taken_round_by_round():
+    assert measure.ratio([2.0, 8.0, 6.0], [1.0, 2.0, 6.0]) == {"median": 2.0, "min": 1.0, "max": 4.0, "count": 3}
+
+
+class Worker:
+    """Its process imports this file, so the frameworks are imported in the tests that need them."""
+
+    def __init__(self, start):
+        self.value = start
+
+    def add(self, number):
+        self.value += number
+        return self.value
+
+    def environment(self, name):
+        return os.environ.get(name)
+
+    def cores(self):
+        return len(os.sched_getaffinity(0))
+
+    def fail(self):
+        raise ValueError("no such luck\nsecond line")
+
+    def die(self):
+        os._exit(3)
+
+
+def test_contestants_take_turns_in_processes_of_their_own(monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    first = measure.Contestant("a", Worker, 1, threads=1, environment={"MARK": "here"})
+    with first, measure.Contestant("b", Worker, 100, threads=1) as second:
+        assert measure.take_turns([first, second], 3, "add", 2) == {"a": [3, 5, 7], "b": [102, 104, 106]}
+        assert [c.ask("environment", "ONEDNN_MAX_CPU_ISA") for c in (first, second)] == [None, None]
+        assert [c.ask("environment", "MARK") for c in (first, second)] == ["here", None]
+        assert first.ask("environment", "OMP_NUM_THREADS") == "1" and first.ask("cores") == 1
+        with pytest.raises(UserError, match="^a: ValueError: no such luck$"):
+            first.ask("fail")
+        with pytest.raises(UserError, match="^b: its process ended with 3$"):
+            second.ask("die")
+    assert not first.process.is_alive() and not second.process.is_alive()
+
+
+# ---- the scripts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "report"])
+def test_scripts_run_from_anywhere(name, tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "--" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--device_target", "cpu"], "Did you mean CPU"),
+        (["--threads", "0"], "--threads: got 0"),
+        (["--rounds", "0"], "--rounds"),
+        (["--size", "30"], "multiple of 4|unknown option|16 or more"),
+        (["--contestants", "no"], "--contestants: got 'no', expected|unknown option"),
+        (["--json", "/proc/none/a.json"], "--json: cannot write"),
+    ],
+)
+def test_wrong_options_are_one_line(name, options, words):
+    module = importlib.import_module(f"benchmarks.{name}")
+    with pytest.raises(UserError, match=words) as caught:
+        if options[0] == "--size" and name == "loader":
+            options = ["--size", "8"]
+        module.main(options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_twin_refuses_a_device_it_has_not():
+    from benchmarks import torch_twin
+
+    assert torch_twin.torch_device("CPU") == "cpu"
+    with pytest.raises(UserError, match="Ascend: PyTorch .* has no such device"):
+        torch_twin.torch_device("Ascend")
+
+
+def test_step_of_both_frameworks_is_the_same_work(tmp_path, capsys):
+    file = tmp_path / "step.json"
+    step.main([*TINY, "--size", "32", "--json", str(file), "--contestants", "mindspore_framework,torch"])
+    found = json.loads(file.read_text())["results"]
+    assert found["shape"] == [1, 3, 32, 32]
+    ours, twin = (found["contestants"][name] for name in ("mindspore_framework", "torch"))
+    assert ours["first_loss"] == pytest.approx(twin["first_loss"], rel=1e-4) and ours["first_loss"] > 0.1
+    assert ours["step_s"]["count"] == ours["times_torch"]["count"] == 2 and ours["step_s"]["median"] > 0
+    assert twin["times_torch"] == {"median": 1.0, "min": 1.0, "max": 1.0, "count": 2}
+    assert 0.2 < twin["peak_memory_gb"] < ours["peak_memory_gb"] < 4
+    assert "mindspore_framework" in capsys.readouterr().out
+    assert report.step_table(found, str)[2]
+
+
+@pytest.mark.slow
+def test_engines_give_the_twins_answer(tmp_path):
+    file = tmp_path / "inference.json"
+    names = ["mindir", "onnx_fp32", "torch", "torch_channels_last"]
+    inference.main([*TINY, "--sizes", "16x24,32x32", "--json", str(file), "--contestants", ",".join(names)])
+    found = json.loads(file.read_text())["results"]
+    assert [size["size"] for size in found["sizes"]] == [[16, 24], [32, 32]]
+    for name in names:
+        assert found["contestants"][name]["difference"]["largest"] < 1e-5
+        assert found["sizes"][1]["seconds"][name]["speed_of_torch"]["median"] > 0
+    assert report.inference_table(found, str)[2]
+
+
+def test_what_is_measured_by_default_fits_the_device(monkeypatch):
+    monkeypatch.setattr(inference, "has_bf16", lambda: False)
+    assert [n for n in inference.CONTESTANTS if inference.can_run(n, "CPU")] == [
+        "mindspore", "mindir", "onnx_fp32", "torch", "torch_channels_last",
+    ]  # fmt: skip
+    assert [n for n in inference.CONTESTANTS if inference.can_run(n, "Ascend")] == ["mindspore", "mindir"]
+    monkeypatch.setattr(measure.device, "require_device", lambda target: None)
+    assert step.parse_options(["--device_target", "Ascend"]).contestants == ["mindspore"]
+    assert step.parse_options(["--device_target", "GPU"]).contestants == ["mindspore", "torch"]
+
+
+@pytest.mark.slow
+def test_two_processes_reduce_their_gradients(tmp_path):
+    from src.mimo_unet import build_net
+
+    file = tmp_path / "scaling.json"
+    scaling.main(["--num_res", "1", "--size", "32", "--rounds", "1", "--steps", "2", "--json", str(file)])
+    found = json.loads(file.read_text())["results"]
+    parameters = sum(p.size for p in build_net("MIMO-UNet", 1).get_parameters())
+    assert found["bytes_reduced"] == 4 * (parameters + 3)
+    assert list(found["processes"]) == ["1", "2"] and found["processes"]["1"]["efficiency"] == 1
+    two, one = found["processes"]["2"], found["processes"]["1"]
+    assert two["efficiency"] == pytest.approx(two["samples_per_s"] / one["samples_per_s"] / 2, rel=1e-3)
+    assert report.scaling_table(found, str)[2]
+
+
+def test_loader_is_among_the_tables():
+    assert set(report.TABLES) == set(SCRIPTS) and loader.YARDSTICK in report.LOADER_NAMES

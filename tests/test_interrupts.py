@@ -1,0 +1,130 @@
+"""SIGTERM and Ctrl-C, sent to real processes: the tests' own process must not be hit."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from src.interrupts import Interrupts, describe
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(code, *numbers, pause=0.3):
+    """Run Python code, send the signals once it has printed `ready`; (exit status, output)."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        lines = [process.stdout.readline()]
+        while lines[-1] not in ("", "ready\n"):
+            lines.append(process.stdout.readline())
+        for number in numbers:
+            os.killpg(process.pid, number)
+            time.sleep(pause)
+        rest, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    return process.returncode, "".join(lines) + rest
+
+
+@pytest.mark.parametrize("number, status, name", [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
+def test_by_default_a_signal_ends_the_process_also_while_it_waits_in_c(number, status, name):
+    code = """
+    import threading
+    from src.interrupts import Interrupts
+    with Interrupts():
+        print("ready", flush=True)
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire(timeout=20)
+        print("survived")
+    """
+    assert run(code, number) == (status, f"ready\n\nstopped by {name}\n")
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_work_can_be_interrupted_in_order_and_the_status_tells_by_what(number, status):
+    code = """
+    import time
+    from src.errors import run_main
+    from src.interrupts import Interrupts, interrupt_main
+    def main():
+        with Interrupts(interrupt_main):
+            try:
+                print("ready", flush=True)
+                for _ in range(200):
+                    time.sleep(0.1)
+            finally:
+                print("cleaned up", flush=True)
+    run_main(main)
+    """
+    got, text = run(code, number)
+    assert got == status and "cleaned up" in text and "Traceback" not in text
+
+
+def test_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not():
+    code = """
+    import time
+    from src.interrupts import Interrupts
+    with Interrupts(lambda number: print(int(number), flush=True)):
+        print("ready", flush=True)
+        time.sleep(3)
+    """
+    assert run(code, signal.SIGINT, signal.SIGINT) == (130, "ready\n2\n\nstopped by Ctrl-C\n")
+    assert run(code, signal.SIGTERM, signal.SIGINT, signal.SIGTERM) == (0, "ready\n15\n2\n15\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_handlers_of_others_are_never_called(number):
+    """As MindSpore's, which makes every Ctrl-C a SIGTERM; in threads of numpy's, too, which are there before."""
+    code = """
+    import os, signal, time
+    import numpy as np
+    from src.interrupts import Interrupts
+    seen = []
+    with Interrupts(seen.append) as interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        np.ones((300, 300)) @ np.ones((300, 300))
+        print("ready", flush=True)
+        limit = time.monotonic() + 20
+        while not seen and time.monotonic() < limit:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        print([int(n) for n in seen], int(interrupts.received))
+    """
+    assert run(code, number) == (0, f"ready\n[{int(number)}] {int(number)}\n")
+
+
+def test_processes_started_meanwhile_leave_signals_to_the_group_to_us():
+    code = """
+    import subprocess, sys, time
+    from src.interrupts import Interrupts
+    seen = []
+    with Interrupts(seen.append):
+        child = subprocess.Popen([sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(1)"])
+        print("child ended with", child.wait(), flush=True)
+    """
+    status, text = run(code, signal.SIGINT, signal.SIGTERM, pause=0.1)
+    assert (status, text) == (0, "ready\nchild ended with 0\n")
+
+
+def test_everything_is_as_before_afterwards():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGINT), threading.active_count()
+    with Interrupts():
+        assert {signal.SIGINT, signal.SIGTERM} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    after = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGINT), threading.active_count()
+    assert after == before
+
+
+def test_names():
+    assert (describe(signal.SIGINT), describe(signal.SIGTERM)) == ("Ctrl-C", "SIGTERM")
