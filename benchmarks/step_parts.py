@@ -1,9 +1,11 @@
 """What a training step's time goes into: the parts of the step, each compiled alone and timed in turn.
 
-    python benchmarks/step_parts.py                                # native convolutions where they can be built
-    python benchmarks/step_parts.py --conv_kernels framework
+    python benchmarks/step_parts.py                                    # native convolutions where they can be built
+    python benchmarks/step_parts.py --conv_kernels framework --size 128
 
-The parts overlap (`backward` repeats the forward pass, `loss` includes its labels), so they do not add up to the whole.
+On CPU it is the processor time of one core, which other programs disturb less than the clock. The parts overlap (the
+backward pass includes the forward pass, the loss its labels), so they do not add up to the whole. With the framework's
+convolutions each compiled part keeps its own scratchpads: 256x256 does not fit into 24 GB.
 """
 
 import sys
@@ -25,7 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=256, metavar="INT", help="side of the square crops, pixels [256]")
     parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks a stage [8]")
     parser.add_argument("--conv_kernels", default="auto", metavar="STR", help="as in train.py [auto]")
-    parser.add_argument("--rounds", type=int, default=7, metavar="INT", help="timings of each part [7]")
+    parser.add_argument("--rounds", type=int, default=5, metavar="INT", help="timings of each part [5]")
+    parser.set_defaults(threads=1)
     args = parse(parser, argv)
     if min(args.batch, args.rounds) < 1 or args.size < 16 or args.size % 4:
         raise UserError("--batch and --rounds: 1 or more; --size: 16 or more, a multiple of 4")
@@ -42,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
                 if turn >= 2:
                     times[name].append(seconds)
     found = {name: median_spread(seconds) for name, seconds in times.items()}
-    print(f"parts of a training step, {'x'.join(map(str, shape))}, {args.device_target}, {args.threads} threads")
+    print(f"parts of a training step, {'x'.join(map(str, shape))}, {args.device_target}, {args.threads} thread(s)")
     for name, spread in found.items():
         print(f"{name:34} {show(spread, 4)} s, {spread['median'] / found['step']['median']:6.1%} of the step")
     if args.json:
@@ -62,9 +65,10 @@ class Parts:
         return list(self.parts)
 
     def seconds(self, name: str) -> float:
-        start = time.perf_counter()
+        clock = time.process_time if self.whole.target == "CPU" else time.perf_counter
+        start = clock()
         self.parts[name]()
-        return time.perf_counter() - start
+        return clock() - start
 
 
 def make_parts(whole) -> dict[str, Callable[[], None]]:

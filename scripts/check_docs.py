@@ -172,6 +172,8 @@ def check_python(words: Sequence[str]) -> None:
     if module in ("train", "eval", "export"):
         load_config(module, argv)  # also the values, and the files of settings
         return
+    if not argv and not hasattr(importlib.import_module(module), "main"):  # takes no options
+        return
     real = ArgumentParser.parse_args
 
     def parse_only(parser, args=None, namespace=None):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, format and tests: bash scripts/run_tests.sh [--all] [options of pytest]. --all adds the slow tests.
+# Lint, format, types and tests: bash scripts/run_tests.sh [--all] [options of pytest]. --all adds the slow tests.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -24,9 +24,10 @@ step() {
   echo "== $name"
   "$@" || failed+=("$name")
 }
-cd "$ROOT" # where pyproject.toml has the settings of both tools; a file named for pytest is relative to it
+cd "$ROOT" # where pyproject.toml has the settings of all these tools; a file named for pytest is relative to it
 step "ruff check" "$VENV_PYTHON" -m ruff check .
 step "ruff format" "$VENV_PYTHON" -m ruff format --check .
+step "mypy" "$VENV_PYTHON" -m mypy
 step "pytest" "$VENV_PYTHON" -m pytest "${selection[@]}" "${arguments[@]}"
 
 echo "total: $((SECONDS - started)) s, failed: ${failed[*]:-none}"

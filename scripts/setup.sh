@@ -22,13 +22,13 @@ usage() {
   cat <<END
 usage: bash scripts/setup.sh [--dev] [--gpu] [--ascend] [--torch] [--fast] [--app] [--system]
 Makes .venv with what training, evaluation and export need on CPU. Options add to what is there already:
-  --dev     tests and formatter, with PyTorch, ONNX, OpenVINO and the web page, which they cover
+  --dev     tests, formatter and type checker, with PyTorch, ONNX, OpenVINO and the web page, which they cover
   --gpu     CUDA 11 libraries from wheels (2.8 GB unpacked); needs only an NVIDIA driver
   --ascend  Python packages of the CANN toolkit, which must be installed
   --torch   PyTorch, to convert .pkl weights
   --fast    ONNX and OpenVINO: export to .onnx, and inference several times faster on CPU
   --app     Gradio: the web page, app.py
-  --system  Debian packages of the slow tests (mpirun, a browser), by apt-get
+  --system  Debian packages: a C++ compiler (native convolutions), mpirun and a browser (slow tests), by apt-get
 PYTHON=/path/to/python chooses the Python, which must be $PYTHONS_WANTED.
 END
 }
@@ -108,15 +108,16 @@ check_ascend() {
   fi
 }
 
-# The slow tests start ranks by mpirun and look at the web page through a browser.
+# The slow tests start ranks by mpirun and look at the web page through a browser; native convolutions are compiled.
 install_system_packages() {
   local packages=() as_root=() log
   command -v mpirun >/dev/null || packages+=(openmpi-bin)
   # Ubuntu has no chromium package outside snap, but often Chrome.
   command -v chromium >/dev/null || command -v google-chrome >/dev/null || packages+=(chromium)
   command -v chromedriver >/dev/null || packages+=(chromium-driver)
+  command -v g++ >/dev/null || packages+=(g++)
   if [ ${#packages[@]} -eq 0 ]; then
-    say "system packages are there: mpirun, a browser and its driver"
+    say "system packages are there: mpirun, a browser and its driver, a C++ compiler"
     return
   fi
   command -v apt-get >/dev/null || die "--system: this system has no apt-get;" \

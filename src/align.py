@@ -78,10 +78,10 @@ def align(prediction: np.ndarray, sharp: np.ndarray) -> Aligned:
     gain = float(np.sum(sharp.astype(np.float64) * prediction)) / power
     bright = prediction * np.float32(gain)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, ITERATIONS, TOLERANCE)
-    grey = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (sharp, bright))
+    template, moved = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (sharp, bright))
     try:
-        _, homography = cv2.findTransformECC(
-            *grey, np.eye(3, dtype=np.float32), cv2.MOTION_HOMOGRAPHY, criteria, None, FILTER_SIZE
+        _, homography = cv2.findTransformECC(  # type: ignore[call-overload]  # its types forget that the mask may be None
+            template, moved, np.eye(3, dtype=np.float32), cv2.MOTION_HOMOGRAPHY, criteria, None, FILTER_SIZE
         )
     except cv2.error as e:
         if e.code != cv2.Error.StsNoConv:

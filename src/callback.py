@@ -119,6 +119,7 @@ class Progress(Callback):
             tqdm.write(f"data-bound: {share:.0%} of the time goes into waiting for data; try --pack (python -m "
                        "src.preprocessing --pack ...) / --num_worker")  # fmt: skip
         now = time.perf_counter()
+        assert self.bar is not None  # `on_train_begin` made it
         if not self.bar.disable:
             self.bar.set_description(f"epoch {state.epoch} {text} data {share:.0%}", refresh=False)
             self.bar.update(state.global_step - self.bar.n)
@@ -242,11 +243,11 @@ class StopOnDeadWorker(Callback):
         threading.Thread(target=self.watch, daemon=True).start()
 
     def watch(self) -> None:
-        workers: set[multiprocessing.Process] = set()
+        workers: set[multiprocessing.process.BaseProcess] = set()
         died_at = 0.0
         while not self.ended.wait(0.5):
             workers.update(multiprocessing.active_children())
-            codes = {worker.pid: worker.exitcode for worker in workers}
+            codes = {worker.pid: worker.exitcode for worker in workers if worker.pid}
             # A SIGTERM is for the whole process group, if it comes from outside.
             crashed = {pid: code for pid, code in codes.items() if code and code != -signal.SIGTERM}
             if crashed and not self.message:

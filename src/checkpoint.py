@@ -192,7 +192,7 @@ def describe_left_out(names: Iterable[str], group: int = 2, limit: int | None = 
     names = list(names)
     owners = {name: m.group(1) for name in names if (m := STATE_OF_PARAMETER.match(name))}
     counts = Counter(owners.values())
-    items = {}  # as an ordered set
+    items: dict[str, None] = {}  # as an ordered set
     for name in names:
         count = counts.get(owners.get(name), 0)
         items[f"{count} {owners[name]}.*" if count >= group else name] = None

@@ -4,11 +4,13 @@
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mindspore import Tensor, nn, ops
 
 from src import device
+from src.config import ArgumentParser
 from src.mimo_unet import MODELS, MIMOUNet, build_net
 
 SIZES = ((256, 256), (720, 1280))  # (H, W): the training crop, a GOPRO frame
@@ -54,8 +56,9 @@ def complexity(network: MIMOUNet, height: int, width: int, probe: tuple[int, int
     return Complexity(sum(p.size for p in network.get_parameters()), scaled(macs), scaled(4 * values))
 
 
-def main() -> None:
-    """Print a table of both variants."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a table of both variants; there are no options but --help."""
+    ArgumentParser("Parameters, multiply-accumulates and activation memory of both variants.").parse_args(argv)
     device.setup("CPU")
     print(f"{'variant':15}{'input':>10}{'parameters':>14}{'GMACs':>10}{'activations, GB':>18}")
     for name in MODELS:

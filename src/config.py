@@ -7,10 +7,10 @@ value and what was expected. Nothing here imports MindSpore, so that `--help` an
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -276,7 +276,7 @@ def coerce(name: str, value: Any, where: str) -> Any:
             return str(value)
         if kind is str and value is None:
             return ""
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):  # the last: a whole number that no float can hold
         pass
     raise UserError(f"{where}: got {value!r}, expected {EXPECTED[kind]}")
 
@@ -302,15 +302,15 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse with this project's manners: no abbreviations, `--version`, `--debug`, one-line errors with a
     suggestion."""
 
-    def __init__(self, description: str, **kwargs):
+    def __init__(self, description: str, **kwargs: Any):
         super().__init__(description=description, allow_abbrev=False, **kwargs)
         self.add_argument("--version", action="version", version=f"MIMO-UNet for MindSpore {__version__}")
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists the options)")
 
-    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             word = next((u for u in unknown if u.startswith("-")), unknown[0]).split("=")[0]
@@ -330,9 +330,10 @@ def make_parser(script: str) -> ArgumentParser:
     )
     for f in option_fields(script):
         choices = f" ({' | '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
-        bare_flag = {"nargs": "?", "const": "true"} if f.type is bool else {}
+        kind = Config.__annotations__[f.name]
+        bare_flag: dict[str, Any] = {"nargs": "?", "const": "true"} if kind is bool else {}
         help_text = f"{f.metadata['help']}{choices} [{f.default}]".replace("%", "%%")
-        parser.add_argument(f"--{f.name}", metavar=f.type.__name__.upper(), help=help_text, **bare_flag)
+        parser.add_argument(f"--{f.name}", metavar=kind.__name__.upper(), help=help_text, **bare_flag)
     return parser
 
 

@@ -85,13 +85,13 @@ def choose_pairs(
     return find_pairs(root, split), str(root)
 
 
-def choose_root(root: str, *other_sources: str) -> Path | str:
+def choose_root(root: Path | str, *other_sources: str) -> Path | str:
     """`root` as it is if one of `other_sources`, a list file or folders, names the pairs; else `dataset_or_samples`."""
     return root if any(other_sources) else dataset_or_samples(root)
 
 
 def training_and_validation_pairs(
-    root: str, train_list: str = "", blur_directory: str = "", sharp_directory: str = "", *,
+    root: Path | str, train_list: str = "", blur_directory: str = "", sharp_directory: str = "", *,
     test_list: str = "", val_list: str = "", val_fraction: float = 0, validate: bool = True, seed: int = 1,
     limit: int = 0, min_side: int = 0, blur: str = "real", sharp_photos: str = "", synthetic_fraction: float = 0.5,
 ) -> tuple[list[Pair], list[Pair], str]:  # fmt: skip
@@ -237,7 +237,8 @@ def pairs_from_list(list_file: Path | str, root: Path | str | None = None) -> li
             f"{' and in '.join(map(str, bases))}; --dataset_root is the folder that the paths are relative to."
         )
     names = _path_names([fields[1] for _, fields in entries], path, [i for i, _ in entries])
-    return [Pair(name, blur, sharp) for name, (_, (sharp, blur)) in zip(names, found, strict=True)]
+    whole = [(sharp, blur) for _, (sharp, blur) in found if sharp and blur]  # all of them: none is missing
+    return [Pair(name, blur, sharp) for name, (sharp, blur) in zip(names, whole, strict=True)]
 
 
 def _resolve(field: str, bases: Sequence[Path]) -> Path | None:
@@ -567,7 +568,7 @@ def _folder_sequences(pairs: Sequence[Pair]) -> list[str]:
 
 def _name_sequences(pairs: Sequence[Pair]) -> list[str]:
     found = [next(filter(None, (p.match(pair.blur.stem) for p in SEQUENCE_IN_NAME)), None) for pair in pairs]
-    return [match[1] for match in found] if all(found) else []
+    return [match[1] for match in found if match] if all(found) else []
 
 
 def _blocks(pairs: Sequence[Pair], size: int) -> tuple[list[str], str]:

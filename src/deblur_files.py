@@ -64,7 +64,8 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
     Raises:
         UserError: an input does not exist, or holds or matches no photo.
     """
-    found, by_place = Found(), {}
+    found = Found()
+    by_place: dict[Path, Source] = {}
     for given in inputs:
         if Path(given).is_dir():
             sources = _in_folder(Path(given), output, found)

@@ -288,7 +288,7 @@ def _without_telemetry() -> Iterator[None]:
     """Importing OpenVINO reports it to Google Analytics, unasked, if a package that comes with it can be imported."""
     name = "openvino_telemetry"
     known = {name: sys.modules[name]} if name in sys.modules else {}
-    sys.modules[name] = None  # such an import fails
+    sys.modules[name] = None  # type: ignore[assignment]  # documented: such an import fails
     try:
         yield
     finally:

@@ -36,7 +36,8 @@ def make_scorer(metrics: Iterable[str], crop_border: int = 0, center_crop: int =
     functions = {name: METRICS[name] for name in metrics}
 
     def score(prediction: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
-        window = scored_window(*sharp.shape[:2], crop_border, center_crop)
+        height, width = sharp.shape[:2]
+        window = scored_window(height, width, crop_border, center_crop)
         prediction, sharp = prediction[window], sharp[window]
         if align == "ecc":
             scores, converged = aligned_scores(prediction, sharp, functions)

@@ -52,6 +52,7 @@ class Interrupts:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
         self.ended = True
+        assert self.thread.ident is not None  # `__enter__` started it
         signal.pthread_kill(self.thread.ident, signal.SIGTERM)
         self.thread.join()
         signal.signal(signal.SIGINT, self.old_handler if self.old_handler is not None else signal.SIG_DFL)

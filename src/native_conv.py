@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from mindspore import Tensor, nn, ops
 
@@ -144,7 +145,9 @@ class Operators:
         self.to_blocked = self._primitive("to_blocked", gradient_of_enter)
         self.from_blocked = self._primitive("from_blocked", gradient_of_leave)
 
-    def _primitive(self, name: str, bprop=None, shape=lambda x: x, dtype=lambda x: x) -> ops.Custom:
+    def _primitive(
+        self, name: str, bprop: Any = None, shape: Any = lambda x: x, dtype: Any = lambda x: x
+    ) -> ops.Custom:
         return ops.Custom(f"{self.path}:{name}", shape, dtype, "aot", bprop)
 
     def conv(self, layer: BasicConv, blocked: bool) -> ops.Custom:

@@ -5,6 +5,7 @@ Here height, width and batch may be free, and each weight keeps the name that it
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
-    def op(self, kind: str, *inputs: str, output: str = "", **attributes) -> str:
+    def op(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         output = output or f"{kind}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
@@ -95,8 +96,8 @@ def build_onnx(
     """
     g = Graph(arrays, float16)
     g.initializers.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "double"))
-    images = (INPUT, g.down(INPUT))
-    images = (*images, g.down(images[1]))
+    half = g.down(INPUT)
+    images = (INPUT, half, g.down(half))
     x, x2, x4 = (g.op("Cast", i, to=TensorProto.FLOAT16) for i in images) if float16 else images
 
     res1 = g.res_blocks("Encoder.0", g.conv("feat_extract.0", x), num_res)

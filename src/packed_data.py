@@ -263,14 +263,15 @@ def open_pairs(root: Path | str, split: str) -> list[Pair]:
 
 def _pairs_of(entry: Entry, root: Path, patch_size: int, pixels: np.ndarray) -> list[Pair]:
     """The pair of a frame, or one for each of its patches, under the frame's file names."""
-    paths = [
+    blur, sharp = (
         root / entry.split / kind / f"{entry.name}{Path(getattr(entry, kind)).suffix}" for kind in ("blur", "sharp")
-    ]
-    pairs, start = [], entry.offset
+    )
+    pairs: list[Pair] = []
+    start = entry.offset
     for top, left, height, width in windows(entry.height, entry.width, patch_size):
         end = start + 2 * height * width * 3
         name = f"{entry.name}_y{top}_x{left}" if patch_size else entry.name
-        pairs.append(PackedPair(name, *paths, pixels[start:end].reshape(2, height, width, 3)))
+        pairs.append(PackedPair(name, blur, sharp, pixels[start:end].reshape(2, height, width, 3)))
         start = end
     return pairs
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from src.errors import UserError
 from src.picture_files import READABLE_MODES, SIXTEEN_BIT_MODES, TIFF_SIZE_TAGS
@@ -132,12 +133,13 @@ def read_header(path: Path | str) -> Header:
 
 
 def _format(image: Image.Image) -> str:
-    return "JPEG" if image.format == "MPO" else image.format  # MPO: a phone's JPEG with further pictures behind it
+    return "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a phone's JPEG with further pictures behind it
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    if image.format == "TIFF":  # newer Pillow gives the size after the turn that it makes when loading
-        return tuple(int(image.tag_v2[tag]) for tag in TIFF_SIZE_TAGS)
+    if isinstance(image, TiffImageFile):  # newer Pillow gives the size after the turn that it makes when loading
+        width, height = (int(image.tag_v2[tag]) for tag in TIFF_SIZE_TAGS)
+        return width, height
     return image.size
 
 
@@ -270,7 +272,7 @@ def _has_sixteen_bit_colour(image: Image.Image, path: Path | str) -> bool:
     if image.format == "PNG":
         bits, colour_type = _png_kind(path)
         return bits == 16 and colour_type != GREY
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
         return len(bits) > 1 and max(bits) == 16
     return False
@@ -292,7 +294,7 @@ def _read_sixteen_bit_colour(image: Image.Image, path: Path | str) -> tuple[np.n
     if image.format == "PNG":
         with Image.open(path, formats=READ_AS) as fresh:
             fresh.verify()  # the checksums: OpenCV gives what it could read of a damaged file without a word
-    elif not _is_whole_tiff(image, path):
+    elif not (isinstance(image, TiffImageFile) and _is_whole_tiff(image, path)):
         raise UserError(f"{path}: cut off, pixels are missing at its end. Fetch or save this file again.")
     elif image.tag_v2.get(EXTRA_SAMPLES) == (PREMULTIPLIED,):
         raise UserError(f"{path}: 16-bit colours multiplied by alpha are not supported. Save it with straight alpha.")
@@ -308,7 +310,7 @@ def _read_sixteen_bit_colour(image: Image.Image, path: Path | str) -> tuple[np.n
     return np.ascontiguousarray(values[..., 2::-1]), alpha, grey
 
 
-def _is_whole_tiff(image: Image.Image, path: Path | str) -> bool:
+def _is_whole_tiff(image: TiffImageFile, path: Path | str) -> bool:
     tags = image.tag_v2
     starts, counts = (tags.get(273), tags.get(279)) if 273 in tags else (tags.get(324), tags.get(325))  # strips, tiles
     if not starts or not counts:

@@ -57,8 +57,8 @@ def fit_format(photo: Photo, file_format: str) -> tuple[Photo, tuple[str, ...]]:
             name for name, data in (("exif", _exif_bytes(carried)), ("xmp", carried.xmp)) if len(data) > SEGMENT - 31
         ]
         if long:
-            empty = {"exif": Image.Exif(), "xmp": b""}
-            carried = dataclasses.replace(carried, **{name: empty[name] for name in long})
+            exif = Image.Exif() if "exif" in long else carried.exif
+            carried = dataclasses.replace(carried, exif=exif, xmp=b"" if "xmp" in long else carried.xmp)
             photo = dataclasses.replace(photo, carried=carried)
             notes.append(f"its {' and '.join(name.upper() for name in long)} is left out, it is too long for JPEG")
     return photo, tuple(notes)
@@ -83,7 +83,7 @@ def write_photo(file: BinaryIO, photo: Photo, file_format: str, quality: int = 9
         dpi = {"dpi": carried.dpi} if carried.dpi else {}
         _as_image(photo).save(file, "PNG", icc_profile=carried.icc or None, pnginfo=_png_texts(carried), **dpi, **exif)
     elif file_format == "JPEG":
-        dpi = {"dpi": tuple(round(value) for value in carried.dpi)} if carried.dpi else {}
+        dpi = {"dpi": (round(carried.dpi[0]), round(carried.dpi[1]))} if carried.dpi else {}
         _as_image(photo).save(
             file, "JPEG", quality=quality, subsampling=0, icc_profile=carried.icc or None, exif=_exif_bytes(carried),
             xmp=carried.xmp, comment=carried.comment, **dpi,

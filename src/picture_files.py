@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from src.errors import UserError, first_few
 
@@ -129,9 +130,8 @@ def probe(path: Path | str) -> ImageInfo:
     try:
         with Image.open(path) as image:
             (width, height), mode, file_format = image.size, image.mode, image.format
-            if (
-                file_format == "TIFF"
-            ):  # `size` is that after the turn that `read_rgb` takes back; the tags tell the stored one
+            if isinstance(image, TiffImageFile):
+                # `size` is that after the turn that `read_rgb` takes back; the tags tell the stored one.
                 width, height = (int(image.tag_v2[tag]) for tag in TIFF_SIZE_TAGS)
     except FileNotFoundError as e:
         raise UserError(f"{path}: no such file{', a broken link' if Path(path).is_symlink() else ''}") from e

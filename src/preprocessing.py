@@ -367,7 +367,8 @@ def _verify(root_src: str | None, root_dst: str | None, report_file: str | None)
         damaged = packed_data.damaged_entries(root_dst)
         print(f"{root_dst}: damaged: {first_few(damaged)}" if damaged else f"{root_dst}: nothing wrong was found")
         return 1 if damaged else 0
-    return run(*(Path(path) if path else None for path in (root_src, root_dst, report_file)))
+    source, arranged, report = (Path(path) if path else None for path in (root_src, root_dst, report_file))
+    return run(source, arranged, report)
 
 
 if __name__ == "__main__":

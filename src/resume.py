@@ -160,6 +160,7 @@ class Saver:
         self.best = plan.best  # validation PSNR so far, dB; whoever validates raises it
 
     def __call__(self, path: Path, epoch: int, global_step: int) -> None:
+        assert self.log is not None, "a rank that never saves"
         self.log.flush()  # a run resumed here takes the log up to this step as written
         at = {"epoch": epoch, "step": global_step, "best_psnr": self.best, "log_part": self.log.part}
         save_checkpoint(path, training_state(self.step), {**self.description, **at})

@@ -94,7 +94,7 @@ def find_photographs(split: str) -> dict[str, Path]:
         UserError: scikit-image is missing.
     """
     spec = importlib.util.find_spec("skimage")
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise UserError("the sample set needs the photographs of scikit-image: pip install -r requirements.txt")
     folder = Path(spec.submodule_search_locations[0]) / "data"
     return {Path(name).stem: folder / name for name in PHOTOGRAPHS[split]}
@@ -225,7 +225,7 @@ def make_sample_set(
     return root
 
 
-def dataset_or_samples(dataset_root: str) -> Path:
+def dataset_or_samples(dataset_root: Path | str) -> Path:
     """The data set to use: `dataset_root` if given, else ./dataset if it is there, else the sample set, made on the
     spot."""
     if dataset_root:

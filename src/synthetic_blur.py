@@ -134,7 +134,9 @@ def frames_along(
         yield cv2.warpAffine(image, from_frame, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
 
 
-def with_object(background: Iterable[np.ndarray], foreground: Iterable[np.ndarray], mask: Iterable[np.ndarray]):
+def with_object(
+    background: Iterable[np.ndarray], foreground: Iterable[np.ndarray], mask: Iterable[np.ndarray]
+) -> Iterator[np.ndarray]:
     """Frames in which `foreground` covers `background` where `mask`, (H, W) uint8, is 255."""
     for far, near, cover in zip(background, foreground, mask, strict=True):
         weight = cover[..., None].astype(np.float32) / 255

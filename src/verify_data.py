@@ -193,7 +193,7 @@ class Finding:
         return f"{self.severity} [{self.kind}] {self.message}"
 
 
-def finding(kind: str, where: Path, files: Iterable[Path | str] = (), **words) -> Finding:
+def finding(kind: str, where: Path, files: Iterable[Path | str] = (), **words: Any) -> Finding:
     """With its text from `TEXTS`, filled with `words`."""
     severity, text = TEXTS[kind]
     return Finding(kind, severity, f"{where}: {text.format(**words)}", tuple(str(file) for file in files))
@@ -238,14 +238,14 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What was seen in the files of one pair; `None` where a file could not be read or the sizes differ."""
+    """What was seen in the files of one pair; `None` or empty where a file could not be read or the sizes differ."""
 
     item: Item
     unreadable: tuple[tuple[Path, str], ...] = ()
     """(file, reason)"""
     copies_gamma: bool = False
     """The file of blur_gamma has the same bytes as that of blur."""
-    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
     """(width, height) of blur and of sharp, pixels."""
     mse: float | None = None
     """Mean squared difference of blur and sharp, levels squared: 0 when they are equal."""
@@ -253,7 +253,7 @@ class Look:
     """mean(blur) - mean(sharp), levels, over all pixels and colours."""
     light: float | None = None
     """The same of `LIGHT`."""
-    thumbs: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False)
+    thumbs: tuple[np.ndarray, ...] = field(default=(), repr=False)
     """Grey thumbnails of blur and sharp, each (9 * 16,) float32, in levels."""
     digest: bytes = b""
     """Of the pixels of sharp."""
@@ -277,7 +277,7 @@ class GammaEvidence:
     @property
     def verdict(self) -> str:
         """blur, blur_gamma or undecided"""
-        if self.t is None or abs(self.t) < GAMMA_T or abs(self.levels) < GAMMA_MIN_LEVELS:
+        if self.t is None or self.levels is None or abs(self.t) < GAMMA_T or abs(self.levels) < GAMMA_MIN_LEVELS:
             return "undecided"
         return "blur_gamma" if self.t > 0 else "blur"
 
@@ -361,7 +361,7 @@ def look_at(item: Item) -> Look:
     copies_gamma = item.gamma is not None and same_bytes(item.gamma, item.blur)
     if unreadable:
         return Look(item, tuple(unreadable), copies_gamma)
-    sizes = tuple(image.shape[1::-1] for image in images)
+    sizes = tuple((image.shape[1], image.shape[0]) for image in images)
     if sizes[0] != sizes[1]:
         return Look(item, copies_gamma=copies_gamma, sizes=sizes)
     blur, sharp = (Image.fromarray(image) for image in images)
@@ -374,7 +374,7 @@ def look_at(item: Item) -> Look:
         level=float(shares @ np.arange(256)),
         light=float(shares @ LIGHT),
         thumbs=(_thumbnail(blur), _thumbnail(sharp)),
-        digest=hashlib.blake2b(images[1], digest_size=16, person=str(sizes[1]).encode()[:16]).digest(),
+        digest=hashlib.blake2b(images[1].data, digest_size=16, person=str(sizes[1]).encode()[:16]).digest(),
     )
 
 
@@ -437,7 +437,7 @@ def check_partners(places: Sequence[Place], told: Iterable[Path] = ()) -> list[F
         places: those without a folder blur or sharp are left to `check_folders`.
         told: files that another finding reports as missing; their partners are not reported again.
     """
-    told = {(path.parent, path.stem) for path in told}
+    told_names = {(path.parent, path.stem) for path in told}
     findings = []
     for half, group in by_half(place for place in places if place.is_whole):
         lonely = [
@@ -445,7 +445,7 @@ def check_partners(places: Sequence[Place], told: Iterable[Path] = ()) -> list[F
             for place in group
             for kind, other in (KINDS, KINDS[::-1])
             for name, path in place.images[kind].items()
-            if name not in place.images[other] and (place.folder / other, name) not in told
+            if name not in place.images[other] and (place.folder / other, name) not in told_names
         ]
         if lonely:
             findings.append(finding("partner", half, lonely, n=_count(lonely, "image"), few=_few(lonely, half)))
@@ -598,7 +598,8 @@ def check_neighbours(looks: Sequence[Look]) -> list[Finding]:
     train, test = _comparable(looks)
     if not train or not test or all(look.item.sequence in GOPRO_SEQUENCES[look.half.name] for look in (*train, *test)):
         return []
-    numbers, near = nearest_in(*(np.stack([look.thumbs[1] for look in half]) for half in (test, train)))
+    test_thumbs, train_thumbs = (np.stack([look.thumbs[1] for look in half]) for half in (test, train))
+    numbers, near = nearest_in(test_thumbs, train_thumbs)
     couples = [(look, train[i]) for look, i, distance in zip(test, numbers, near, strict=True) if distance < NEAR]
     couples = [(a, b) for a, b in couples if a.digest != b.digest]  # `check_shared` tells those
     return _of_couples("neighbours", couples, f"{len(couples)} of {_count(test, 'test image')}")

@@ -187,8 +187,8 @@ def read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _why_refused(path: Path, error: Exception) -> str:
     text = " ".join(str(error).split())
-    wanted = re.search(r"GLOBAL ([\w.]+)", text)
-    wanted = wanted.group(1) if wanted else _first_global(path)
+    told = re.search(r"GLOBAL ([\w.]+)", text)
+    wanted = told.group(1) if told else _first_global(path)
     if wanted:
         return f"was refused: it asks for {wanted}, code that a file of weights does not need. Nothing of it was run."
     if "TorchScript" in text:
@@ -202,12 +202,12 @@ def _why_refused(path: Path, error: Exception) -> str:
 def _first_global(path: Path) -> str | None:
     """The first class or function that a plain pickle asks for, found without running it: newer pickle protocols stop
     PyTorch before it gets to the name."""
-    texts = []
+    texts: list[str] = []
     try:
         with open(path, "rb") as f:
             for code, argument, _ in pickletools.genops(f):
                 if code.name in ("GLOBAL", "INST"):
-                    return argument.replace(" ", ".")
+                    return str(argument).replace(" ", ".")
                 if code.name == "STACK_GLOBAL":
                     return ".".join(texts[-2:])
                 if isinstance(argument, str):

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 os.environ.setdefault("GLOG_v", "3")  # before the framework is imported: its warnings would bury a failure
+# Property tests: the same examples in every run, and no limit of time, which a busy machine would break.
+settings.register_profile("tests", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("tests")
 DATA = Path(__file__).parent / "data"
 # file -> (variant, residual blocks, salt, input shape): how the reference outputs were made
 REFERENCES = {

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from benchmarks import inference, loader, measure, report, scaling, step
+from benchmarks import inference, loader, measure, report, scaling, step, step_parts
 from src.config import ROOT
 from src.errors import UserError
 
@@ -193,7 +193,7 @@ def test_contestants_take_turns_in_processes_of_their_own(monkeypatch):
 # ---- the scripts -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "report"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "step_parts", "report"])
 def test_scripts_run_from_anywhere(name, tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -265,6 +265,15 @@ def test_what_is_measured_by_default_fits_the_device(monkeypatch):
     monkeypatch.setattr(measure.device, "require_device", lambda target: None)
     assert step.parse_options(["--device_target", "Ascend"]).contestants == ["mindspore"]
     assert step.parse_options(["--device_target", "GPU"]).contestants == ["mindspore", "torch"]
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_step_are_no_longer_than_the_whole(tmp_path):
+    file = tmp_path / "parts.json"
+    step_parts.main([*TINY, "--size", "32", "--conv_kernels", "framework", "--json", str(file)])
+    parts = {k: v["median"] for k, v in json.loads(file.read_text())["results"]["parts"].items()}
+    assert 0 < parts["network forward"] < parts["network forward and backward"] < 1.5 * parts["step"]
+    assert 0 < parts["Fourier term and its gradient"] < parts["step"] and parts["Adam"] < parts["step"]
 
 
 @pytest.mark.slow

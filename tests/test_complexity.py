@@ -50,7 +50,7 @@ def test_counting_leaves_mode_and_network_as_they_were(cpu):
 
 def test_table_has_both_variants_and_sizes(cpu, capsys, monkeypatch):
     monkeypatch.setattr(module, "build_net", lambda name: build_net(name, 1))
-    module.main()
+    module.main([])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 2 * 2
     assert lines[0].split()[0] == "variant"

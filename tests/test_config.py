@@ -1,18 +1,24 @@
 import ast
 import dataclasses
+import math
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from src import __version__
 from src.config import (
     CONFIG_DIR,
     DEVICES,
+    METRIC_NAMES,
     MODEL_NAMES,
     ROOT,
     SCRIPTS,
@@ -178,6 +184,37 @@ def test_switch_without_a_value_is_on():
     assert load_config("train", ["--overwrite", "--seed", "3"]).overwrite is True
     assert load_config("train", ["--overwrite", "false"]).overwrite is False
     assert load_config("train", []).overwrite is False
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))  # a lone surrogate is no text that a file can hold
+LINES = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]))  # PyYAML changes some control characters
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.dates() | st.lists(st.integers())
+
+
+@settings(max_examples=200)
+@example(next(f for f in option_fields() if f.type is float), 10**400)
+@given(st.sampled_from(option_fields()), SCALARS)
+def test_any_value_becomes_the_declared_type_or_is_told_in_one_line(field, value):
+    try:
+        given_back = coerce(field.name, value, f"--{field.name}")
+    except UserError as e:
+        assert str(e).startswith(f"--{field.name}: got ") and "\n" not in str(e)
+        assert type(value) is not field.type or value != value or abs(value) == float("inf")
+    else:
+        assert type(given_back) is field.type and not isinstance(value, list)
+        assert field.type is str or math.isfinite(given_back)
+        assert type(value) is not field.type or given_back == value
+
+
+@given(TEXTS)
+def test_any_text_as_yaml_is_settings_or_told_in_one_line(text):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "settings.yaml")
+        path.write_text(text, encoding="utf-8")
+        try:
+            assert read_yaml(path).keys() <= {f.name for f in option_fields()}
+        except UserError as e:
+            assert str(e).startswith(str(path)) and "\n" not in str(e)
 
 
 def test_every_value_has_its_declared_type():
@@ -368,6 +405,36 @@ def test_to_yaml_reads_back(write_yaml):
     assert text.splitlines()[0] == f"# {config.origin}"
     again = load_config("train", ["--config_path", write_yaml(text)])
     assert dataclasses.replace(again, origin=config.origin) == config
+
+
+def values_of(field):
+    """Legal values of an option, where they do not depend on others."""
+    special = {
+        "crop_size": st.integers(4, 10**6).map(lambda n: 4 * n), "learning_rate": st.floats(1e-30, 1e30),
+        "ema_decay": st.floats(0, 1, exclude_max=True), "loss_scale": st.sampled_from(["dynamic", "1", "65536.0"]),
+        "metrics": st.lists(st.sampled_from(METRIC_NAMES)).map(",".join), "test_list": st.just(""),
+        "resume": st.just(""),
+    }  # fmt: skip
+    if field.name in special:
+        return special[field.name]
+    low = field.metadata["low"]
+    return {
+        bool: st.booleans(), int: st.integers(low), float: st.floats(low, allow_nan=False, allow_infinity=False),
+        str: st.sampled_from(field.metadata["choices"]) if field.metadata["choices"] else LINES,
+    }[field.type]  # fmt: skip
+
+
+@settings(max_examples=100)
+@given(st.fixed_dictionaries({}, optional={f.name: values_of(f) for f in option_fields()}), st.sampled_from(SCRIPTS))
+def test_any_settings_come_back_from_the_record_and_from_the_command_line(values, script):
+    config = Config(**values)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        path.write_text(config.to_yaml(), encoding="utf-8")
+        assert Config(**read_yaml(path)) == config
+    own = {f.name: values[f.name] for f in option_fields(script) if f.name in values}
+    again = load_config(script, [f"--{name}={value}" for name, value in own.items()])
+    assert {name: getattr(again, name) for name in own} == own
 
 
 def test_config_cannot_be_written_to():

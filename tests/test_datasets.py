@@ -1,10 +1,13 @@
 """Pairs by list file and by two folders, and validation pairs taken out of the training pairs."""
 
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from src.datasets import (
@@ -95,6 +98,20 @@ def test_names_with_spaces_comments_windows_lines_and_byte_order_mark(tmp_path, 
     text = "\ufeff# sharp blur\r\n\r\n  " + line.format(s=names[0], b=names[1]) + "  \r\n\r\n"
     (pair,) = pairs_from_list(write_list(tmp_path, text))
     assert pair == Pair("my set_John's cat 1", tmp_path / names[1], tmp_path / names[0])
+
+
+NAMES = st.text("ab12 _-.'é#", min_size=1, max_size=8).filter(lambda name: name == name.strip())
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=6, unique_by=lambda names: names[1]), st.booleans())
+def test_any_names_come_back_from_a_list(names, by_tab):
+    lines = [(f"gt/{sharp}.png", f"blur/{blur}.png") for sharp, blur in names]
+    with tempfile.TemporaryDirectory() as folder:
+        root = touch(Path(folder), *(name for line in lines for name in line))
+        text = "\n".join("\t".join(line) if by_tab else " ".join(f'"{name}"' for name in line) for line in lines)
+        pairs = pairs_from_list(write_list(root, text), root)
+        assert [(pair.sharp, pair.blur) for pair in pairs] == [(root / sharp, root / blur) for sharp, blur in lines]
+    assert len({pair.name for pair in pairs}) == len(pairs) and not any("/" in pair.name for pair in pairs)
 
 
 def test_an_apostrophe_and_an_accent_need_no_quotes(tmp_path):
@@ -347,18 +364,17 @@ def test_blocks_are_contiguous_and_no_part_is_ever_empty(count, fraction):
     assert runs <= max(1, wanted // 40)
 
 
-def test_any_sizes_of_sequences_leave_both_parts_something():
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        sizes = rng.integers(1, 12, rng.integers(2, 8))
-        pairs = named_pairs(*(f"s{k}_{i}" for k, size in enumerate(sizes) for i in range(size)))
-        fraction = float(rng.uniform(0.01, 0.5))
-        try:
-            split = split_by_fraction(pairs, fraction, seed=int(rng.integers(9)))
-        except UserError:
-            assert min(sizes) > 2 * max(1, int(fraction * len(pairs) + 0.5))
-        else:
-            assert split.train and 0 < len(split.val) <= 2 * max(1, fraction * len(pairs) + 0.5)
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=8), st.floats(0.01, 0.5), st.integers(0, 9))
+def test_any_sizes_of_sequences_leave_both_parts_something_and_are_not_torn(sizes, fraction, seed):
+    pairs = named_pairs(*(f"s{k}_{i}" for k, size in enumerate(sizes) for i in range(size)))
+    try:
+        split = split_by_fraction(pairs, fraction, seed)
+    except UserError:
+        assert min(sizes) > 2 * max(1, int(fraction * len(pairs) + 0.5))
+    else:
+        assert split.train and 0 < len(split.val) <= 2 * max(1, fraction * len(pairs) + 0.5)
+        assert sorted(split.train + split.val, key=pairs.index) == pairs
+        assert not {p.name.split("_")[0] for p in split.train} & {p.name.split("_")[0] for p in split.val}
 
 
 def test_fractions_that_cannot_be_are_told_with_numbers():

@@ -11,14 +11,19 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+import skimage.data
 from PIL import Image
 
 import deblur
 from src import deblur_options, deblur_run, device
+from src.checkpoint import parameter_arrays
 from src.deblur_files import Job, find_photos, is_done, plan
-from src.deblur_run import difference_in_db, whole_file
+from src.deblur_run import Restorer, difference_in_db, whole_file
+from src.engine import load_engine
 from src.errors import UserError
+from src.onnx_graph import build_onnx
 from src.photo import read_header, read_photo
 
 ROOT = Path(__file__).parent.parent
@@ -551,6 +556,28 @@ def test_a_model_that_is_none(tmp_path, cpu):
     with pytest.raises(UserError, match="bad.ckpt") as caught:
         deblur.main([str(tmp_path / "a.png"), "--model", str(tmp_path / "bad.ckpt"), "--output", str(tmp_path / "out")])
     assert "\n" not in str(caught.value)
+
+
+def db_of_tiles(reference, name, size, tile, tmp_path):
+    """Tiles with the default overlap against the whole, in dB. Sizes are such that no tile shares more than asked."""
+    network = reference(name)[0]
+    path = tmp_path / "net.onnx"
+    onnx.save(build_onnx(parameter_arrays(network), network.num_res, metadata={"variant": "MIMO-UNet"}), path)
+    photo = np.asarray(Image.fromarray(skimage.data.astronaut()).resize(size))
+    lines = []
+    Restorer(load_engine(path, precision="fp32"), tile, verify=True, tell=lines.append)(photo, path)
+    (line,) = lines
+    return float(re.fullmatch(rf".*: tiles of {tile} against the whole: (.*) dB", line)[1])
+
+
+def test_tiles_do_not_show(cpu, reference, tmp_path):
+    """One residual block a stage; without an overlap it is 44 dB."""
+    assert db_of_tiles(reference, "mimo_unet_num_res_1", (512, 512), 128, tmp_path) >= 50
+
+
+@pytest.mark.slow
+def test_tiles_do_not_show_in_a_frame(cpu, reference, tmp_path):
+    assert db_of_tiles(reference, "mimo_unet", (1280, 720), 344, tmp_path) >= 50
 
 
 HUNDRED_MEGAPIXELS = """

@@ -1,13 +1,17 @@
 """Reading image files of every kind, and pairing folders by name."""
 
 import io
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from src.errors import UserError
-from src.picture_files import Pair, check_pairs, find_pairs, natural_key, probe, read_rgb
+from src.picture_files import KINDS, Pair, check_pairs, find_pairs, natural_key, probe, read_rgb
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
@@ -185,6 +189,40 @@ def test_pairs_are_found_by_name_in_natural_order(tmp_path):
     assert [p.name for p in pairs] == ["1", "2", "10", "20", "20-b"]
     assert pairs[3] == Pair("20", tmp_path / "train/blur/20.JPG", tmp_path / "train/sharp/20.png")
     assert all(p.blur.stem == p.sharp.stem for p in pairs)
+
+
+@given(st.text(), st.lists(st.integers(0, 10**9), unique=True))
+def test_numbers_are_in_order_after_any_name(name, numbers):
+    names = [f"{name}-{number}" for number in numbers]
+    assert sorted(names, key=natural_key) == [f"{name}-{number}" for number in sorted(numbers)]
+
+
+STEMS = st.text("aB1029 _-.é'#\"", min_size=1, max_size=8).filter(lambda name: name[0] != "." and name == name.strip())
+
+
+@given(st.dictionaries(STEMS, st.tuples(*[st.sampled_from(["", ".png", ".JPG", ".tiff"])] * 2), min_size=1, max_size=8))
+def test_any_names_are_paired_or_the_lonely_are_named(files):
+    """Name without suffix -> the suffix in blur and in sharp, "" = no such file."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for i, kind in enumerate(("blur", "sharp")):
+            (root / "train" / kind).mkdir(parents=True)
+            for name, suffixes in files.items():
+                if suffixes[i]:
+                    (root / "train" / kind / f"{name}{suffixes[i]}").touch()
+        whole = [name for name, suffixes in files.items() if all(suffixes)]
+        lonely = [name for name, suffixes in files.items() if any(suffixes) and name not in whole]
+        if whole and not lonely:
+            expected = [
+                Pair(name, *(root / "train" / kind / f"{name}{files[name][i]}" for i, kind in enumerate(KINDS)))
+                for name in sorted(whole, key=natural_key)
+            ]
+            assert find_pairs(root, "train") == expected
+        else:
+            with pytest.raises(UserError) as e:
+                find_pairs(root, "train")
+            text = str(e.value)
+            assert "\n" not in text and ("no image" in text or all(name in text for name in lonely[:1]))
 
 
 def test_missing_folders_say_what_was_expected(tmp_path):

@@ -1,10 +1,18 @@
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from src.config import ENSEMBLE_NAMES
 from src.restore import (
     BYTES_PER_PIXEL,
     ENSEMBLES,
+    LARGEST_TILE,
+    LARGEST_WHOLE,
+    SMALLEST_TILE,
+    TILE_STEP,
     auto_tile,
     pad_to_multiple,
     restore,
@@ -74,6 +82,20 @@ def test_mirroring_side_shorter_than_the_padding():
 
 def test_padding_to_another_multiple():
     assert pad_to_multiple(np.zeros((1, 3, 9, 16), np.float32), 8).shape == (1, 3, 16, 16)
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), multiple=st.sampled_from([2, 4, 8, 32]))
+def test_padding_is_the_least_that_does_and_mirrors(height, width, multiple):
+    images = np.random.default_rng(0).random((1, 3, height, width), np.float32)
+    padded = pad_to_multiple(images, multiple)
+    assert padded.shape == (1, 3, math.ceil(height / multiple) * multiple, math.ceil(width / multiple) * multiple)
+
+    def mirrored(length, padded_length):  # 0 1 2 1 0 1 2 ...: the border itself is not repeated
+        period = max(1, 2 * (length - 1))
+        return [min(i % period, period - i % period) if length > 1 else 0 for i in range(padded_length)]
+
+    rows, columns = mirrored(height, padded.shape[2]), mirrored(width, padded.shape[3])
+    np.testing.assert_array_equal(padded, images[:, :, rows][..., columns])
 
 
 def test_output_is_the_engines_and_not_clipped():
@@ -155,17 +177,45 @@ def test_tiles_of_the_identity_are_the_photo(size, tile, overlap, dtype):
     np.testing.assert_array_equal(restored, pixels)
 
 
-@pytest.mark.parametrize(
-    "length, tile, overlap", [(100, 32, 8), (33, 32, 15), (129, 64, 0), (1000, 64, 31), (10, 64, 8)]
-)
-def test_tiles_cover_overlap_and_add_up_to_one(length, tile, overlap):
+@st.composite
+def tilings(draw):
+    """(length of a side, tile, overlap), all that `restore_photo` lets through."""
+    tile = draw(st.integers(2, 80))
+    return draw(st.integers(1, 300)), tile, draw(st.integers(0, (tile - 1) // 2))
+
+
+@given(tilings())
+def test_tiles_cover_overlap_and_add_up_to_one(tiling):
+    length, tile, overlap = tiling
     starts = tile_starts(length, tile, overlap)
     total, size = np.zeros(length), min(tile, length)
     for start, weight in zip(starts, tile_weights(length, starts, tile), strict=True):
         total[start : start + size] += weight
     np.testing.assert_allclose(total, 1, atol=1e-6)
     assert starts[0] == 0 and starts[-1] + size == length
-    assert all(a + size - b >= overlap for a, b in zip(starts, starts[1:], strict=False))
+    assert all(a < b and a + size - b >= overlap for a, b in zip(starts, starts[1:], strict=False))
+    assert len(starts) == 1 or size + (len(starts) - 2) * (size - overlap) < length  # one fewer would not do
+
+
+@given(
+    tiling=tilings(), height=st.integers(1, 90), dtype=st.sampled_from([np.uint8, np.uint16]),
+    ensemble=st.sampled_from(ENSEMBLE_NAMES),
+)  # fmt: skip
+def test_any_photo_comes_back_from_the_identity(tiling, height, dtype, ensemble):
+    width, tile, overlap = tiling
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (height, width, 3), dtype=dtype)
+    tile, overlap = max(tile, 16), min(overlap, 7)  # tiles of few pixels would be many
+    np.testing.assert_array_equal(restore_photo(pixels, lambda x: x, tile, overlap, ensemble), pixels)
+
+
+@given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(0, 2**36))
+def test_automatic_tiles_fit_the_memory_as_far_as_they_can(height, width, free):
+    tile = auto_tile(height, width, free)
+    if tile == 0:
+        assert height * width * BYTES_PER_PIXEL <= free and height * width <= LARGEST_WHOLE
+    else:
+        assert tile % TILE_STEP == 0 and SMALLEST_TILE <= tile <= LARGEST_TILE
+        assert tile * tile * BYTES_PER_PIXEL <= free or tile == SMALLEST_TILE
 
 
 def test_tile_edges_have_no_say_where_a_neighbour_knows_better():
@@ -207,4 +257,4 @@ def test_auto_tile_fits_the_memory():
     side = auto_tile(10_000, 10_000, 4 * 2**30)
     assert 64 <= side <= 2048 and side % 32 == 0 and side * side * BYTES_PER_PIXEL <= 4 * 2**30
     assert auto_tile(10_000, 10_000, 0) == 64
-    assert auto_tile(100, 10_000, 64 * 2**30) == 2048  # never whole when a side is that long
+    assert auto_tile(1000, 10_000, 64 * 2**30) == LARGEST_TILE  # plenty of memory, but nothing to gain by it

@@ -320,5 +320,7 @@ def test_mistakes_are_named(tmp_path):
 
 def test_the_file_runs_by_itself(tmp_path):
     script = str(Path(synthetic_blur.__file__))
-    done = subprocess.run([sys.executable, script, "--photos=a", "--root=b", "--cuont=3"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, script, "--photos=a", "--root=b", "--cuont=3"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 2 and "Did you mean --count?" in done.stderr and done.stderr.count("\n") == 1

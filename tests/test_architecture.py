@@ -1,0 +1,131 @@
+"""The rooms of src (docs/architecture.md): who may import whom, and who may do what."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from scripts import draw_architecture
+from scripts.draw_architecture import PAGE, ROOM_OF, ROOMS, ROOT, SCRIPTS, imported, main, modules_of, nodes, reduced
+from src.errors import UserError
+
+ORDER = [room.name for room in ROOMS]
+SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").glob("*.py"))}
+PROGRAMS = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for folder in (".", "scripts", "benchmarks")
+    for path in sorted((ROOT / folder).glob("*.py"))
+}
+# `python src/preprocessing.py --pack` and `--verify` call up, from functions, to what is built on the module itself.
+COMMANDS = {("preprocessing", "packed_data"), ("preprocessing", "verify_data")}
+WHOLE_CONFIG = ("train.py", "eval.py", "export.py")
+DEVICE_CALLS = {"set_device", "set_context", "communication"}
+
+
+def upward(module, source):
+    """Modules that the source imports from a later room."""
+    return [m for m in sorted(modules_of(source)) if ORDER.index(ROOM_OF[m]) > ORDER.index(ROOM_OF[module])]
+
+
+def cycle(graph):
+    """Nodes that import each other in a circle; [] if there are none."""
+    left = dict(graph)
+    while free := [name for name, ends in left.items() if not ends & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+def scripts_in(source):
+    """What the source imports that is no part of src: entry scripts, scripts/, benchmarks/, tests/."""
+    ours = {*(Path(name).stem for name in PROGRAMS if "/" not in name), "scripts", "benchmarks", "tests"}
+    return sorted(module for module, _ in imported(source) if module.split(".")[0] in ours)
+
+
+def whole_config(source):
+    """Names by which the source gets hold of all options at once."""
+    everything = {("src.config", name) for name in ("Config", "load_config", "*", "")} | {("src", "config")}
+    return sorted(name for _, name in imported(source) & everything)
+
+
+def device_calls(source):
+    tree = list(nodes(ast.parse(source)))
+    words = {node.attr for node in tree if isinstance(node, ast.Attribute)}
+    for module, name in imported(source):
+        words |= {*module.split("."), name}
+    return sorted(words & DEVICE_CALLS)
+
+
+def test_every_module_is_in_one_room():
+    listed = [module for room in ROOMS for module in room.modules]
+    assert sorted(listed) == sorted(SOURCES.keys() - {"__init__"})
+
+
+@pytest.mark.parametrize("module", ROOM_OF)
+def test_rooms_import_from_below_only(module):
+    assert not upward(module, SOURCES[module])
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    graph = {module: modules_of(SOURCES[module]) for module in ROOM_OF}
+    assert COMMANDS <= {(start, end) for start, ends in graph.items() for end in ends}  # else: take it out of COMMANDS
+    assert cycle({start: ends - {b for a, b in COMMANDS if a == start} for start, ends in graph.items()}) == []
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_nothing_in_src_imports_a_script(module):
+    assert not scripts_in(SOURCES[module])
+
+
+def test_only_entry_scripts_see_all_options():
+    assert not {module for module, source in SOURCES.items() if whole_config(source)}
+    assert {name for name, source in PROGRAMS.items() if "/" not in name and whole_config(source)} == {*WHOLE_CONFIG}
+
+
+def test_only_device_sets_the_device():
+    assert {module for module, source in SOURCES.items() if device_calls(source)} == {"device"}
+    assert not {name for name, source in PROGRAMS.items() if device_calls(source)}
+
+
+def test_every_entry_script_is_in_the_drawing():
+    assert sorted(f"{name}.py" for name in SCRIPTS) == sorted(name for name in PROGRAMS if "/" not in name)
+
+
+def test_the_page_is_up_to_date():
+    assert main(["--check"]) == 0, "python scripts/draw_architecture.py draws it again"
+
+
+# ---- the rules themselves
+
+
+def test_rules_see_what_they_forbid():
+    within = "def f():\n    if True:\n        from src import engine, __version__\n        import src.web\n"
+    assert modules_of(within + "from .layers import FAM\n") == {"engine", "web", "layers"}
+    assert upward("layers", within) == ["engine", "web"]
+    assert upward("layers", "if __name__ == '__main__':\n    from src import engine\n") == []
+    assert upward("web", within) == []
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+    assert scripts_in("from train import main\nimport scripts.demo, os\n") == ["scripts.demo", "train"]
+    assert whole_config("from src.config import Config, option_fields\nfrom src import config") == ["Config", "config"]
+    assert whole_config("from src.config import ArgumentParser") == []
+    assert device_calls("import mindspore as ms\nms.set_context(mode=1)") == ["set_context"]
+    assert device_calls("from mindspore.communication import init") == ["communication"]
+
+
+def test_arrows_that_follow_from_others_are_not_drawn():
+    assert reduced({"a": {"b", "c", "d"}, "b": {"c"}, "c": set(), "d": set()}) == {
+        "a": {"b", "d"}, "b": {"c"}, "c": set(), "d": set(),
+    }  # fmt: skip
+
+
+def test_a_page_out_of_date_is_told_and_drawn_again(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.read_text(encoding="utf-8").replace("photos --> data", "photos --> training"))
+    monkeypatch.setattr(draw_architecture, "PAGE", page)
+    old = page.read_text()
+    assert main(["--check"]) == 1 and page.read_text() == old
+    assert "out of date" in capsys.readouterr().out
+    assert main([]) == 0 and page.read_text() == PAGE.read_text(encoding="utf-8")
+    page.write_text("no marks")
+    with pytest.raises(UserError, match="expected the lines"):
+        main([])
