@@ -79,7 +79,7 @@ def parse_options(argv: list[str] | None):
     parser = make_parser("Engines of this repository and the twin in PyTorch on one image, in turn.")
     parser.add_argument("--sizes", default="256x256,720x1280", metavar="STR", help="HxW,... [256x256,720x1280]")
     parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks a stage [8]")
-    parser.add_argument("--rounds", type=int, default=3, metavar="INT", help="timed turns of each [3]")
+    parser.add_argument("--rounds", type=int, default=2, metavar="INT", help="timed turns of each [2]")
     parser.add_argument(
         "--contestants", metavar="STR", help=f"some of {','.join(CONTESTANTS)} [all that this machine can run]"
     )

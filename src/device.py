@@ -24,7 +24,7 @@ from src.errors import UserError
 if TYPE_CHECKING:
     from mindspore import nn
 
-MICRO_BATCH_PIXELS = {"framework": 256 * 256, "native": 4 * 256 * 256}  # on CPU; see micro_batches()
+MICRO_BATCH_PIXELS = {"framework": 128 * 128, "native": 4 * 256 * 256}  # on CPU; see micro_batches()
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def micro_batches(target: str, batch_size: int, crop_size: int, native_convoluti
     """In how many equal parts a step runs its batch.
 
     On CPU every convolution of the framework keeps a scratchpad in proportion to its input: batch 1 of 256x256 takes
-    10.5 GB, batch 4 would take 27. So a CPU step goes through its batch in parts of at most 65,536 pixels and adds up
-    the gradients, which is the same to float rounding. With native convolutions batch 4 takes 5.7 GB, and a part has up
+    10.5 GB, batch 4 would take 27. So a CPU step goes through its batch in parts of at most 16,384 pixels, or single
+    crops, and adds up the gradients, which is the same to float rounding. With native convolutions batch 4 takes 5.7 GB, and a part has up
     to 262,144 pixels. Other devices take the batch whole.
     """
     if target != "CPU":

@@ -51,9 +51,7 @@ class Validator:
         only)."""
         if self.engine is None:  # compiled at the first validation: a run may be too short to have one
             self.engine = MindSporeEngine(self.network)
-        trained = self.step.ema if self.step.ema is not None else self.step.network.trainable_params()
-        for weight, value in zip(self.network.trainable_params(), trained, strict=True):
-            weight.set_data(value.value())
+        self.take_weights()
         rank, world_size = self.runtime.rank, self.runtime.world_size
         shown = {pair.name for pair in self.pairs[:NUM_STRIPS]}
 
@@ -71,3 +69,9 @@ class Validator:
                 return None
         total = sums(rows) if world_size == 1 else device.gather(sums(rows)).sum(axis=0)
         return summary_of_sums(total)
+
+    def take_weights(self) -> None:
+        """Copy the weights to be scored into the network that scores them."""
+        trained = self.step.ema if self.step.ema is not None else self.step.network.trainable_params()
+        for weight, value in zip(self.network.trainable_params(), trained, strict=True):
+            weight.set_data(value.value())

@@ -83,9 +83,9 @@ def test_absent_device_is_one_line(monkeypatch, target):
     "target, batch, crop, parts",
     [
         ("CPU", 4, 256, 4),
-        ("CPU", 4, 128, 1),
-        ("CPU", 8, 128, 2),
-        ("CPU", 6, 128, 2),  # four fit, but parts must be equal
+        ("CPU", 4, 128, 4),
+        ("CPU", 8, 64, 2),
+        ("CPU", 6, 64, 2),  # four fit, but parts must be equal
         ("CPU", 7, 128, 7),
         ("CPU", 1, 512, 1),
         ("GPU", 4, 256, 1),

@@ -57,10 +57,13 @@ def on_ranks(monkeypatch, world_size, make):
     monkeypatch.setattr(validation.device, "gather", gather)
     results = {}
 
+    scores = [make(rank) for rank in range(world_size)]
+    # The framework is not for several threads, and the engine that the ranks share has its weights.
+    monkeypatch.setattr(validation.Validator, "take_weights", lambda self: None)
+
     def run(rank):
         rank_of.value = rank
-        score = make(rank)
-        results[rank] = score(7, lambda: False)
+        results[rank] = scores[rank](7, lambda: False)
 
     threads = [threading.Thread(target=run, args=(r,)) for r in range(world_size)]
     for t in threads:
@@ -95,6 +98,11 @@ def test_ranks_together_score_what_one_process_scores(world_size, network, engin
 def test_batch_size_changes_no_score(network, engine_once, pairs):
     one, three = (validator(network, engine_once, pairs, batch_size=b)(0) for b in (1, 3))
     assert without_time(three) == pytest.approx(without_time(one), abs=1e-5)
+
+
+def test_without_an_average_the_trained_weights_are_scored(network, engine_once, pairs):
+    own = validator(network, None, pairs[:1])(0)  # None: it compiles its own engine
+    assert without_time(own) == pytest.approx(without_time(validator(network, engine_once, pairs[:1])(0)), abs=1e-4)
 
 
 def test_weights_of_the_moving_average_are_the_ones_scored(network, engine_once, pairs, cpu):
