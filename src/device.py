@@ -90,8 +90,8 @@ def micro_batches(target: str, batch_size: int, crop_size: int, native_convoluti
 
     On CPU every convolution of the framework keeps a scratchpad in proportion to its input: batch 1 of 256x256 takes
     10.5 GB, batch 4 would take 27. So a CPU step goes through its batch in parts of at most 16,384 pixels, or single
-    crops, and adds up the gradients, which is the same to float rounding. With native convolutions batch 4 takes 5.7 GB, and a part has up
-    to 262,144 pixels. Other devices take the batch whole.
+    crops, and adds up the gradients, which is the same to float rounding. With native convolutions batch 4 takes
+    5.7 GB, and a part has up to 262,144 pixels. Other devices take the batch whole.
     """
     if target != "CPU":
         return 1
