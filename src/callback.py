@@ -219,6 +219,9 @@ class StopOnSignal(Callback):
             run_context.request_stop()
 
 
+RESTARTED_WORKER = "cannot start a process twice"  # the loader's error when it meets a dead worker before we do
+
+
 class StopOnDeadWorker(Callback):
     """A loader process that dies, for lack of memory say, ends the run after the step at hand; `with` around the
     training raises it as an error.
@@ -237,25 +240,29 @@ class StopOnDeadWorker(Callback):
                  file_of: Callable[[int], str] = lambda pid: "", patience: float = 10.0):  # fmt: skip
         self.clock, self.stopper, self.fail, self.file_of, self.patience = clock, stopper, fail, file_of, patience
         self.message = ""
+        self.died_at = 0.0
+        self.workers: set[multiprocessing.process.BaseProcess] = set()
         self.ended = threading.Event()
 
     def on_train_begin(self, run_context: RunContext) -> None:
         threading.Thread(target=self.watch, daemon=True).start()
 
+    def look(self) -> None:
+        """Fill in `message` if a worker has died."""
+        self.workers.update(multiprocessing.active_children())
+        codes = {worker.pid: worker.exitcode for worker in self.workers if worker.pid}
+        # A SIGTERM is for the whole process group, if it comes from outside.
+        crashed = {pid: code for pid, code in codes.items() if code and code != -signal.SIGTERM}
+        if crashed and not self.message:
+            self.died_at = time.perf_counter()
+            pid, code = next(iter(crashed.items()))
+            self.message = _describe_death(pid, code, self.file_of(pid))
+
     def watch(self) -> None:
-        workers: set[multiprocessing.process.BaseProcess] = set()
-        died_at = 0.0
         while not self.ended.wait(0.5):
-            workers.update(multiprocessing.active_children())
-            codes = {worker.pid: worker.exitcode for worker in workers if worker.pid}
-            # A SIGTERM is for the whole process group, if it comes from outside.
-            crashed = {pid: code for pid, code in codes.items() if code and code != -signal.SIGTERM}
-            if crashed and not self.message:
-                died_at = time.perf_counter()
-                pid, code = next(iter(crashed.items()))
-                self.message = _describe_death(pid, code, self.file_of(pid))
+            self.look()
             since = self.clock.waiting_since
-            if self.message and since is not None and time.perf_counter() - max(since, died_at) > self.patience:
+            if self.message and since is not None and time.perf_counter() - max(since, self.died_at) > self.patience:
                 sys.stdout.flush()
                 os.write(2, f"\nerror: {self.message}\n".encode())
                 os._exit(2)
@@ -272,6 +279,8 @@ class StopOnDeadWorker(Callback):
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
         self.ended.set()
+        if isinstance(error, RuntimeError) and RESTARTED_WORKER in str(error):
+            self.look()
         if self.message and (error is None or isinstance(error, RuntimeError)):
             raise self.fail(self.message) from error
 

@@ -359,6 +359,17 @@ def test_dead_worker_explains_the_frameworks_error_and_hides_no_other(worker):
         raise KeyError("another fault")
 
 
+def test_a_worker_that_the_loader_finds_dead_first_is_named_too(worker):
+    guard = StopOnDeadWorker(Clock(0, 9), stop_on_signal(), ZeroDivisionError)
+    guard.look()
+    worker.kill()
+    worker.join()
+    with pytest.raises(RuntimeError, match="another fault"), guard:
+        raise RuntimeError("another fault")
+    with pytest.raises(ZeroDivisionError, match=f"process {worker.pid} was killed by SIGKILL"), guard:
+        raise RuntimeError("AssertionError: cannot start a process twice")
+
+
 class Raise(callback.Callback):
     """Sends signals while step 2 runs."""
 
