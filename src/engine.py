@@ -5,7 +5,8 @@
 
 MindSpore runs checkpoints and `.mindir`, on the device that `src.device.setup` chose; it is imported only then.
 OpenVINO runs `.onnx`, on the CPU. A 1280x720 frame through MIMO-UNet on two cores, with memory beyond the weights:
-MindSpore 14 s, 4.0 GB; ONNX Runtime 8.9 s, 4.7 GB; OpenVINO 6.2 s, 2.1 GB in float32 and 3.0 s, 1.1 GB in bfloat16.
+MindSpore 14 s, 4.0 GB; ONNX Runtime 8.9 s, 4.7 GB; OpenVINO 6.2 s, 2.1 GB in float32 and 3.0 s, 1.1 GB in
+bfloat16. Hours differ by a factor of two; the README has ratios to PyTorch, side by side.
 """
 
 import contextlib
