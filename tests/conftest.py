@@ -75,19 +75,20 @@ save_checkpoint(sys.argv[1], parameter_arrays(net), {"variant": "MIMO-UNet"})
     return path
 
 
+def write_dataset(root, train=4, test=2, size=(40, 48)):
+    """Write a paired data set of noise images; returns its root."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("test", test)):
+        for kind in ("blur", "sharp"):
+            folder = root / split / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                Image.fromarray(image).save(folder / f"{i + 1}.png")
+    return root
+
+
 @pytest.fixture
 def make_dataset(tmp_path):
-    """Write a paired data set of noise images: make_dataset(train=4, test=2, size=(40, 48)) -> its root."""
-
-    def make(train=4, test=2, size=(40, 48), root="dataset"):
-        rng = np.random.default_rng(0)
-        for split, count in (("train", train), ("test", test)):
-            for kind in ("blur", "sharp"):
-                folder = tmp_path / root / split / kind
-                folder.mkdir(parents=True, exist_ok=True)
-                for i in range(count):
-                    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-                    Image.fromarray(image).save(folder / f"{i + 1}.png")
-        return tmp_path / root
-
-    return make
+    """make_dataset(train=4, test=2, size=(40, 48), root="dataset") -> root of a data set of noise images."""
+    return lambda root="dataset", **counts: write_dataset(tmp_path / root, **counts)

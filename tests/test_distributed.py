@@ -84,6 +84,19 @@ def launch(folder, launcher, *options, cwd, ranks=2):
     return start([str(o) for o in [*command, *DISTRIBUTED, *options]], cwd, cwd / f"{folder}.txt")
 
 
+def launch_a_long_run(launcher, work, folder):
+    """Start two ranks in a folder of their own and wait for step 3: (process, log)."""
+    shutil.copytree(work / "data", folder / "data")
+    log = folder / "run.txt"
+    process = launch("run", launcher, "--epochs_num", 100, cwd=folder)
+    try:
+        wait_for_step(folder / "run", 3, process, log)
+    except AssertionError:
+        end(process)
+        raise
+    return process, log
+
+
 def finish(process, log, expect=0, timeout=TIMEOUT):
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     try:
@@ -122,14 +135,7 @@ def test_two_ranks_are_one_process_with_twice_the_batch(launcher, work):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_signal_stops_all_ranks_at_one_step_with_equal_weights_saved(launcher, work, tmp_path):
-    shutil.copytree(work / "data", tmp_path / "data")
-    log = tmp_path / "run.txt"
-    process = launch("run", launcher, "--epochs_num", 100, cwd=tmp_path)
-    try:
-        wait_for_step(tmp_path / "run", 3, process, log)
-    except AssertionError:
-        end(process)
-        raise
+    process, log = launch_a_long_run(launcher, work, tmp_path)
     process.send_signal(signal.SIGTERM)
     text = finish(process, log, expect=143, timeout=90)
     step = read_checkpoint(tmp_path / "run/last.ckpt")[1]["step"]
@@ -159,14 +165,7 @@ def test_weights_are_equal_on_all_ranks(work, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_rank_that_is_killed_ends_the_run_and_is_named(launcher, work, tmp_path):
-    shutil.copytree(work / "data", tmp_path / "data")
-    log = tmp_path / "run.txt"
-    process = launch("run", launcher, "--epochs_num", 100, cwd=tmp_path)
-    try:
-        wait_for_step(tmp_path / "run", 3, process, log)
-    except AssertionError:
-        end(process)
-        raise
+    process, log = launch_a_long_run(launcher, work, tmp_path)
     ranks = psutil.Process(process.pid).children(recursive=True)
     next(p for p in ranks if is_rank(p, "1")).kill()
     text = finish(process, log, expect=None, timeout=60)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import write_dataset
 from real_runs import (
     PLAIN,
     assert_same_run,
@@ -106,16 +107,8 @@ SHORT = [*PLAIN, "--epochs_num", 2, "--ckpt_save_steps", 1]
 @pytest.fixture(scope="module")
 def half(tmp_path_factory):
     """A folder with a data set, a run that was stopped after 4 of 8 steps, and the same run to its end."""
-    import numpy as np
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("half")
-    rng = np.random.default_rng(0)
-    for kind in ("blur", "sharp"):
-        (folder / "data/train" / kind).mkdir(parents=True)
-        for i in range(9):
-            image = Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8))
-            image.save(folder / "data/train" / kind / f"{i}.png")
+    write_dataset(folder / "data", train=9, test=0)
     train("half", *SHORT, "--max_steps", 4, cwd=folder)
     shutil.copytree(folder / "half", folder / "whole", copy_function=shutil.copy2)
     train("whole", "--resume", "auto", cwd=folder, graph="plain")

@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+from conftest import write_dataset
 from real_runs import PLAIN, TINY, assert_same_run, end, logged_steps, start, train, train_command, wait_for_step
 
 from src import resume
@@ -126,16 +127,8 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_in_every_bit(cas
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder with a data set and a finished run of two epochs."""
-    import numpy as np
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("finished")
-    rng = np.random.default_rng(0)
-    for kind in ("blur", "sharp"):
-        (folder / "data/train" / kind).mkdir(parents=True)
-        for i in range(4):
-            image = Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8))
-            image.save(folder / "data/train" / kind / f"{i}.png")
+    write_dataset(folder / "data", train=4, test=0)
     train("run", *PLAIN, "--epochs_num", 2, cwd=folder)
     return folder
 
