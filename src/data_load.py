@@ -12,8 +12,6 @@ import ctypes
 import multiprocessing
 import os
 import re
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -117,9 +115,6 @@ class TrainBatches:
         return [str(self.source.pairs[item % len(self.source)].blur) for item in self.items(step)]
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # In a worker process: a SIGTERM to the whole process group is for the main process to answer.
-        if multiprocessing.parent_process() and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         size = self.source.crop_size
         blur = np.empty((self.batch_size, 3, size, size), np.uint8)
         sharp = np.empty_like(blur)
