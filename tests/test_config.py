@@ -2,11 +2,10 @@ import ast
 import dataclasses
 import math
 import re
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -497,12 +496,13 @@ def test_version(script):
 
 
 def test_help_is_quick():
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run_script("train", "--help")
-        times.append(time.perf_counter() - start)
-    assert statistics.median(times) < 1.5
+    def processor_seconds():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)  # not the clock's: other tests run at the same time
+        return used.ru_utime + used.ru_stime
+
+    before = processor_seconds()
+    run_script("train", "--help")
+    assert processor_seconds() - before < 1  # 0.4 s; with MindSpore 3 s
 
 
 def test_importing_reads_no_arguments_and_no_mindspore(tmp_path):
