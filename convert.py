@@ -4,8 +4,9 @@
     python convert.py runs/gpu/best.ckpt best.pkl                                        # and back
     python convert.py runs/gpu/best.ckpt best.safetensors                                # without the training state
 
-TARGET holds the network alone, in float32, under the same parameter names; layouts are equal in both frameworks. The
-variant is found from the names. PyTorch is needed only where one of the two is its file.
+TARGET holds the network alone, in float32, under the same parameter names; layouts are equal in both frameworks. Of a
+run with a moving average it is the average. The variant is found from the names. PyTorch is needed only where one of
+the two is its file.
 """
 
 import hashlib
@@ -33,13 +34,17 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser("Convert weights of MIMO-UNet and MIMO-UNetPlus between PyTorch and MindSpore.")
     parser.add_argument("source", metavar="SOURCE", help=f"file with weights: {', '.join(SUFFIXES)}")
     parser.add_argument("target", metavar="TARGET", help="file to write; its suffix decides the format")
+    parser.add_argument(
+        "--weights", default="ema", choices=("ema", "raw"),
+        help="of a checkpoint that holds both: the moving average or the raw weights [ema]",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
     args = parser.parse_args(argv)
     source, target = Path(args.source), Path(args.target)
     check_files(source, target, args.overwrite)
 
     device.setup("CPU")
-    convert(source, target)
+    convert(source, target, args.weights)
 
 
 def check_files(source: Path, target: Path, overwrite: bool) -> None:
@@ -58,28 +63,35 @@ def check_files(source: Path, target: Path, overwrite: bool) -> None:
         import_torch()
 
 
-def convert(source: Path, target: Path) -> None:
+# What `--resume` reads: the step, the options with the paths of this machine, half a row of the log.
+STATE_OF_RUN = ("step", "config", "log_part")
+
+
+def convert(source: Path, target: Path, weights: str = "ema") -> None:
     """Read, check, write, report.
 
     Raises:
         UserError: SOURCE holds no complete, finite network of a known kind, or TARGET cannot be written.
     """
     # MindSpore takes seconds to import; --help and bad arguments are answered without it.
-    from src.checkpoint import check_parameters, describe_left_out, read_checkpoint, require_network, save_checkpoint
+    from src import checkpoint
     from src.mimo_unet import MODELS, build_net
 
-    meta, left_out = {}, []
+    meta, unread = {}, []
     if source.suffix in TORCH_SUFFIXES:
-        values, left_out = read_torch(source)
+        values, unread = read_torch(source)
     else:
-        values, meta = read_checkpoint(source)
+        values, meta = checkpoint.read_checkpoint(source)
     values = without_module_prefix(values, source)
-    variant, num_res = require_network(values, meta, source)
+    variant, num_res = checkpoint.require_network(values, meta, source)
     network = build_net(variant or next(iter(MODELS)), num_res)  # dropout aside, depth alone tells variants apart
-    check_parameters(network, {name: tuple(value.shape) for name, value in values.items()}, source)
     own = [p.name for p in network.get_parameters()]
+    # Averages are entries of our own checkpoints; a PyTorch file may call anything ema.*
+    taken, left_out = "raw", [name for name in values if name not in own]
+    if source.suffix not in TORCH_SUFFIXES:
+        values, taken, left_out = checkpoint.choose_weights(values, set(own), weights)
+    checkpoint.check_parameters(network, {name: tuple(value.shape) for name, value in values.items()}, source)
     arrays = {name: finite_float32(values[name], name, source) for name in own}
-    left_out = [name for name in values if name not in arrays] + left_out
 
     need_writable_folder(target.parent, "TARGET")
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
@@ -87,7 +99,8 @@ def convert(source: Path, target: Path) -> None:
         write_torch(target, arrays)
     else:
         described = {"variant": variant, "num_res": num_res, "source": source.name, "source_sha256": digest}
-        save_checkpoint(target, arrays, meta | described)
+        kept = {key: value for key, value in meta.items() if key not in STATE_OF_RUN}
+        checkpoint.save_checkpoint(target, arrays, kept | described)
 
     size = sum(a.size for a in arrays.values())
     kind = variant or f"neither of {', '.join(f'{name} ({v.num_res})' for name, v in MODELS.items())}"
@@ -95,8 +108,11 @@ def convert(source: Path, target: Path) -> None:
     types = {str(values[name].dtype).removeprefix("torch.") for name in own} - {"float32"}
     if types:
         print(f"converted to float32 from {', '.join(sorted(types))}")
+    if taken == "ema":
+        print("the moving average of the weights (--weights raw takes the others)")
+    left_out += unread
     if left_out:
-        print(describe_left_out(left_out, group=len(own), limit=None))
+        print(checkpoint.describe_left_out(left_out, group=len(own), limit=None))
     print(f"sha256 of {source.name}: {digest}")
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 

@@ -1,17 +1,20 @@
 """Score a checkpoint on a test set, and save the restored images if asked.
 
-    python eval.py --dataset_root D --ckpt_file F [--img_save_directory R] [--report_file REPORT.json]
+    python eval.py --dataset_root D [--ckpt_file F] [--img_save_directory R] [--report_file REPORT.json]
     python eval.py --model_name MIMO-UNetPlus --self_ensemble rot4 ...        # MIMO-UNet++
 
-Every score comes with the blurred input's own and the gain. `psnr` is the paper's protocol; see `src/metric.py`.
+Without F the sample weights are scored. Every score comes with the blurred input's own and the gain. `psnr` is the
+paper's protocol; see `src/metric.py`.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from src import device
 from src.config import Config, load_config
 from src.datasets import choose_pairs, choose_root
+from src.deblur_options import sample_model
 from src.engine import load_engine, runs_on_mindspore
 from src.errors import UserError, need_writable_folder, run_main
 from src.picture_files import Pair, check_pairs, describe_conversion
@@ -19,9 +22,11 @@ from src.picture_files import Pair, check_pairs, describe_conversion
 
 def main(argv: list[str] | None = None) -> None:
     config = load_config("eval", argv, device.best_device)
-    print(f"settings: {config.origin}", flush=True)
     if not config.ckpt_file:
-        raise UserError("--ckpt_file: expected a checkpoint, e.g. runs/MIMO-UNet/best.ckpt, or an exported model")
+        model, why = sample_model("--ckpt_file")
+        print(f"model: {model}{why}")
+        config = replace(config, ckpt_file=str(model))
+    print(f"settings: {config.origin}", flush=True)
     on_mindspore = runs_on_mindspore(config.ckpt_file)
     if on_mindspore:
         device.require_device(config.device_target)

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         root = Path(args.dataset_root) if args.dataset_root else make_frames(work / "frames", args.count)
         if any(name.endswith("packed") for name in args.contestants):
-            from src.packed_data import pack
+            from src.packing import pack
 
             pack(root, work / "packed", progress=False)
         folders = {"png": root, "packed": work / "packed"}

@@ -4,6 +4,7 @@ A contestant works in a process of its own, so that neither its memory nor its e
 while the others work. All are started and warmed up before the first timing.
 """
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -102,6 +103,27 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None):
     if args.json:
         need_writable_folder(Path(args.json).parent, "--json")
     return args
+
+
+def add_step_options(parser: ArgumentParser, crops: str, size: int, timings: str, rounds: int) -> None:
+    """The options of benchmarks that train: --batch, --size, --num_res, --rounds.
+
+    Args:
+        crops, timings: what --batch and --rounds count, for --help.
+        size, rounds: the defaults.
+    """
+    parser.add_argument("--batch", type=int, default=1, metavar="INT", help=f"{crops} [1]")
+    size_help = f"side of the square crops, pixels [{size}]"
+    parser.add_argument("--size", type=int, default=size, metavar="INT", help=size_help)
+    parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks a stage [8]")
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="INT", help=f"{timings} [{rounds}]")
+
+
+def check_step_options(args: argparse.Namespace, *further: str) -> None:
+    """Raise a UserError unless the values of `add_step_options` make sense. `further`: other options that count."""
+    *first, last = (f"--{name}" for name in ("batch", *further, "rounds"))
+    if min(getattr(args, name.removeprefix("--")) for name in (*first, last)) < 1 or args.size < 16 or args.size % 4:
+        raise UserError(f"{', '.join(first)} and {last}: 1 or more; --size: 16 or more, a multiple of 4")
 
 
 def choose(asked: str | None, known: Iterable[str], default: Sequence[str]) -> list[str]:

@@ -105,17 +105,17 @@ def read_results(folder: Path) -> list[tuple[str, dict, dict]]:
     return sorted(found, key=lambda result: list(TABLES).index(result[0]))
 
 
-def with_tables(text: str, tables: str, name: str) -> str:
+def with_tables(text: str, tables: str, name: str, begin: str = BEGIN, end: str = END) -> str:
     """`text` with everything between the markers replaced.
 
     Raises:
         UserError: the markers are not there once each, in order.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UserError(f"{name}: expected the lines {BEGIN} and {END}, once each, in this order")
-    before, rest = text.split(BEGIN)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise UserError(f"{name}: expected the lines {begin} and {end}, once each, in this order")
+    before, rest = text.split(begin)
     body = f"\n{tables}\n" if tables else ""
-    return f"{before}{BEGIN}\n{body}\n{END}{rest.split(END)[1]}"
+    return f"{before}{begin}\n{body}\n{end}{rest.split(end)[1]}"
 
 
 def table(benchmark: str, machine: dict, results: dict, language: int) -> str:
@@ -125,9 +125,12 @@ def table(benchmark: str, machine: dict, results: dict, language: int) -> str:
         return words if language == ENGLISH else WORDS.get(words, words)
 
     caption, header, rows = TABLES[benchmark](results, say)
-    lines = [f"**{caption}**, {describe(machine, say)}; {say('median (least to most)')}", ""]
-    lines += [line_of(header), line_of("---" for _ in header), *(line_of(row) for row in rows)]
-    return "\n".join(lines)
+    return f"**{caption}**, {describe(machine, say)}; {say('median (least to most)')}\n\n{markdown(header, rows)}"
+
+
+def markdown(header: list[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table's lines."""
+    return "\n".join([line_of(header), line_of("---" for _ in header), *map(line_of, rows)])
 
 
 def line_of(cells: Iterable[str]) -> str:

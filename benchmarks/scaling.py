@@ -20,7 +20,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees benchmarks/ only
 
-from benchmarks.measure import make_parser, median_spread, parse, show, write_json  # noqa: E402
+from benchmarks.measure import (  # noqa: E402
+    add_step_options,
+    check_step_options,
+    make_parser,
+    median_spread,
+    parse,
+    show,
+    write_json,
+)
 from src import device  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 
@@ -54,16 +62,12 @@ def main(argv: list[str] | None = None) -> None:
 def parse_options(argv: list[str] | None):
     parser = make_parser("Training with one process and with several, each with the same number of cores.")
     parser.add_argument("--processes", type=int, default=2, metavar="INT", help="how many are several [2]")
-    parser.add_argument("--batch", type=int, default=1, metavar="INT", help="crops a process and step [1]")
-    parser.add_argument("--size", type=int, default=128, metavar="INT", help="side of the square crops, pixels [128]")
-    parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks a stage [8]")
+    add_step_options(parser, "crops a process and step", 128, "runs of each", 2)
     parser.add_argument("--steps", type=int, default=5, metavar="INT", help="timed steps a run [5]")
-    parser.add_argument("--rounds", type=int, default=2, metavar="INT", help="runs of each [2]")
     parser.add_argument("--result", help=argparse.SUPPRESS)  # this process is one of the ranks, and writes here
     parser.set_defaults(threads=max(1, device.core_count() // 2))
     args = parse(parser, argv)
-    if min(args.batch, args.steps, args.rounds) < 1 or args.size < 16 or args.size % 4:
-        raise UserError("--batch, --steps and --rounds: 1 or more; --size: 16 or more, a multiple of 4")
+    check_step_options(args, "steps")
     if args.processes < 2:
         raise UserError(f"--processes: got {args.processes}, expected 2 or more; one alone is measured anyway")
     if args.device_target == "CPU" and not args.result and args.processes * args.threads > device.core_count():

@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 from benchmarks.measure import (  # noqa: E402
     GB,
     Contestant,
+    add_step_options,
+    check_step_options,
     choose,
     make_parser,
     median_spread,
@@ -30,7 +32,7 @@ from benchmarks.measure import (  # noqa: E402
     take_turns,
     write_json,
 )
-from src.errors import UserError, run_main  # noqa: E402
+from src.errors import run_main  # noqa: E402
 
 # name -> --conv_kernels of train.py, or None for the twin
 CONTESTANTS = {
@@ -78,10 +80,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse_options(argv: list[str] | None):
     parser = make_parser("Training step of this repository and of its twin in PyTorch, in turn.")
-    parser.add_argument("--batch", type=int, default=1, metavar="INT", help="crops a step [1]")
-    parser.add_argument("--size", type=int, default=256, metavar="INT", help="side of the square crops, pixels [256]")
-    parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks a stage [8]")
-    parser.add_argument("--rounds", type=int, default=7, metavar="INT", help="timed steps of each [7]")
+    add_step_options(parser, "crops a step", 256, "timed steps of each", 7)
     parser.add_argument(
         "--contestants",
         metavar="STR",
@@ -91,8 +90,7 @@ def parse_options(argv: list[str] | None):
     default = {"CPU": ["mindspore", "mindspore_framework", YARDSTICK], "GPU": ["mindspore", YARDSTICK]}
     default = default.get(args.device_target, ["mindspore"])
     args.contestants = choose(args.contestants, CONTESTANTS, default)
-    if args.batch < 1 or args.rounds < 1 or args.size < 16 or args.size % 4:
-        raise UserError("--batch and --rounds: 1 or more; --size: 16 or more, a multiple of 4")
+    check_step_options(args)
     return args
 
 

@@ -17,21 +17,26 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees benchmarks/ only
 
-from benchmarks.measure import Contestant, make_parser, median_spread, parse, show, write_json  # noqa: E402
-from src.errors import UserError, run_main  # noqa: E402
+from benchmarks.measure import (  # noqa: E402
+    Contestant,
+    add_step_options,
+    check_step_options,
+    make_parser,
+    median_spread,
+    parse,
+    show,
+    write_json,
+)
+from src.errors import run_main  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser("The parts of a training step of this repository, timed in turn.")
-    parser.add_argument("--batch", type=int, default=1, metavar="INT", help="crops a step [1]")
-    parser.add_argument("--size", type=int, default=256, metavar="INT", help="side of the square crops, pixels [256]")
-    parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks a stage [8]")
+    add_step_options(parser, "crops a step", 256, "timings of each part", 5)
     parser.add_argument("--conv_kernels", default="auto", metavar="STR", help="as in train.py [auto]")
-    parser.add_argument("--rounds", type=int, default=5, metavar="INT", help="timings of each part [5]")
     parser.set_defaults(threads=1)
     args = parse(parser, argv)
-    if min(args.batch, args.rounds) < 1 or args.size < 16 or args.size % 4:
-        raise UserError("--batch and --rounds: 1 or more; --size: 16 or more, a multiple of 4")
+    check_step_options(args)
     shape = (args.batch, 3, args.size, args.size)
     made = Contestant(
         "step", Parts, shape, args.device_target, args.num_res, args.conv_kernels, threads=args.threads

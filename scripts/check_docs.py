@@ -34,9 +34,9 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 
+from src.arrange import arrange  # noqa: E402
 from src.config import ArgumentParser, load_config  # noqa: E402
 from src.errors import UserError, nearest, run_main  # noqa: E402
-from src.preprocessing import arrange  # noqa: E402
 from src.sample_data import find_photographs, make_sample_set  # noqa: E402
 
 NEEDS = {
@@ -46,6 +46,7 @@ NEEDS = {
     "gpu": "a GPU",
     "ascend": "an Ascend",
     "machines": "several machines",
+    "pairs": "the pairs that the sample weights were trained on",
 }
 TESTED_ELSEWHERE = ("setup.sh", "run_demo.sh", "run_tests.sh", "app.py", "benchmarks/")
 SHORT = {
@@ -79,9 +80,8 @@ class Parsed(Exception):
 
 
 def documents(root: Path = ROOT) -> list[Path]:
-    return [p for p in (root / "README.md", root / "README_CN.md", root / "CONTRIBUTING.md") if p.exists()] + sorted(
-        (root / "docs").glob("*.md")
-    )
+    single = ("README.md", "README_CN.md", "CONTRIBUTING.md", "weights_pretrained/MODEL_CARD.md")
+    return [root / name for name in single if (root / name).exists()] + sorted((root / "docs").glob("*.md"))
 
 
 def commands_of(path: Path) -> Iterator[Command]:

@@ -30,12 +30,20 @@ class Room:
 
 # From the ground up: a room imports from itself and from those before it.
 ROOMS = (
-    Room("ground", ("errors", "config", "interrupts"), "mistakes of the user in one line, every option, signals"),
+    Room(
+        "ground", ("errors", "config", "interrupts", "files"),
+        "mistakes of the user in one line, every option, signals, files in threads",
+    ),
     Room(
         "data",
-        ("picture_files", "data_augment", "synthetic_blur", "preprocessing", "verify_data", "packed_data",
-         "sample_data", "datasets", "data_load"),
+        ("picture_files", "manifest", "gopro_large", "arrange", "synthetic_blur", "sample_data", "packed_data",
+         "packing", "pair_sources", "validation_split", "datasets", "data_augment", "data_load"),
         "from folders, lists, packed frames or sharp photographs to pairs, and from pairs to training batches",
+    ),
+    Room(
+        "preparation",
+        ("findings", "dataset_walk", "tree_checks", "picture_checks", "verify_data", "preprocessing"),
+        "the command that arranges, packs and verifies a dataset",
     ),
     Room("scores", ("metric", "align", "evaluation", "picture"), "PSNR and SSIM, tables of them, pictures for people"),
     Room(

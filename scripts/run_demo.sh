@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The main job, small: make a sample set, preprocess it, train, evaluate, export, and show the result.
-#   bash scripts/run_demo.sh [--from_scratch]
+# The main job, small: make a sample set, preprocess it, fine-tune, evaluate, export, and show the result.
+#   bash scripts/run_demo.sh                   # fine-tunes weights_pretrained/MIMO-UNet_sample.ckpt
+#   bash scripts/run_demo.sh --from_scratch    # starts from random weights
 # Everything it makes lies in ./demo of the repository. Runs on two CPU cores in under 6 minutes.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 case "${1:-}" in
-    "" | --from_scratch) ;;
+    "") echo "demo: fine-tunes the sample weights; --from_scratch starts from random ones" ;;
+    --from_scratch) echo "demo: trains from random weights" ;;
     *) echo "usage: bash scripts/run_demo.sh [--from_scratch]" >&2; exit 2 ;;
 esac
 

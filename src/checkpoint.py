@@ -11,7 +11,7 @@ import logging
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +134,29 @@ def load_network(path: Path | str, model_name: str, weights: str = "raw") -> tup
             f"Add --model_name {variant}"
         )
     network = build_net(model_name, num_res)
-    own = {p.name for p in network.get_parameters()}
+    chosen, taken, left_out = choose_weights(arrays, {p.name for p in network.get_parameters()}, weights)
+    fill_network(network, chosen, path)
+    return network, meta | {"weights": taken}, left_out
+
+
+def choose_weights(
+    arrays: dict[str, np.ndarray], own: Set[str], weights: str
+) -> tuple[dict[str, np.ndarray], str, list[str]]:
+    """What to fill a network from, of all that a checkpoint holds.
+
+    Args:
+        own: names of the network's parameters.
+        weights: as for `load_network`.
+
+    Returns:
+        arrays under the network's names, among others; which they are, `ema` or `raw`; names in the file that are not
+        the network's.
+    """
     left_out = [name for name in arrays if name not in own]
     averages = {name.removeprefix(EMA): arrays[name] for name in left_out if name.startswith(EMA)}
-    use_average = weights == "ema" and averages.keys() >= own
-    fill_network(network, averages if use_average else arrays, path)
-    if use_average:
-        left_out = [name for name in left_out if not name.startswith(EMA)]
-    return network, meta | {"weights": "ema" if use_average else "raw"}, left_out
+    if weights == "ema" and averages.keys() >= own:
+        return averages, "ema", [name for name in left_out if not name.startswith(EMA)]
+    return arrays, "raw", left_out
 
 
 def describe_loading(path: Path | str, meta: Mapping[str, Any], left_out: Sequence[str]) -> str:

@@ -152,7 +152,8 @@ class Config:
     val_first: bool = option(False, "also validate before the first step")
 
     # evaluation
-    ckpt_file: str = option("", "checkpoint", "eval export")
+    ckpt_file: str = option("", "checkpoint or, for eval.py, also a file of export.py; eval.py takes the sample "
+                            "weights if none is given", "eval export")  # fmt: skip
     weights: str = option(
         "ema", "of a checkpoint that holds both: the moving average or the raw weights", "eval export", ("ema", "raw")
     )

@@ -9,7 +9,7 @@ from src.deblur_files import nearest_file
 from src.engine import PRECISIONS, Engine, load_engine, runs_on_mindspore
 from src.errors import UserError
 from src.photo import MAX_PIXELS
-from src.restore import LARGEST_TILE, SMALLEST_TILE
+from src.restore import LARGEST_TILE, OVERLAP, SMALLEST_TILE
 
 SAMPLE_MODEL = ROOT / "weights_pretrained" / "MIMO-UNet_sample.ckpt"
 
@@ -22,7 +22,7 @@ def add_options(parser: ArgumentParser) -> None:
     add(
         "--tile", default="auto", metavar="auto|0|N", help="side of the tiles in pixels, 0 = no tiles [auto: by memory]"
     )
-    add("--tile_overlap", type=int, metavar="N", help="pixels that neighbouring tiles share [32]")
+    add("--tile_overlap", type=int, metavar="N", help=f"pixels that neighbouring tiles share [{OVERLAP}]")
     add("--self_ensemble", default="none", choices=ENSEMBLE_NAMES, help="mean over turned and mirrored photos [none]")
     add("--precision", default="auto", choices=PRECISIONS, help="of the engines that offer it [auto]")
     add("--threads", type=int, default=0, metavar="N", help="of the engines that offer it [0: all cores]")
@@ -63,10 +63,19 @@ def choose_model(given: str) -> tuple[Path, str]:
                 f"--model: no file {given}; expected a checkpoint of train.py or a file of export.py.{hint}"
             )
         return Path(given), ""
+    return sample_model("--model")
+
+
+def sample_model(option: str) -> tuple[Path, str]:
+    """The weights to use where `option` names none: (file, remark for the first line).
+
+    Raises:
+        UserError: they are not there.
+    """
     if SAMPLE_MODEL.is_file():
-        return SAMPLE_MODEL, " (the sample that comes with the repository; --model FILE takes another)"
+        return SAMPLE_MODEL, f" (the sample that comes with the repository; {option} FILE takes another)"
     raise UserError(
-        "--model: a trained network is needed, e.g. runs/MIMO-UNet/best.ckpt from train.py, or the authors' weights; "
+        f"{option}: a trained network is needed, e.g. runs/MIMO-UNet/best.ckpt from train.py, or the authors' weights; "
         "weights_pretrained/README.md tells how to get them"
     )
 

@@ -19,9 +19,7 @@ from src.deblur_files import Job
 from src.errors import UserError
 from src.photo import read_header, read_photo, save_strip
 from src.photo_writer import check_fits, fit_format, write_photo
-from src.restore import auto_tile, restore_photo
-
-OVERLAP = 32  # pixels
+from src.restore import OVERLAP, auto_tile, restore_photo
 
 
 @contextlib.contextmanager

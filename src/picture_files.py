@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from src.errors import UserError, first_few
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+SPLITS = ("train", "test")
 KINDS = ("blur", "sharp")
 # Written by src/preprocessing.py: the first while it works, the second when every file is in its place.
 PARTIAL_MANIFEST = "manifest.csv.partial"
@@ -60,7 +61,7 @@ class Pair:
     """One blurred image and its sharp partner."""
 
     name: str
-    """Unique in its set: the common file name without suffix, or as `src.datasets` makes it. May hold slashes."""
+    """Unique in its set: the common file name without suffix, or as `src.pair_sources` makes it. May hold slashes."""
     blur: Path
     """The sharp file itself where there is no blurred one: a photograph, which training blurs (`is_photo`)."""
     sharp: Path

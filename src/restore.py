@@ -12,7 +12,6 @@ Engine = Callable[[np.ndarray], np.ndarray]
 """(N, 3, H, W) float32 in [0, 1], H and W multiples of 4 -> the same shape, not clipped. See `src.engine`."""
 
 MULTIPLE = 4  # the network halves its input twice
-BYTES_PER_PIXEL = 4500  # peak memory of one call: 4.0 GB for a 1280x720 frame, MindSpore on CPU
 
 # name -> (quarter turns, flipped left to right first) of each pass, whose results are turned back and averaged.
 ENSEMBLES: dict[str, tuple[tuple[int, bool], ...]] = {
@@ -83,10 +82,11 @@ def _turn_back(images: np.ndarray, turns: int, flipped: bool) -> np.ndarray:
 SMALLEST_TILE = 64  # pixels; below it the overlap would be most of the work
 LARGEST_TILE = 768  # more pixels at a time are no faster, and take memory: 2.7 GB by MindSpore at this side
 LARGEST_WHOLE = 1_000_000  # pixels of a photo that is not cut into tiles: 4.5 GB by MindSpore, less by others
+OVERLAP = 32  # pixels that neighbouring tiles share
 TILE_STEP = 32  # auto tiles are multiples of it, so that few sizes are compiled
 
 
-def auto_tile(height: int, width: int, free_bytes: int, bytes_per_pixel: float = BYTES_PER_PIXEL) -> int:
+def auto_tile(height: int, width: int, free_bytes: int, bytes_per_pixel: float) -> int:
     """Side of the largest square tile, up to `LARGEST_TILE`, whose restoring fits into 60 % of the free memory; 0 for a
     small photo that fits whole."""
     pixels = 0.6 * free_bytes / bytes_per_pixel
@@ -126,7 +126,7 @@ def restore_photo(
     pixels: np.ndarray,
     engine: Engine,
     tile: int = 0,
-    overlap: int = 64,
+    overlap: int = OVERLAP,
     ensemble: str = "none",
     on_tile: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:

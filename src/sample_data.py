@@ -24,10 +24,10 @@ from PIL import Image
 if not __package__:  # run as a file: Python has put src/ on its path, where the package itself cannot be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from src.arrange import arrange
 from src.config import ArgumentParser
 from src.errors import UserError, run_main
 from src.picture_files import probe, read_rgb
-from src.preprocessing import arrange
 from src.synthetic_blur import GAMMA, INTERPOLATION_REACH, frames_along, mean_frame, reach, shake_path
 
 # Colour photographs in the wheel of scikit-image; the rest of skimage.data is downloaded, grey, drawn, nearly empty or

@@ -88,6 +88,33 @@ def write_dataset(root, train=4, test=2, size=(40, 48)):
     return root
 
 
+@pytest.fixture(scope="session")
+def sample_trees(tmp_path_factory):
+    """A folder with GOPRO_Large, a small sample set, and dataset, arranged from it. Copy them before changing them."""
+    from src.arrange import arrange
+    from src.sample_data import make_sample_set
+
+    root = tmp_path_factory.mktemp("sample_trees")
+    make_sample_set(root / "GOPRO_Large", train=16, test=8, height=96, width=144, frames=5)
+    arrange(root / "GOPRO_Large", root / "dataset", progress=False)
+    return root
+
+
+@pytest.fixture
+def pair_folder(make_dataset):
+    """Five training pairs and two test pairs."""
+    return make_dataset(train=5, test=2)
+
+
+@pytest.fixture
+def packed(pair_folder, tmp_path):
+    """`pair_folder`, packed."""
+    from src.packing import pack
+
+    pack(pair_folder, tmp_path / "packed", progress=False)
+    return tmp_path / "packed"
+
+
 @pytest.fixture
 def make_dataset(tmp_path):
     """make_dataset(train=4, test=2, size=(40, 48), root="dataset") -> root of a data set of noise images."""

@@ -1,7 +1,4 @@
-import argparse
 import json
-import os
-import pickle
 import subprocess
 import sys
 import warnings
@@ -203,54 +200,23 @@ def test_training_state_is_left_behind(cpu, tmp_path, small, capsys):
     assert "77 entries left out: 76 moment1.*, global_step\n" in capsys.readouterr().out
 
 
+def test_average_is_what_a_run_with_one_is_worth(cpu, tmp_path, small, capsys):
+    raw = {name: tensor.numpy() for name, tensor in small.items()}
+    averages = {f"ema.{name}": array + 1 for name, array in raw.items()}
+    meta = {"variant": "MIMO-UNet", "step": 7, "epoch": 2, "config": {"dataset_root": "/a"}, "log_part": {"loss": 1.0}}
+    save_checkpoint(tmp_path / "last.ckpt", raw | averages | {"global_step": np.array(7, np.int32)}, meta)
+    run(tmp_path / "last.ckpt", tmp_path / "average.ckpt")
+    assert_weights(tmp_path / "average.ckpt", {name: tensor + 1 for name, tensor in small.items()})
+    text = capsys.readouterr().out
+    assert "the moving average of the weights (--weights raw takes the others)\n1 entry left out: global_step\n" in text
+    described = read_checkpoint(tmp_path / "average.ckpt")[1]
+    assert described.keys() == {"variant", "epoch", "num_res", "source", "source_sha256"}  # no path of this machine
+    run(tmp_path / "last.ckpt", tmp_path / "raw.ckpt", "--weights", "raw")
+    assert_weights(tmp_path / "raw.ckpt", small)
+    assert "77 entries left out: 76 ema.*, global_step\n" in capsys.readouterr().out
+
+
 # ---- files that are refused
-
-
-class Evil:
-    def __reduce__(self):
-        return os.system, ("touch hacked",)
-
-
-@pytest.mark.parametrize("make", ["zip", "legacy", 0, 2, 3, 4, 5])
-def test_pickle_that_wants_to_run_code(tmp_path, monkeypatch, make):
-    monkeypatch.chdir(tmp_path)
-    path, target = tmp_path / "evil.pkl", tmp_path / "target.ckpt"
-    if isinstance(make, int):
-        path.write_bytes(pickle.dumps({"model": Evil()}, protocol=make))
-    else:
-        torch.save({"model": Evil()}, path, _use_new_zipfile_serialization=make == "zip")
-    assert refusal(path, target) == (
-        f"{path} was refused: it asks for {os.system.__module__}.system, code that a file of weights does not need. "
-        "Nothing of it was run."
-    )
-    assert not (tmp_path / "hacked").exists()
-
-
-def test_objects_beside_the_weights(tmp_path, small):
-    text = refused_weights(tmp_path, {"model": small, "args": argparse.Namespace(lr=1)})
-    assert "was refused: it asks for argparse.Namespace, code " in text
-    assert "asks for benchmarks.torch_twin.TorchMIMOUNet, code " in refused_weights(tmp_path, TorchMIMOUNet(1))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"x", b"hello world\n" * 20, b"PK\3\4" + b"x" * 100, b"\0" * 300, b"<html>Quota exceeded</html>", b'{"a": 1}'],
-)
-def test_file_of_another_kind(tmp_path, content):
-    path = tmp_path / "a.pkl"
-    path.write_bytes(content)
-    text = refusal(path, tmp_path / "b.ckpt")
-    assert text.startswith(f"{path} is damaged, cut off or not a PyTorch file ({len(content)} bytes; ")
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
-def test_cut_off_download(tmp_path, small, zipped, kept):
-    path = tmp_path / "a.pkl"
-    torch.save({"model": small}, path, _use_new_zipfile_serialization=zipped)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(kept * len(data))])
-    assert f"{path} is damaged, cut off or not a PyTorch file (" in refusal(path, tmp_path / "b.ckpt")
 
 
 def test_torchscript_and_empty_and_missing(tmp_path):

@@ -11,20 +11,15 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
-import onnx
 import pytest
-import skimage.data
 from PIL import Image
 
 import deblur
 from src import deblur_options, deblur_run, device
-from src.checkpoint import parameter_arrays
-from src.deblur_files import Job, find_photos, is_done, plan
-from src.deblur_run import Restorer, difference_in_db, whole_file
-from src.engine import load_engine
 from src.errors import UserError
-from src.onnx_graph import build_onnx
 from src.photo import read_header, read_photo
+from tests.photos import files
+from tests.photos import save as save_photo
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -32,10 +27,7 @@ RGB = RNG.integers(0, 256, (20, 31, 3), np.uint8)
 
 
 def save(path, array=RGB, **kwargs):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **kwargs)
-    return path
+    return save_photo(path, array, **kwargs)
 
 
 def invert(images):
@@ -72,10 +64,6 @@ def work(tmp_path, monkeypatch, capsys):
 
     run.calls = calls
     return run
-
-
-def files(folder="out"):
-    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
 
 
 def pixels(path):
@@ -261,13 +249,6 @@ def test_little_memory_makes_tiles(work, monkeypatch):
     np.testing.assert_array_equal(pixels("out/a.png"), pixels("a.png"))
 
 
-def test_difference_in_db():
-    a = np.full((4, 5, 3), 100, np.uint8)
-    assert difference_in_db(a, a) == "equal"
-    assert difference_in_db(a, a + np.uint8(1)) == "48.13 dB"  # 20 log10 255
-    assert difference_in_db(a.astype(np.uint16), a.astype(np.uint16) + np.uint16(1)) == "96.33 dB"
-
-
 # ---- mistakes in the command
 
 
@@ -283,8 +264,6 @@ def test_mistakes_are_named(work, monkeypatch):
         (["photos/*.jpg"], r"photos/\*.jpg: matches no photo"),
         (["empty"], "empty: no photo in it; expected files ending in .png"),
         (["photos", "--tile", "32"], "--tile: got 32, expected auto, 0 or a number of 64 or more"),
-        (["photos", "--tile", "big"], "--tile: got big"),
-        (["photos", "--tile", "64", "--tile_overlap", "32"], "--tile_overlap: got 32"),
         (["photos", "--quality", "0", "--threads", "-1"], "--quality: got 0, expected 1 to 100; --threads: got -1"),
         (["photos", "--format", "gif"], "--format"),
         (["photos", "--fromat", "png"], r"Did you mean --format\?"),
@@ -322,46 +301,6 @@ def test_options_reach_the_engine(work, monkeypatch):
 
 
 # ---- finding
-
-
-def names(found):
-    return [str(source.name) for source in found.sources]
-
-
-def test_natural_order_and_no_photo_twice(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("10.png", "2.png", "1.png", "sub/3.png"):
-        save(f"in/{name}")
-    found = find_photos(["in", "in/2.png", str(tmp_path / "in/10.png"), "in/../in/1.png"], Path("out"))
-    assert names(found) == ["1.png", "2.png", "10.png", "sub/3.png"]
-
-
-def test_patterns(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("a.png", "b.jpg", "x/c.png", "x/y/d.png", "out/e.png", "odd[1].png"):
-        save(f"in/{name}")
-    Path("in/notes.txt").touch()
-    out = Path("in/out")
-    assert names(find_photos(["in/*.png"], out)) == ["a.png", "odd[1].png"]
-    assert names(find_photos(["in/**/*.png"], out)) == ["a.png", "odd[1].png", "x/c.png", "x/y/d.png"]
-    assert sorted(names(find_photos(["in/**"], out))) == ["a.png", "b.jpg", "odd[1].png", "x/c.png", "x/y/d.png"]
-    assert names(find_photos(["in/*"], out)) == ["a.png", "b.jpg", "odd[1].png", "x/c.png", "x/y/d.png"]
-    assert names(find_photos(["in/?/*.png"], out)) == ["x/c.png"]
-    assert names(find_photos(["in/odd[1].png"], out)) == ["odd[1].png"]  # a file of that very name
-    assert names(find_photos([str(tmp_path / "in/[ab].*")], out)) == ["a.png", "b.jpg"]
-
-
-def test_links_are_followed_but_not_in_circles(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    save("in/a.png")
-    save("elsewhere/b.png")
-    Path("in/link").symlink_to("../elsewhere")
-    Path("in/back").symlink_to("../in")
-    Path("elsewhere/up").symlink_to("../in")
-    Path("in/self.png").symlink_to("self.png")
-    found = find_photos(["in"], Path("out"))
-    assert names(found) == ["a.png", "self.png", "link/b.png"]
-    assert [line.split(":")[0] for line in found.passed_over] == ["in/back", "in/link/up"]
 
 
 def test_output_inside_the_input_is_not_searched(work):
@@ -404,35 +343,6 @@ def test_a_folder_that_cannot_be_listed_is_a_failure(work, monkeypatch):
 # ---- naming
 
 
-def planned(inputs, file_format="", output="out"):
-    Path(output).mkdir(exist_ok=True)
-    jobs, line = plan(find_photos(inputs, Path(output)).sources, Path(output), file_format)
-    return {str(job.source): str(job.target.relative_to(output)) for job in jobs}, line
-
-
-def test_one_name_in_another_format(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("a.png", "a.jpg", "a.bmp", "b.jpg", "a_bmp.png"):
-        save(f"in/{name}")
-    assert planned(["in"])[1] == ""
-    targets, line = planned(["in"], "PNG")
-    assert targets == {"in/a.png": "a.png", "in/a.jpg": "a_jpg.png", "in/a.bmp": "a_bmp_in.png", "in/b.jpg": "b.png",
-                       "in/a_bmp.png": "a_bmp.png"}  # fmt: skip
-    assert line.startswith("photos of one name, told apart: ") and "in/a.jpg -> a_jpg.png" in line
-    assert "\n" not in line and "b.jpg" not in line
-
-
-def test_one_name_in_two_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("A/x.png", "B/x.png", "q/B/x.png", "B/y.png"):
-        save(name)
-    targets, line = planned(["A", "B", "q/B"])
-    assert len(set(targets.values())) == 4 and targets["B/y.png"] == "y.png"
-    assert set(targets.values()) == {"x.png", "x_B.png", "x_2.png", "y.png"}
-    assert "told apart" in line
-    assert planned(["A", "B", "q/B"])[0] == targets  # the same names in a second run
-
-
 def test_results_of_one_name_stay_apart(work):
     save("in/a.png")
     save("in/a.bmp", 255 - RGB)
@@ -441,18 +351,6 @@ def test_results_of_one_name_stay_apart(work):
     np.testing.assert_array_equal(pixels("out/a.png"), RGB)
     np.testing.assert_array_equal(pixels("out/a_bmp.png"), 255 - RGB)
     assert "0 to restore" in work("in", "--output", "out", "--format", "png")[1]
-
-
-def test_names_that_differ_in_case_only(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    save("in/a.png")
-    save("in/A.png")
-    if len(os.listdir("in")) == 2:
-        assert set(planned(["in"])[0].values()) == {"a.png", "A.png"}
-        exists = Path.exists
-        monkeypatch.setattr(Path, "exists", lambda p: p.name == ".CASE_TEST" or exists(p))
-        assert len({name.lower() for name in planned(["in"])[0].values()}) == 2
-    assert files("out") == []
 
 
 def test_inputs_are_never_replaced(work):
@@ -474,35 +372,6 @@ def test_inputs_are_never_replaced(work):
 
 
 # ---- whole files
-
-
-def test_done_needs_time_size_and_format(tmp_path):
-    job = Job(save(tmp_path / "a.png"), tmp_path / "out.png", "PNG")
-    assert not is_done(job)
-    save(job.target)
-    assert is_done(job)
-    job.target.write_bytes(job.target.read_bytes()[:20])
-    assert not is_done(job)
-    Image.fromarray(RGB).save(job.target, "JPEG")
-    assert not is_done(job)
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "new" / "a.png"
-    for error in (OSError, KeyboardInterrupt):
-        with pytest.raises(error), whole_file(target) as file:
-            file.write(b"half")
-            raise error
-        assert list(target.parent.iterdir()) == []
-    with whole_file(target) as file:
-        file.write(b"old")
-    with pytest.raises(ValueError), whole_file(target) as file:
-        raise ValueError
-    assert target.read_bytes() == b"old"
-    with whole_file(target) as file:
-        file.write(b"new")
-        assert target.read_bytes() == b"old"
-    assert target.read_bytes() == b"new" and os.listdir(target.parent) == ["a.png"]
 
 
 def test_a_full_disk_is_told(work, monkeypatch):
@@ -556,28 +425,6 @@ def test_a_model_that_is_none(tmp_path, cpu):
     with pytest.raises(UserError, match="bad.ckpt") as caught:
         deblur.main([str(tmp_path / "a.png"), "--model", str(tmp_path / "bad.ckpt"), "--output", str(tmp_path / "out")])
     assert "\n" not in str(caught.value)
-
-
-def db_of_tiles(reference, name, size, tile, tmp_path):
-    """Tiles with the default overlap against the whole, in dB. Sizes are such that no tile shares more than asked."""
-    network = reference(name)[0]
-    path = tmp_path / "net.onnx"
-    onnx.save(build_onnx(parameter_arrays(network), network.num_res, metadata={"variant": "MIMO-UNet"}), path)
-    photo = np.asarray(Image.fromarray(skimage.data.astronaut()).resize(size))
-    lines = []
-    Restorer(load_engine(path, precision="fp32"), tile, verify=True, tell=lines.append)(photo, path)
-    (line,) = lines
-    return float(re.fullmatch(rf".*: tiles of {tile} against the whole: (.*) dB", line)[1])
-
-
-def test_tiles_do_not_show(cpu, reference, tmp_path):
-    """One residual block a stage; without an overlap it is 44 dB."""
-    assert db_of_tiles(reference, "mimo_unet_num_res_1", (512, 512), 128, tmp_path) >= 50
-
-
-@pytest.mark.slow
-def test_tiles_do_not_show_in_a_frame(cpu, reference, tmp_path):
-    assert db_of_tiles(reference, "mimo_unet", (1280, 720), 344, tmp_path) >= 50
 
 
 HUNDRED_MEGAPIXELS = """

@@ -136,11 +136,6 @@ def test_rotation_ensemble_of_the_network_is_equivariant(answer):
     assert np.abs(restore(images, answer) - restore(images, answer, "rot4")).max() > 1e-3  # it does something
 
 
-def test_dotted_names_keep_their_dots(network, tmp_path):
-    path = export_mindir(network, tmp_path / "v1.2", batch_size=1)
-    assert path == tmp_path / "v1.2.mindir" and os.access(path, os.W_OK)
-
-
 # ---- precision and the two runtimes beside each other
 
 

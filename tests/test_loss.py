@@ -49,6 +49,18 @@ def test_loss_is_float32_for_a_float16_network(cpu):
     assert float(total) == pytest.approx(3.15, rel=1e-5)
 
 
+def test_only_the_difference_to_the_labels_counts(cpu):
+    sharp = Tensor(np.random.default_rng(0).random((1, 3, 16, 24), dtype=np.float32))
+    labels = label_pyramid(sharp)
+    assert [float(v) for v in MultiScaleLoss()(labels, sharp)] == [0, 0, 0]
+    for weight in (0.1, 2.0):
+        # 0.25 too much everywhere, at one scale of the three
+        total, content, fft = MultiScaleLoss(weight)((labels[0], labels[1] + 0.25, labels[2]), sharp)
+        assert float(content) == pytest.approx(0.25, rel=1e-5)
+        assert float(fft) == pytest.approx(0.125, rel=1e-4)
+        assert float(total) == pytest.approx(0.25 + weight * 0.125, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", REFERENCES)
 def test_loss_and_gradients_are_the_reference(cpu, reference, name):
     network, image, label, recorded = reference(name)
@@ -59,11 +71,15 @@ def test_loss_and_gradients_are_the_reference(cpu, reference, name):
     (_, total, content, fft), gradients = value_and_grad(Tensor(image), Tensor(label), mask, Tensor(1.0, ms.float32))
     for value, key in ((total, "loss_total"), (content, "loss_content"), (fft, "loss_fft")):
         assert float(value) == pytest.approx(float(recorded[key]), rel=1e-5)
-    # The recorded float32 gradients of the deepest network carry a flipped ReLU: PyTorch in float64 differs from them
-    # by up to 6.7e-4. That network is held to float64 instead, computed with benchmarks/torch_twin.py.
-    exact = np.load(DATA / f"{name}_float64.npz") if name == "mimo_unet_plus" else recorded
+    # One ReLU of the deepest network gets an input so near zero that float32 rounding, which changes with the number of
+    # threads, decides whether it is on: PyTorch's recorded gradients have it one way, those in float64, computed with
+    # benchmarks/torch_twin.py, the other, and the two differ by up to 6.7e-4. Either answer is right.
+    answers = [recorded] + ([np.load(DATA / f"{name}_float64.npz")] if name == "mimo_unet_plus" else [])
     gradients = [g.asnumpy().astype(np.float64) for g in gradients]
     norms = np.array([np.sqrt((g**2).sum()) for g in gradients])
-    np.testing.assert_allclose(norms, exact["grad_l2"], rtol=1e-4)
     sums = np.array([g.sum() for g in gradients])
-    assert (np.abs(sums - exact["grad_sum"]) / exact["grad_l2"]).max() < 1e-4
+    errors = [
+        max(np.abs(norms / a["grad_l2"] - 1).max(), np.abs((sums - a["grad_sum"]) / a["grad_l2"]).max())
+        for a in answers
+    ]
+    assert min(errors) < 1e-4, errors

@@ -13,14 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from src import photo as photo_module
 from src.errors import UserError
 from src.photo import read_header, read_photo, save_strip, to_eight_bits
-from src.photo_writer import check_fits, fit_format, write_photo
-
-RNG = np.random.default_rng(0)
-RGB = RNG.integers(0, 256, (13, 22, 3), np.uint8)
-RGB16 = RNG.integers(0, 65536, (13, 22, 3)).astype(np.uint16)
-ALPHA = RNG.integers(0, 256, (13, 22), np.uint8)
-ICC = b"a colour profile" * 20
-XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6">caf\xc3\xa9</rdf></x:xmpmeta>'
+from tests.photos import ALPHA, ICC, RGB, RGB16, RNG, XMP, make_exif, same, save, write
 
 
 @pytest.fixture(autouse=True)
@@ -29,35 +22,12 @@ def small_bands(monkeypatch):
     monkeypatch.setattr(photo_module, "BAND_PIXELS", 110)
 
 
-def write(path, photo, quality=95):
-    """As deblur.py does: fit, then write; returns the notes."""
-    file_format = photo_module.FORMATS[path.suffix]
-    fitted, notes = fit_format(photo, file_format)
-    with open(path, "wb") as file:
-        write_photo(file, fitted, file_format, quality)
-    return notes
-
-
 def through(path, suffix=None, quality=95):
     """Read a photo, write it unchanged under another name, read it again: (first, second, new path)."""
     first = read_photo(path)
     target = path.with_name(f"written{suffix or path.suffix}")
     write(target, first, quality)
     return first, read_photo(target), target
-
-
-def save(path, array, mode=None, **kwargs):
-    image = Image.fromarray(array)
-    image = image.convert(mode) if mode else image
-    image.save(path, **kwargs)
-    return path
-
-
-def same(a, b):
-    np.testing.assert_array_equal(a.pixels, b.pixels)
-    assert a.pixels.dtype == b.pixels.dtype and a.grey == b.grey and (a.alpha is None) == (b.alpha is None)
-    if a.alpha is not None:
-        np.testing.assert_array_equal(a.alpha, b.alpha)
 
 
 def sixteen_bit(path, channels):
@@ -158,41 +128,6 @@ def test_big_endian_sixteen_bit_grey(tmp_path):
     np.testing.assert_array_equal(read_photo(tmp_path / "a.tif").pixels[..., 2], RGB16[..., 0])
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".webp", ".jpg"])
-def test_one_pixel_wide_photos(tmp_path, size, suffix):
-    for dtype in (np.uint8, np.uint16):
-        first = photo_module.Photo(np.full((*size, 3), 77, dtype), lossless_webp=True)
-        write(tmp_path / f"a{suffix}", first)
-        assert read_photo(tmp_path / f"a{suffix}").pixels.shape == (*size, 3)
-        if suffix in (".png", ".tif"):
-            same(read_photo(tmp_path / f"a{suffix}"), first)
-
-
-def test_jpeg_keeps_colours_at_full_resolution(tmp_path):
-    checks = np.zeros((32, 32, 3), np.uint8)
-    checks[:, ::2] = (255, 0, 0)
-    checks[:, 1::2] = (0, 0, 255)
-    write(tmp_path / "a.jpg", photo_module.Photo(checks))
-    assert np.abs(read_photo(tmp_path / "a.jpg").pixels.astype(int) - checks).max() < 25  # halved, they mix to purple
-    with Image.open(tmp_path / "a.jpg") as image:
-        assert {layer[1:3] for layer in image.layer} == {(1, 1)}
-
-
-def test_quality_and_lossless_webp(tmp_path):
-    plain = photo_module.Photo(RGB)
-    sizes = []
-    for quality in (30, 95):
-        write(tmp_path / "a.jpg", plain, quality)
-        sizes.append((tmp_path / "a.jpg").stat().st_size)
-    assert sizes[0] < sizes[1]
-    write(tmp_path / "lossy.webp", plain)
-    assert not read_photo(tmp_path / "lossy.webp").lossless_webp
-    write(tmp_path / "best.webp", plain, quality=100)
-    assert read_photo(tmp_path / "best.webp").lossless_webp
-    same(read_photo(tmp_path / "best.webp"), photo_module.Photo(RGB))
-
-
 def test_cmyk_becomes_rgb_without_its_profile(tmp_path):
     save(tmp_path / "a.jpg", RGB, "CMYK", icc_profile=ICC)
     photo = read_photo(tmp_path / "a.jpg")
@@ -250,14 +185,6 @@ def _with_exif(array, exif):
 
 
 # ---- what a photo carries
-
-
-def make_exif():
-    exif = Image.Exif()
-    exif[270], exif[271], exif[272], exif[306] = "a walk", "Maker", "Camera 1", "2021:03:04 05:06:07"
-    exif[0x8769] = {0x829A: (1, 30), 0x9003: "2021:03:04 05:06:07", 0x927C: b"maker's note \0\1", 0xA434: "35mm"}
-    exif[0x8825] = {1: "N", 2: (48.0, 51.0, 29.5)}
-    return exif
 
 
 SUFFIXES = [".png", ".jpg", ".tif", ".webp"]
@@ -336,42 +263,12 @@ def test_plain_files_get_nothing_they_had_not(tmp_path):
         assert image.info == {} and not image.getexif()
 
 
-def test_too_long_metadata_for_jpeg_is_left_out_and_said(tmp_path):
-    exif = make_exif()
-    exif[0x8769] = {0x927C: bytes(70000)}
-    carried = photo_module.Carried(exif=exif, xmp=b"x" * 70000, icc=bytes(200000))
-    notes = write(tmp_path / "a.jpg", photo_module.Photo(RGB, carried=carried))
-    assert notes == ("its EXIF and XMP is left out, it is too long for JPEG",)
-    assert len(read_photo(tmp_path / "a.jpg").carried.icc) == 200000  # a profile may take several segments
-
-
 def test_damaged_exif_is_left_out_and_said(tmp_path):
     save(tmp_path / "a.jpg", RGB, exif=b"Exif\0\0II*\0\xff\xff\xff\xff nonsense")
     assert through(tmp_path / "a.jpg")[0].pixels.shape == RGB.shape
     exif = b"Exif\0\0" + b"II*\0\x08\0\0\0" + b"\x01\0" + struct.pack("<HHII", 0x8769, 4, 1, 0xFFFFFF) + bytes(4)
     save(tmp_path / "b.jpg", RGB, exif=exif)
     assert through(tmp_path / "b.jpg")[1].pixels.shape == RGB.shape
-
-
-# ---- what a format cannot hold
-
-
-def test_what_a_format_cannot_hold_is_said(tmp_path):
-    full = photo_module.Photo(RGB16, RGB16[..., 0].copy())
-    assert len(write(tmp_path / "a.jpg", full)) == len(write(tmp_path / "a.bmp", full)) == 2
-    np.testing.assert_array_equal(read_photo(tmp_path / "a.bmp").pixels, np.round(RGB16 / 257).astype(np.uint8))
-    (note,) = write(tmp_path / "a.webp", full, quality=100)
-    assert note == "WEBP has 8 bits, 16 are rounded to them"
-    np.testing.assert_array_equal(read_photo(tmp_path / "a.webp").alpha, to_eight_bits(RGB16[..., 0]))
-    assert write(tmp_path / "a.png", full) == write(tmp_path / "a.tif", full) == ()
-
-
-def test_sides_too_long_for_a_format():
-    check_fits(16383, 16383, "WEBP", "a")
-    for file_format, side in (("WEBP", 16384), ("JPEG", 65501)):
-        with pytest.raises(UserError, match="use --format png"):
-            check_fits(side, 5, file_format, "a")
-    check_fits(10**6, 1, "PNG", "a")
 
 
 # ---- bad files
@@ -468,18 +365,3 @@ def test_strip_is_before_and_after_and_reduced_when_large(tmp_path, monkeypatch)
     file = io.BytesIO()
     save_strip(file, RGB, RGB)
     assert Image.open(file).size == (11 + 8 + 11, 6)
-
-
-def test_own_png_is_what_the_standard_says(tmp_path):
-    write(tmp_path / "a.png", photo_module.Photo(RGB16))
-    data = (tmp_path / "a.png").read_bytes()
-    at, kinds = 8, []
-    while at < len(data):
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        kinds.append(data[at + 4 : at + 8])
-        assert (
-            zlib.crc32(data[at + 4 : at + 8 + length])
-            == struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0]
-        )
-        at += 12 + length
-    assert kinds[0] == b"IHDR" and kinds[-1] == b"IEND" and set(kinds[1:-1]) == {b"IDAT"}

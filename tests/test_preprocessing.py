@@ -1,7 +1,5 @@
-"""GOPRO_Large to paired folders. The files of these tests hold their origin as text: nothing here decodes images."""
+"""The command line that arranges, packs and verifies a dataset."""
 
-import csv
-import errno
 import os
 import subprocess
 import sys
@@ -11,330 +9,16 @@ import pytest
 
 from src import preprocessing
 from src.errors import UserError
-from src.picture_files import find_pairs
-from src.preprocessing import arrange, list_frames, list_sequences, main
+from src.packed_data import open_pairs
+from src.preprocessing import main
+from tests.data_trees import error_of, make_source, snapshot, texts
 
 SCRIPT = Path(preprocessing.__file__)
-# Not in the order of their names as texts; frame numbers with gaps and of different widths, as the real ones have gaps.
-SEQUENCES = {
-    "train": {
-        "GOPR0374_11_02": ["000150", "000047"],
-        "GOPR0374_11_10": ["9", "10", "100"],
-        "GOPR0374_11_9": ["000001"],
-    },
-    "test": {"GOPR0384_11_00": ["000001", "000002"]},
-}
-
-
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def make_source(root, splits=("train", "test")):
-    for split in splits:
-        for sequence, frames in SEQUENCES[split].items():
-            for frame in frames:
-                for kind in ("blur", "blur_gamma", "sharp"):
-                    write(root / split / sequence / kind / f"{frame}.png", f"{split} {sequence} {kind} {frame}")
-            write(root / split / sequence / "frames 0 offset 1.txt", "not an image")
-    return root
-
-
-def snapshot(root):
-    """Content, inode-independent times and kinds of everything below `root`."""
-    return {
-        p.relative_to(root).as_posix(): (p.is_dir(), None if p.is_dir() else p.read_bytes(), p.stat().st_mtime_ns)
-        for p in root.rglob("*")
-    }
-
-
-def texts(folder):
-    return {p.name: p.read_text() for p in folder.iterdir()}
 
 
 @pytest.fixture
 def source(tmp_path):
     return make_source(tmp_path / "GOPRO_Large")
-
-
-@pytest.fixture
-def target(tmp_path):
-    return tmp_path / "dataset"
-
-
-def test_numbers_follow_the_natural_order_of_sequence_and_frame(source, target):
-    assert arrange(source, target, progress=False) == {"train": 6, "test": 2}
-    order = [
-        "GOPR0374_11_02 {} 000047",
-        "GOPR0374_11_02 {} 000150",
-        "GOPR0374_11_9 {} 000001",
-        "GOPR0374_11_10 {} 9",
-        "GOPR0374_11_10 {} 10",
-        "GOPR0374_11_10 {} 100",
-    ]
-    for kind in ("blur", "sharp"):
-        expected = {f"{i}.png": f"train {line.format(kind)}" for i, line in enumerate(order, start=1)}
-        assert texts(target / "train" / kind) == expected
-        assert sorted(texts(target / "test" / kind)) == ["1.png", "2.png"]
-    assert sorted(p.name for p in target.iterdir()) == ["manifest.csv", "test", "train"]
-    assert sorted(p.name for p in (target / "train").iterdir()) == ["blur", "sharp"]
-    assert [p.name for p in find_pairs(target, "train")] == ["1", "2", "3", "4", "5", "6"]
-
-
-def test_blur_gamma_is_never_used_and_the_source_never_touched(source, target):
-    before = snapshot(source)
-    for link in (False, True):
-        arrange(source, target.with_name(f"dataset_{link}"), link=link, progress=False)
-        assert snapshot(source) == before
-        for path in target.with_name(f"dataset_{link}").rglob("*.png"):
-            assert "blur_gamma" not in path.read_text()
-            assert f" {path.parent.name} " in path.read_text()
-
-
-def test_pairing_is_by_name_not_by_position(source, target):
-    # One frame missing on each side: by position, every pair of the sequence would be wrong and nobody would notice.
-    (source / "train/GOPR0374_11_10/blur/9.png").unlink()
-    (source / "train/GOPR0374_11_10/sharp/100.png").unlink()
-    with pytest.raises(UserError) as e:
-        arrange(source, target, progress=False)
-    assert "GOPR0374_11_10: 1 in blur without a partner in sharp: 100; 1 in sharp without a partner in blur: 9" in str(
-        e.value
-    )
-    assert not target.exists()
-
-
-def test_unpaired_frames_list_the_first_five(source, target):
-    for i in range(1, 8):
-        write(source / f"test/GOPR0384_11_00/blur/1{i}.png", "x")
-    with pytest.raises(UserError, match=r"11, 12, 13, 14, 15, \.\.\. \(7 in all\)"):
-        arrange(source, target, progress=False)
-
-
-def test_other_suffixes_are_kept(source, target):
-    for kind, suffix in (("blur", ".jpg"), ("sharp", ".PNG")):
-        old = source / f"test/GOPR0384_11_00/{kind}/000002.png"
-        old.rename(old.with_suffix(suffix))
-    arrange(source, target, progress=False)
-    assert sorted(texts(target / "test/blur")) == ["1.png", "2.jpg"]
-    assert sorted(texts(target / "test/sharp")) == ["1.png", "2.PNG"]
-    assert [p.name for p in find_pairs(target, "test")] == ["1", "2"]
-
-
-def test_other_files_and_folders_are_ignored(source, target):
-    write(source / "train/notes.txt", "x")
-    write(source / "train/__MACOSX/deep/1.png", "x")
-    write(source / "train/.hidden/blur/1.png", "x")
-    write(source / "train/GOPR0374_11_9/blur/._000001.png", "x")
-    write(source / "train/GOPR0374_11_9/blur/Thumbs.db", "x")
-    assert [s.name for s in list_sequences(source, "train")] == ["GOPR0374_11_02", "GOPR0374_11_9", "GOPR0374_11_10"]
-    assert [name for name, _, _ in list_frames(source / "train/GOPR0374_11_10")] == ["9", "10", "100"]
-    assert arrange(source, target, progress=False)["train"] == 6
-
-
-def test_manifest_tells_where_each_pair_came_from(source, target):
-    arrange(source, target, progress=False)
-    with (target / "manifest.csv").open(newline="") as f:
-        rows = list(csv.DictReader(f))
-    assert len(rows) == 8
-    assert rows[3] == {
-        "split": "train",
-        "new_name": "4",
-        "sequence": "GOPR0374_11_10",
-        "frame": "9",
-        "blur": "train/GOPR0374_11_10/blur/9.png",
-        "sharp": "train/GOPR0374_11_10/sharp/9.png",
-    }
-    for row in rows:
-        for kind in ("blur", "sharp"):
-            new = target / row["split"] / kind / f"{row['new_name']}.png"
-            assert new.read_bytes() == (source / row[kind]).read_bytes()
-
-
-# ---- again, interrupted, changed
-
-
-def test_second_run_writes_nothing(source, target, monkeypatch):
-    arrange(source, target, progress=False)
-    before = snapshot(target)
-    monkeypatch.setattr(preprocessing, "place", lambda *_: pytest.fail("nothing was left to do"))
-    assert arrange(source, target, progress=False) == {"train": 6, "test": 2}
-    assert snapshot(target) == before
-
-
-def break_after(monkeypatch, count, error):
-    """Let the copying fail in the middle of file `count` + 1, half of it written."""
-    real, done = preprocessing.shutil.copyfile, []
-
-    def copyfile(source, part):
-        if len(done) == count:
-            Path(part).write_bytes(Path(source).read_bytes()[:3])
-            raise error
-        done.append(source)
-        return real(source, part)
-
-    monkeypatch.setattr(preprocessing.shutil, "copyfile", copyfile)
-
-
-def test_an_interrupted_run_goes_on_where_it_stopped(source, target, monkeypatch):
-    with monkeypatch.context() as patch:
-        break_after(patch, 5, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            arrange(source, target, progress=False)
-    assert (target / "manifest.csv.partial").exists() and not (target / "manifest.csv").exists()
-    there = [p for p in target.rglob("*") if p.suffix == ".png"]
-    assert len(there) == 5 and all(p.read_text().startswith("train") for p in there)  # whole files only
-    assert not list(target.rglob("*.part"))
-    with pytest.raises(UserError, match="was interrupted here"):
-        find_pairs(target, "train")
-
-    placed, place = [], preprocessing.place
-    monkeypatch.setattr(preprocessing, "place", lambda s, t, link: placed.append(t) or place(s, t, link))
-    arrange(source, target, progress=False)
-    assert len(placed) == 16 - 5 and not set(placed) & set(there)
-    assert not (target / "manifest.csv.partial").exists()
-    assert len(find_pairs(target, "train")) == 6
-
-
-def test_a_killed_run_leaves_no_rubbish_behind_the_next(source, target):
-    write(target / "train/blur/.1.png.part", "half")
-    arrange(source, target, progress=False)
-    assert len(texts(target / "train/blur")) == 6
-
-
-def test_files_of_a_wrong_size_or_missing_are_made_again(source, target):
-    arrange(source, target, progress=False)
-    (target / "train/blur/2.png").write_text("cut")
-    (target / "test/sharp/1.png").unlink()
-    arrange(source, target, progress=False)
-    assert (target / "train/blur/2.png").read_text() == "train GOPR0374_11_02 blur 000150"
-    assert (target / "test/sharp/1.png").exists()
-
-
-def test_full_disk_says_how_much_and_that_it_can_go_on(source, target, monkeypatch):
-    with monkeypatch.context() as patch:
-        break_after(patch, 3, OSError(errno.ENOSPC, "No space left on device"))
-        with pytest.raises(
-            UserError, match=r"disk full after 3 of 16 files, 0\.00 GB are still needed.*goes on from here"
-        ):
-            arrange(source, target, progress=False)
-    assert not list(target.rglob("*.part"))
-    assert arrange(source, target, progress=False) == {"train": 6, "test": 2}
-
-
-def test_another_source_needs_another_folder(source, target):
-    arrange(source, target, progress=False)
-    before = snapshot(target)
-    (source / "train/GOPR0374_11_02").rename(source / "train/GOPR0374_11_03")
-    with pytest.raises(UserError, match="6 train pairs by its manifest, 6 in --root_src, and not the same"):
-        arrange(source, target, progress=False)
-    assert snapshot(target) == before
-
-
-def test_images_of_unknown_origin_and_foreign_manifests_are_left_alone(source, target):
-    write(target / "test/sharp/1.png", "mine")
-    with pytest.raises(UserError, match="images of another origin. Choose another folder"):
-        arrange(source, target, progress=False)
-    assert texts(target / "test/sharp") == {"1.png": "mine"}
-    for content in ("a,b\n1,2\n", "", "split,new_name,sequence,frame,blur,sharp\ntrain,1\n"):
-        (target / "manifest.csv").write_text(content)
-        with pytest.raises(UserError, match="manifest.csv: not a manifest of this script"):
-            arrange(source, target, progress=False)
-
-
-def test_one_split_now_the_other_later(tmp_path, target, capsys):
-    source = make_source(tmp_path / "first", ["test"])
-    assert arrange(source, target) == {"test": 2}
-    assert "has no train: only test was arranged" in capsys.readouterr().out
-    assert arrange(make_source(tmp_path / "second", ["train"]), target, progress=False) == {"train": 6}
-    with (target / "manifest.csv").open(newline="") as f:
-        rows = list(csv.DictReader(f))
-    assert [row["split"] for row in rows] == ["train"] * 6 + ["test"] * 2
-    assert arrange(make_source(tmp_path / "both"), target, progress=False) == {"train": 6, "test": 2}
-
-
-# ---- links
-
-
-def test_links_are_hard_links(source, target, capsys):
-    arrange(source, target, link=True)
-    assert "16 files hard-linked" in capsys.readouterr().out
-    assert os.path.samefile(target / "train/blur/1.png", source / "train/GOPR0374_11_02/blur/000047.png")
-    assert not (target / "train/blur/1.png").is_symlink()
-
-
-def refuse(*_):
-    raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-
-def test_across_disks_symbolic_links_then_copies(source, target, monkeypatch, capsys):
-    monkeypatch.setattr(preprocessing.os, "link", refuse)
-    monkeypatch.chdir(source.parent)
-    arrange("GOPRO_Large", target, link=True)
-    assert "16 files symlinked" in capsys.readouterr().out
-    monkeypatch.chdir("/")  # the links do not hang on the folder of the run
-    assert (target / "train/blur/1.png").is_symlink() and len(texts(target / "train/blur")) == 6
-    monkeypatch.setattr(preprocessing.os, "symlink", refuse)
-    arrange(source, target.with_name("copies"), link=True)
-    assert "16 files copied" in capsys.readouterr().out
-
-
-# ---- mistakes
-
-
-def test_no_source_or_no_splits(tmp_path, source, target):
-    with pytest.raises(UserError, match="--root_src: no folder .*nowhere"):
-        arrange(tmp_path / "nowhere", target)
-    with pytest.raises(UserError, match="neither train nor test in .* Perhaps .*GOPRO_Large?"):
-        arrange(tmp_path, target)
-    assert not target.exists()
-
-
-def test_no_sequences(tmp_path, target):
-    (tmp_path / "src/train/stray").mkdir(parents=True)
-    with pytest.raises(UserError, match="train: no sequence in it, expected folders <sequence>/{blur,sharp}"):
-        arrange(tmp_path / "src", target)
-
-
-def test_an_arranged_folder_is_no_source(source, target):
-    arrange(source, target, progress=False)
-    with pytest.raises(UserError, match="looks arranged already"):
-        arrange(target, target.with_name("again"))
-
-
-def test_incomplete_sequences_are_named(source, target):
-    (source / "train/GOPR0374_11_9/sharp").rename(source / "train/GOPR0374_11_9/elsewhere")
-    (source / "train/GOPR0500_11_00/blur_gamma").mkdir(parents=True)
-    with pytest.raises(
-        UserError, match="GOPR0374_11_9 lacks sharp, GOPR0500_11_00 lacks blur, GOPR0500_11_00 lacks sharp"
-    ):
-        arrange(source, target)
-    assert not target.exists()
-
-
-def test_empty_sequence_is_named(source, target):
-    for kind in ("blur", "sharp"):
-        (source / "test/GOPR0390_11_00" / kind).mkdir(parents=True)
-    with pytest.raises(UserError, match="GOPR0390_11_00: blur and sharp hold no image"):
-        arrange(source, target)
-
-
-def test_destination_inside_the_source_is_refused(source, tmp_path):
-    before = snapshot(source)
-    (tmp_path / "alias").symlink_to(source)
-    for inside in (source, source / "out", tmp_path / "alias" / "out", source / "train/../out"):
-        with pytest.raises(UserError, match="lies in --root_src"):
-            arrange(source, inside)
-    assert snapshot(source) == before
-
-
-def test_destination_that_cannot_be_written(source, tmp_path):
-    write(tmp_path / "file", "x")
-    with pytest.raises(UserError, match="--root_dst: cannot write into"):
-        arrange(source, tmp_path / "file" / "dataset")
-
-
-# ---- the command line
 
 
 def test_the_file_runs_from_any_folder(source, tmp_path):
@@ -358,3 +42,46 @@ def test_options(source, tmp_path, monkeypatch):
         main([])
     with pytest.raises(UserError, match="unknown option --lnk. Did you mean --link"):
         main(["--root_src", str(source), "--lnk"])
+
+
+def test_options_of_pack(pair_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--root_src", str(pair_folder), "--pack"]) == 0
+    out = capsys.readouterr().out
+    assert "packing 5 train pairs, 2 test pairs into packed: 0.00 GB" in out and "7 pairs decoded" in out
+    assert "next: python train.py --dataset_root packed" in out and len(open_pairs(Path("packed"), "train")) == 5
+    assert main(["--root_src", str(pair_folder), "--root_dst", "patches", "--pack", "--patch_size", "16"]) == 0
+    assert len(open_pairs("patches", "train")) == 5 * 4 * 5
+    for options, words in (
+        (["--patch_size", "32"], "--patch_size: needs --pack"),
+        (["--pack", "--patch_size", "-4"], "--patch_size: got -4, expected 0 or 16 or more"),
+        (["--pack", "--link"], "--link and --pack"),
+        (["--pack", "--verify"], "--pack: means nothing with --verify"),
+    ):
+        assert words in error_of(main, ["--root_src", str(pair_folder), *options])
+
+
+def test_verify_knows_a_packed_set(packed, capsys):
+    assert main(["--verify", "--root_dst", str(packed)]) == 0
+    with open(packed / "train.npy", "rb+") as file:
+        file.seek(128 + 2 * 2 * 40 * 48 * 3 + 7)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    assert main(["--verify", "--root_dst", str(packed)]) == 1
+    assert f"{packed}: damaged: train/3" in capsys.readouterr().out
+
+
+def test_options_of_verify(sample_trees, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(sample_trees)
+    before = snapshot(sample_trees)
+    assert main(["--verify"]) == 0  # ./dataset
+    assert main(["--verify", "--root_src", "GOPRO_Large"]) == 0
+    assert "dataset" not in capsys.readouterr().out.split("nothing wrong was found")[1]
+    assert main(["--verify", "--root_src", "GOPRO_Large", "--root_dst", "dataset"]) == 0
+    assert "dataset: compared with GOPRO_Large, byte by byte" in capsys.readouterr().out
+    assert snapshot(sample_trees) == before
+    with pytest.raises(UserError, match="--link: means nothing with --verify"):
+        main(["--verify", "--link"])
+    with pytest.raises(UserError, match="--report_file: needs --verify"):
+        main(["--root_src", "GOPRO_Large", "--report_file", "report.json"])

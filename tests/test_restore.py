@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.config import ENSEMBLE_NAMES
+from src.engine import Engine
 from src.restore import (
-    BYTES_PER_PIXEL,
     ENSEMBLES,
     LARGEST_TILE,
     LARGEST_WHOLE,
@@ -21,6 +21,7 @@ from src.restore import (
     tile_weights,
 )
 
+BYTES_PER_PIXEL = Engine.bytes_per_pixel
 SIZES = [(1, 1), (1, 2), (2, 1), (2, 3), (3, 5), (4, 4), (4, 5), (5, 8), (21, 13), (8, 12), (33, 50)]
 
 
@@ -64,7 +65,7 @@ def test_engine_gets_multiples_of_4(size):
 
 def test_multiples_of_4_reach_the_engine_unpadded():
     images = np.zeros((1, 3, 8, 12), np.float32)
-    assert pad_to_multiple(images).shape == images.shape
+    assert pad_to_multiple(images) is images  # nor copied
 
 
 def test_padding_mirrors_at_the_bottom_and_right():
@@ -160,6 +161,13 @@ def test_together_or_one_by_one_is_the_same(name, calls):
     assert [len(x) for x in together.inputs] == calls
 
 
+@pytest.mark.parametrize("name, views", [("none", 1), ("rot4", 4), ("flip4", 4), ("x8", 8)])
+def test_every_pass_is_another_view(name, views):
+    engine = RecordingEngine()
+    restore(batch(8, 8, count=1), engine, name)
+    assert len({x.tobytes() for x in engine.inputs}) == len(engine.inputs) == views
+
+
 def test_config_knows_the_ensembles():
     assert tuple(ENSEMBLES) == ENSEMBLE_NAMES
 
@@ -210,7 +218,7 @@ def test_any_photo_comes_back_from_the_identity(tiling, height, dtype, ensemble)
 
 @given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(0, 2**36))
 def test_automatic_tiles_fit_the_memory_as_far_as_they_can(height, width, free):
-    tile = auto_tile(height, width, free)
+    tile = auto_tile(height, width, free, BYTES_PER_PIXEL)
     if tile == 0:
         assert height * width * BYTES_PER_PIXEL <= free and height * width <= LARGEST_WHOLE
     else:
@@ -253,8 +261,10 @@ def test_overlap_must_fit_the_tile():
 
 
 def test_auto_tile_fits_the_memory():
-    assert auto_tile(720, 1280, 16 * 2**30) == 0
-    side = auto_tile(10_000, 10_000, 4 * 2**30)
+    assert auto_tile(720, 1280, 16 * 2**30, BYTES_PER_PIXEL) == 0
+    side = auto_tile(10_000, 10_000, 4 * 2**30, BYTES_PER_PIXEL)
     assert 64 <= side <= 2048 and side % 32 == 0 and side * side * BYTES_PER_PIXEL <= 4 * 2**30
-    assert auto_tile(10_000, 10_000, 0) == 64
-    assert auto_tile(1000, 10_000, 64 * 2**30) == LARGEST_TILE  # plenty of memory, but nothing to gain by it
+    assert auto_tile(10_000, 10_000, 0, BYTES_PER_PIXEL) == 64
+    assert (
+        auto_tile(1000, 10_000, 64 * 2**30, BYTES_PER_PIXEL) == LARGEST_TILE
+    )  # plenty of memory, but nothing to gain by it

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from src import sample_data
+from src.arrange import arrange
 from src.errors import UserError
 from src.picture_files import read_rgb
-from src.preprocessing import arrange
 from src.sample_data import expose, find_photographs, largest_frame, make_sample_set, random_exposure
 from src.synthetic_blur import frames_along, reach, shake_path
 

@@ -6,7 +6,7 @@ from mindspore import Tensor, nn, ops
 from src.init_weights import init_weights
 from src.loss import MultiScaleLoss
 from src.mimo_unet import build_net
-from src.train_step import Adam, CosineDecay, StepDecay, TrainStep, make_schedule
+from src.train_step import Adam, CosineDecay, StepDecay, TrainStep, make_scaler, make_schedule, to_unit
 
 
 def make_step(network, **kwargs):
@@ -36,6 +36,72 @@ def test_parts_of_a_batch_equal_the_whole(cpu):
         mask = Tensor(np.ones((4, 96), np.float32))
         results.append([[float(v) for v in step(Tensor(b), Tensor(s), mask)] for b, s in batches])
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+
+
+class Product(nn.Cell):
+    """A stand-in network of one weight, which uses the channel mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = ms.Parameter(Tensor(np.ones(1, np.float32)), name="weight")
+
+    def construct(self, x, channel_mask):
+        return x * channel_mask[:, :1] * self.weight
+
+
+class ThreeMeans(nn.Cell):
+    def construct(self, prediction, sharp):
+        loss = ops.mean(prediction * sharp)
+        return loss, 2 * loss, 3 * loss
+
+
+@pytest.mark.parametrize("parts, loss_scale", [(1, None), (4, None), (2, "1024")])
+def test_gradients_and_losses_are_the_means_over_the_batch(cpu, parts, loss_scale):
+    rng = np.random.default_rng(0)
+    blur, sharp, mask = rng.integers(0, 256, (4, 1), np.uint8), rng.random((4, 1)), rng.random((4, 96))
+    network = Product()
+    scaler = make_scaler(loss_scale) if loss_scale else None
+    optimizer = Plain(network.trainable_params())
+    step = TrainStep(network, ThreeMeans(), optimizer, StepDecay(1.0, 2), micro_batches=parts, scaler=scaler)
+    gradient = np.mean(blur / 255 * sharp * mask[:, :1])  # whatever the weight
+    weight, batch = 1.0, (Tensor(blur), Tensor(sharp.astype(np.float32)), Tensor(mask.astype(np.float32)))
+    for t in range(4):
+        total, content, fft, rate, scale, norm, finite = (float(v) for v in step(*batch))
+        losses = np.array([1, 2, 3]) * weight * gradient
+        np.testing.assert_allclose([total, content, fft], losses, rtol=1e-5)
+        assert (rate, scale, finite) == (0.5 ** (t // 2), float(loss_scale or 1), 1)
+        assert norm == pytest.approx(gradient, rel=1e-5)
+        weight -= rate * gradient
+        assert float(network.weight.asnumpy()[0]) == pytest.approx(weight, rel=1e-5)
+    assert (int(step.global_step.asnumpy()), int(step.skipped.asnumpy())) == (4, 0)
+
+
+def test_images_of_8_bits_become_the_unit_range(cpu):
+    levels = Tensor(np.array([0, 51, 255], np.uint8))
+    assert to_unit(levels).dtype == ms.float32
+    np.testing.assert_allclose(to_unit(levels).asnumpy(), [0, 0.2, 1], rtol=1e-6)
+    np.testing.assert_array_equal(to_unit(Tensor(np.array([0.5, 2], np.float32))).asnumpy(), [0.5, 2])
+
+
+def test_loss_scale_by_name(cpu):
+    fixed = make_scaler("128")
+    assert float(fixed.scale(Tensor(1.0, ms.float32))) == 128
+    fixed.adjust(Tensor(False))
+    assert float(fixed.scale_value) == 128
+    dynamic = make_scaler("dynamic")
+    assert float(dynamic.scale_value.asnumpy()) == 65536
+    dynamic.adjust(Tensor(False))
+    assert float(dynamic.scale_value.asnumpy()) == 32768
+    assert (dynamic.scale_factor, dynamic.scale_window) == (2, 2000)  # 2,000 steps would take seconds
+
+
+def test_state_has_names_of_its_own(cpu):
+    network = Product()
+    step = TrainStep(network, ThreeMeans(), Adam([network.weight]), StepDecay(1.0, 2), micro_batches=2, ema_decay=0.9)
+    state = {p.name: p.asnumpy().tolist() for p in step.get_parameters()}
+    moments = {"moment1.weight": [0], "moment2.weight": [0], "gradient.weight": [0]}
+    assert state == {"weight": [1], "ema.weight": [1], "global_step": 0, "skipped_steps": 0} | moments
+    assert [p.name for p in step.trainable_params() if p.name in ("global_step", "skipped_steps")] == []
 
 
 def test_adam_against_numpy_with_tiny_gradients(cpu):

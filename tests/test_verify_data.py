@@ -10,58 +10,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import preprocessing, verify_data
+from src import arrange as arranging
+from src import dataset_walk, picture_checks, preprocessing, tree_checks, verify_data
+from src.arrange import arrange
 from src.errors import UserError
+from src.findings import TEXTS
 from src.picture_files import read_rgb
-from src.preprocessing import arrange, main
-from src.sample_data import make_sample_set
-from src.verify_data import (
-    GAMMA_MIN_PAIRS,
-    GOPRO_PAIRS,
-    GOPRO_SEQUENCES,
-    NEAR,
-    TEXTS,
-    THUMB,
-    Finding,
-    Item,
-    Look,
-    check_counts,
-    check_gamma,
-    check_neighbours,
-    check_shared,
-    distances,
-    gamma_evidence,
-    in_threads,
-    items_of,
-    look_at,
-    nearest_in,
-    run,
-    scan,
-    verify,
-)
+from src.verify_data import run, verify
 
 TRAIN = "SAMPLE_train_astronaut_05_00"  # 4 frames
 OTHER = "SAMPLE_train_rocket_05_00"  # 4 frames
 TEST = "SAMPLE_test_coffee_05_00"  # 4 frames
 
 
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory):
-    """A sample set, and what is arranged from it."""
-    root = tmp_path_factory.mktemp("verify")
-    make_sample_set(root / "GOPRO_Large", train=16, test=8, height=96, width=144, frames=5)
-    arrange(root / "GOPRO_Large", root / "dataset", progress=False)
-    return root
+@pytest.fixture
+def source(sample_trees, tmp_path):
+    return shutil.copytree(sample_trees / "GOPRO_Large", tmp_path / "GOPRO_Large")
 
 
 @pytest.fixture
-def source(clean, tmp_path):
-    return shutil.copytree(clean / "GOPRO_Large", tmp_path / "GOPRO_Large")
-
-
-@pytest.fixture
-def dataset(clean, tmp_path):
-    return shutil.copytree(clean / "dataset", tmp_path / "dataset")
+def dataset(sample_trees, tmp_path):
+    return shutil.copytree(sample_trees / "dataset", tmp_path / "dataset")
 
 
 def snapshot(root):
@@ -84,9 +53,9 @@ def blurs(half):
 # ---- clean trees
 
 
-def test_clean_trees_have_no_finding(clean):
-    source, dataset = clean / "GOPRO_Large", clean / "dataset"
-    before = snapshot(clean)
+def test_clean_trees_have_no_finding(sample_trees):
+    source, dataset = sample_trees / "GOPRO_Large", sample_trees / "dataset"
+    before = snapshot(sample_trees)
     for roots in ((source, None), (None, dataset), (source, dataset)):
         report = verify(*roots, progress=False)
         assert report.findings == []
@@ -95,7 +64,7 @@ def test_clean_trees_have_no_finding(clean):
         assert (train["pairs"], train["sequences"], train["sizes"]) == (16, 4, {"144x96": 16})
         assert (test["pairs"], test["sequences"], test["sizes"]) == (8, 2, {"144x96": 8})
         assert train["averaged_like"] == "blur" and abs(train["gamma_position"]) < 0.2
-    assert snapshot(clean) == before
+    assert snapshot(sample_trees) == before
 
 
 def test_own_pairs_need_neither_manifest_nor_numbers(dataset):
@@ -263,31 +232,8 @@ def test_errors_come_before_warnings(source):
 # ---- GOPRO_Large itself
 
 
-def gopro_items(root=Path("GOPRO_Large")):
-    """The 3214 pairs by name; no test opens them."""
-    items = []
-    for split, sequences in GOPRO_SEQUENCES.items():
-        for i in range(GOPRO_PAIRS[split]):
-            sequence = sorted(sequences)[i % len(sequences)]
-            items.append(Item(root / split, sequence, f"{sequence}/{i}", Path("b"), Path("s")))
-    return items
-
-
-def test_counts_of_gopro_large():
-    items = gopro_items()
-    assert (len(items), len(GOPRO_SEQUENCES["train"]), len(GOPRO_SEQUENCES["test"])) == (3214, 22, 11)
-    assert check_counts(items) == []
-    (finding,) = check_counts(items[1:])
-    assert finding.severity == "error"
-    assert "GOPRO_Large/train: 2102 pairs, expected the 2103 of GOPRO_Large. Unpack" in finding.message
-    (finding,) = check_counts([item for item in items if item.sequence != "GOPR0410_11_00"])
-    assert "GOPRO_Large/test: 1010 pairs, expected the 1111 of GOPRO_Large; sequences missing: GOPR0410_11_00." in (
-        finding.message
-    )
-
-
 def test_a_tree_with_a_sequence_of_gopro_large_is_counted_as_such(source, monkeypatch):
-    monkeypatch.setattr(verify_data, "GOPRO_SIZE", (144, 96))
+    monkeypatch.setattr(picture_checks, "GOPRO_SIZE", (144, 96))
     (source / "train" / TRAIN).rename(source / "train/GOPR0372_07_00")
     assert kinds(source) == ["count", "count"]
     message = verify(source, None, progress=False).findings[0].message
@@ -296,28 +242,16 @@ def test_a_tree_with_a_sequence_of_gopro_large_is_counted_as_such(source, monkey
 
 def test_frames_of_gopro_large_have_one_size(source, monkeypatch):
     names = {split: frozenset(p.name for p in (source / split).iterdir()) for split in ("train", "test")}
-    monkeypatch.setattr(verify_data, "GOPRO_SEQUENCES", names)
-    monkeypatch.setattr(verify_data, "GOPRO_PAIRS", {"train": 16, "test": 8})
+    for module in (dataset_walk, picture_checks, tree_checks):
+        monkeypatch.setattr(module, "GOPRO_SEQUENCES", names)
+    monkeypatch.setattr(tree_checks, "GOPRO_PAIRS", {"train": 16, "test": 8})
     report = verify(source, None, progress=False)
     assert [finding.kind for finding in report.findings] == ["frame_size", "frame_size"]
     assert report.findings[0].severity == "warning"
     assert "got 144x96 in 16 pairs: " in report.findings[0].message
     assert "; expected the 1280x720 of GOPRO_Large." in report.findings[0].message
-    monkeypatch.setattr(verify_data, "GOPRO_SIZE", (144, 96))
+    monkeypatch.setattr(picture_checks, "GOPRO_SIZE", (144, 96))
     assert kinds(source) == []
-
-
-def test_sequences_are_known_from_folder_manifest_or_file_name(clean, tmp_path):
-    of_source = items_of(scan(clean / "GOPRO_Large", arranged=False)[0])
-    rows = preprocessing.read_manifest(clean / "dataset/manifest.csv")
-    of_dataset = items_of(scan(clean / "dataset", arranged=True)[0], rows)
-    assert [item.sequence for item in of_source] == [item.sequence for item in of_dataset]
-    assert (of_source[0].label, of_dataset[0].label) == (f"{TRAIN}/000001", "1")
-    for kind in ("blur", "sharp"):
-        for name in ("GOPR0384_11_00-000001", "GOPR0384_11_000001", "other"):
-            save(tmp_path / "test" / kind / f"{name}.png", np.zeros((4, 4, 3), np.uint8))
-    named = {item.label: item.sequence for item in items_of(scan(tmp_path, arranged=True)[0])}
-    assert named == {"GOPR0384_11_00-000001": "GOPR0384_11_00", "GOPR0384_11_000001": "", "other": ""}
 
 
 # ---- one fault each, in an arranged dataset
@@ -351,10 +285,10 @@ DATASET_FAULTS = {
 
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("kind", DATASET_FAULTS)
-def test_a_dataset_with_one_fault_has_one_finding(clean, dataset, kind, both):
+def test_a_dataset_with_one_fault_has_one_finding(sample_trees, dataset, kind, both):
     damage, message = DATASET_FAULTS[kind]
     damage(dataset)
-    assert_only(verify(clean / "GOPRO_Large" if both else None, dataset, progress=False), kind, message)
+    assert_only(verify(sample_trees / "GOPRO_Large" if both else None, dataset, progress=False), kind, message)
 
 
 # ---- one fault each, between a source and its arrangement
@@ -404,7 +338,7 @@ def test_links_are_as_good_as_copies_until_they_break(source, tmp_path, monkeypa
         raise OSError("no hard links here")
 
     if symbolic:
-        monkeypatch.setattr(preprocessing.os, "link", refuse)
+        monkeypatch.setattr(arranging.os, "link", refuse)
     arrange(source, tmp_path / "linked", link=True, progress=False)
     assert (tmp_path / "linked/test/blur/1.png").is_symlink() is symbolic
     assert kinds(source, tmp_path / "linked") == []
@@ -412,93 +346,16 @@ def test_links_are_as_good_as_copies_until_they_break(source, tmp_path, monkeypa
     assert kinds(None, tmp_path / "linked") == (["missing"] if symbolic else [])
 
 
-# ---- blur or blur_gamma
-
-
-def looks_of(means):
-    item = Item(Path("set/train"), "", "1", Path("b"), Path("s"))
-    return [Look(item, mse=1.0, level=level, light=light) for level, light in means]
-
-
-def test_gamma_verdict_needs_pairs_and_a_clear_sign():
-    rng = np.random.default_rng(0)
-    motion = rng.normal(0, 0.3, 40)  # what moves in and out of the picture changes both means alike
-    gap = rng.uniform(0.3, 3, 40)
-    blur, gamma = np.stack([motion, motion - gap], axis=1), np.stack([motion + gap, motion], axis=1)
-    for means, verdict, position in ((blur, "blur", 0), (gamma, "blur_gamma", 1)):
-        evidence = gamma_evidence(looks_of(means))
-        assert (evidence.pairs, evidence.verdict) == (40, verdict)
-        assert evidence.position == pytest.approx(position, abs=0.1)
-        few = gamma_evidence(looks_of(means[: GAMMA_MIN_PAIRS - 1]))
-        assert (few.t, few.verdict) == (None, "undecided")
-    assert gamma_evidence(looks_of((blur + gamma) / 2)).verdict == "undecided"
-    assert gamma_evidence([]).verdict == "undecided"
-    # Next to no blur: rounding may be of one sign in all pairs, and is no evidence.
-    assert gamma_evidence(looks_of([(0.02, 0.02 + 0.001 * i) for i in range(20)])).verdict == "undecided"
-
-
-def test_both_blurs_of_the_sample_set_are_told_apart_in_each_half(clean):
-    items = items_of(scan(clean / "GOPRO_Large", arranged=False)[0])
-    for split, count in (("train", 16), ("test", 8)):
-        half = [item for item in items if item.half.name == split]
-        swapped = [Item(i.half, i.sequence, i.label, i.gamma, i.sharp) for i in half]
-        assert len(half) == count
-        linear, gamma = (gamma_evidence([look_at(item) for item in some]) for some in (half, swapped))
-        assert linear.position < 0.25 < 0.75 < gamma.position
-        assert linear.t < -2 and gamma.t > 2
-        assert check_gamma([look_at(item) for item in half]) == []
-
-
-# ---- train and test
-
-
-def test_distances_of_thumbnails():
-    rng = np.random.default_rng(1)
-    a = rng.uniform(0, 255, (5, THUMB[0] * THUMB[1])).astype(np.float32)
-    flat = np.full((1, a.shape[1]), 90, np.float32)
-    d = distances(np.concatenate([a, flat]), np.concatenate([a + 1, flat]))
-    by_hand = np.sqrt(((a[0] - a[3] - 1) ** 2).mean() / (a[0].std() * a[3].std()))
-    assert d.shape == (6, 6) and d[0, 3] == pytest.approx(by_hand, rel=1e-5)
-    assert np.isinf(d[5]).all() and np.isinf(d[:, 5]).all()  # nothing to compare
-    assert (np.diag(d)[:5] < 0.05).all() and (d[:5, :5][~np.eye(5, dtype=bool)] > 1).all()
-    numbers, near = nearest_in(a, a[::-1], block=2)
-    np.testing.assert_array_equal(numbers, [4, 3, 2, 1, 0])
-    assert (near < NEAR).all()
-
-
-def thumb_look(split, number, sequence, thumb):
-    item = Item(Path("set") / split, sequence, str(number), Path("b"), Path("s"))
-    return Look(item, thumbs=(thumb, thumb), digest=f"{split}{number}".encode())
-
-
-def test_the_halves_of_gopro_large_are_taken_as_they_are():
-    thumb = np.arange(THUMB[0] * THUMB[1], dtype=np.float32)
-    train, test = (sorted(GOPRO_SEQUENCES[split])[0] for split in ("train", "test"))
-    couple = [thumb_look("train", 1, train, thumb), thumb_look("test", 1, test, thumb + 1)]
-    assert check_neighbours(couple) == []
-    unknown = [thumb_look("train", 1, "", thumb), thumb_look("test", 1, "", thumb + 1)]
-    assert [finding.kind for finding in check_neighbours(unknown)] == ["neighbours"]
-    wrong_half = [thumb_look("train", 1, test, thumb), thumb_look("test", 1, test, thumb + 1)]
-    assert [finding.kind for finding in check_neighbours(wrong_half)] == ["neighbours"]
-
-
-def test_black_frames_are_no_shared_pictures():
-    black = np.zeros(THUMB[0] * THUMB[1], np.float32)
-    looks = [thumb_look(split, 1, "", black) for split in ("train", "test")]
-    looks = [Look(look.item, thumbs=look.thumbs, digest=b"same") for look in looks]
-    assert check_shared(looks) == [] and check_neighbours(looks) == []
-
-
 # ---- mistakes, the report, the command line
 
 
-def test_wrong_folders_are_told_before_anything_is_read(clean, tmp_path, monkeypatch):
+def test_wrong_folders_are_told_before_anything_is_read(sample_trees, tmp_path, monkeypatch):
     monkeypatch.setattr(verify_data, "look_at", lambda item: pytest.fail("it was read"))
-    source, dataset = clean / "GOPRO_Large", clean / "dataset"
+    source, dataset = sample_trees / "GOPRO_Large", sample_trees / "dataset"
     for roots, message in (
         ((tmp_path / "nowhere", None), "--root_src: no folder .*nowhere"),
         ((source, tmp_path / "nowhere"), "--root_dst: no folder .*nowhere"),
-        ((clean, None), "--root_src: neither train nor test in .*, got GOPRO_Large, dataset"),
+        ((sample_trees, None), "--root_src: neither train nor test in .*, got GOPRO_Large, dataset"),
         ((dataset, None), "--root_src: .* is arranged. Give it as --root_dst"),
         ((None, source), "--root_dst: .* holds one folder per sequence. Give it as --root_src"),
     ):
@@ -506,14 +363,14 @@ def test_wrong_folders_are_told_before_anything_is_read(clean, tmp_path, monkeyp
             verify(*roots, progress=False)
 
 
-def test_the_report_is_proven_writable_before_anything_is_read(clean, tmp_path, monkeypatch):
+def test_the_report_is_proven_writable_before_anything_is_read(sample_trees, tmp_path, monkeypatch):
     monkeypatch.setattr(verify_data, "verify", lambda *_: pytest.fail("it was read"))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--report_file: cannot write into .*file"):
-        run(clean / "GOPRO_Large", None, tmp_path / "file" / "report.json")
+        run(sample_trees / "GOPRO_Large", None, tmp_path / "file" / "report.json")
     for name in ("report", "report.csv"):
         with pytest.raises(UserError, match="--report_file: got .*expected a file name that ends with .json"):
-            run(clean / "GOPRO_Large", None, tmp_path / name)
+            run(sample_trees / "GOPRO_Large", None, tmp_path / name)
 
 
 def test_status_output_and_report(source, tmp_path, capsys):
@@ -537,21 +394,6 @@ def test_status_output_and_report(source, tmp_path, capsys):
     assert [p.name for p in report.parent.iterdir()] == ["report.json"]
 
 
-def test_command_line(clean, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(clean)
-    before = snapshot(clean)
-    assert main(["--verify"]) == 0  # ./dataset
-    assert main(["--verify", "--root_src", "GOPRO_Large"]) == 0
-    assert "dataset" not in capsys.readouterr().out.split("nothing wrong was found")[1]
-    assert main(["--verify", "--root_src", "GOPRO_Large", "--root_dst", "dataset"]) == 0
-    assert "dataset: compared with GOPRO_Large, byte by byte" in capsys.readouterr().out
-    assert snapshot(clean) == before
-    with pytest.raises(UserError, match="--link: means nothing with --verify"):
-        main(["--verify", "--link"])
-    with pytest.raises(UserError, match="--report_file: needs --verify"):
-        main(["--root_src", "GOPRO_Large", "--report_file", "report.json"])
-
-
 def test_the_file_runs_from_any_folder_without_mindspore(source, tmp_path):
     one_without_partner(source)
     command = [sys.executable, preprocessing.__file__, "--verify", "--root_src", str(source)]
@@ -561,20 +403,3 @@ def test_the_file_runs_from_any_folder_without_mindspore(source, tmp_path):
     code = "import sys, src.verify_data; print({'mindspore', 'skimage', 'torch'} & set(sys.modules))"
     root = Path(preprocessing.__file__).parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "set()\n"
-
-
-def test_ctrl_c_leaves_the_rest_undone():
-    done = []
-
-    def work(i):
-        if i == 3:
-            raise KeyboardInterrupt
-        done.append(i)
-
-    with pytest.raises(KeyboardInterrupt):
-        in_threads(work, range(20_000), "file", progress=False)
-    assert len(done) < 20_000
-
-
-def test_a_finding_is_one_line():
-    assert str(Finding("equal", "error", "set/train: it is so")) == "error [equal] set/train: it is so"

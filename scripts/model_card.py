@@ -1,0 +1,103 @@
+"""The figures in the model card of the sample weights, weights_pretrained/MODEL_CARD.md, from MIMO-UNet_sample.json.
+
+    python scripts/model_card.py            # writes them between the markers
+    python scripts/model_card.py --check    # writes nothing; ends with 2 when card, JSON and weights disagree
+
+The JSON is written by `scripts/record_weights.py`.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
+
+from benchmarks.report import markdown, with_tables  # noqa: E402
+from src.config import ArgumentParser  # noqa: E402
+from src.errors import UserError, run_main  # noqa: E402
+
+FOLDER = ROOT / "weights_pretrained"
+WEIGHTS, FIGURES, CARD = "MIMO-UNet_sample.ckpt", "MIMO-UNet_sample.json", "MODEL_CARD.md"
+BEGIN, END = "<!-- figures: made by python scripts/model_card.py, not by hand -->", "<!-- /figures -->"
+SETS = {"gopro": "GoPro", "reds": "REDS", "kodak": "Kodak, synthetic blur", "sample": "sample set, first three pairs"}
+PICTURED = "sample"  # the only set whose pictures this repository may hold
+
+
+def main(argv: list[str] | None = None, folder: Path = FOLDER) -> None:
+    parser = ArgumentParser("Writes the figures of the sample weights' model card from their JSON.")
+    parser.add_argument("--check", action="store_true", help="only say whether card, JSON and weights agree")
+    check = parser.parse_args(argv).check
+    figures = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
+    if figures["sha256"] != sha256(folder / WEIGHTS):
+        raise UserError(f"{FIGURES}: its sha256 is not that of {WEIGHTS}. bash scripts/score_sample_weights.sh")
+    old = (folder / CARD).read_text(encoding="utf-8")
+    new = with_tables(old, tables(figures), CARD, BEGIN, END)
+    if check and new != old:
+        raise UserError(f"{CARD}: its tables are not what {FIGURES} says. python scripts/model_card.py")
+    if not check:
+        (folder / CARD).write_text(new, encoding="utf-8")
+    print(f"{CARD}: {'as recorded' if new == old else 'written'}")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def gain(row: dict[str, Any]) -> float:
+    return row["psnr"] - row["psnr_input"]
+
+
+def extremes(figures: dict[str, Any]) -> dict[str, dict]:
+    """Rows of the images whose pictures are in the card: those that gained most and least."""
+    rows = figures["held_out"][PICTURED]["rows"]
+    return {"largest_gain": max(rows, key=gain), "smallest_gain": min(rows, key=gain)}
+
+
+def tables(figures: dict[str, Any]) -> str:
+    """Everything between the card's markers, as Markdown."""
+    total = sum(s["steps"] for s in figures["stages"]), sum(s["seconds"] for s in figures["stages"]) / 3600
+    versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
+    parts = [
+        f"`{figures['file']}`: {figures['bytes'] / 1e6:.1f} MB, network only, moving average of the weights; sha256\n"
+        f"`{figures['sha256']}`",
+        "**Scores**, as `eval.py` prints them; gain: mean (least to most)\n\n" + markdown(
+            ["held out", "images", "PSNR of the blurred input, dB", "restored, dB", "gain, dB", "SSIM of the input",
+             "restored"], [score_row(name, found) for name, found in figures["held_out"].items()]),
+        f"**Training**: {total[0]:,} steps in {total[1]:.1f} hours, steps times the median step, on "
+        f"{figures['hardware']}; {versions}\n\n" + markdown(
+            ["recipe", "steps", "crops a step", "learning rate", "schedule", "synthetic blur", "seed", "hours"],
+            [stage_row(s) for s in figures["stages"]]),
+    ]  # fmt: skip
+    for name, row in extremes(figures).items():
+        words = name.replace("_", " ")
+        parts.append(f"**The {words}** in the sample set: `{row['name']}`, {row['psnr_input']:.2f} dB to "
+                     f"{row['psnr']:.2f} dB (the middle of the frame)\n\n![{words}]({name}.jpg)")  # fmt: skip
+    rows = [[SETS[n], f"`{r['name']}`", *numbers(r)] for n, f in figures["held_out"].items() for r in f["rows"]]
+    header = ["set", "image", "PSNR of the input, dB", "restored, dB", "gain, dB", "SSIM of the input", "restored"]
+    return "\n\n".join([*parts, "**Every image**\n\n" + markdown(header, rows)])
+
+
+def numbers(row: dict[str, Any]) -> list[str]:
+    psnr = [f"{row['psnr_input']:.2f}", f"{row['psnr']:.2f}", f"{gain(row):+.2f}"]
+    return [*psnr, f"{row['ssim_input']:.4f}", f"{row['ssim']:.4f}"]
+
+
+def score_row(name: str, found: dict[str, Any]) -> list[str]:
+    gains = [gain(row) for row in found["rows"]]
+    cells = numbers(found)
+    cells[2] += f" ({min(gains):+.2f} to {max(gains):+.2f})"
+    return [SETS[name], str(found["images"]), *cells]
+
+
+def stage_row(s: dict[str, Any]) -> list[str]:
+    crops = f"{s['train_batch_size']} of {s['crop_size']}x{s['crop_size']}"
+    rate, share = f"{s['learning_rate']:g}", f"{s['synthetic_fraction']:.0%}"
+    return [f"`{s['recipe']}`", f"{s['steps']:,}", crops, rate, s["lr_schedule"], share, str(s["seed"]),
+            f"{s['seconds'] / 3600:.1f}"]  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_main(main)

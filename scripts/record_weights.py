@@ -1,0 +1,114 @@
+"""Record the sample weights: scores, training and pictures, into weights_pretrained, then the figures of their card.
+
+    bash scripts/score_sample_weights.sh    # scores the weights and calls this script
+
+What is read: the reports of `eval.py`, the strips that it saved, and the run folders of the stages. What is written:
+MIMO-UNet_sample.json, training_log.csv, training_curve.png, largest_gain.jpg, smallest_gain.jpg, MODEL_CARD.md.
+"""
+
+import csv
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
+
+from scripts import model_card  # noqa: E402
+from src.config import ArgumentParser, find_recipe, read_yaml  # noqa: E402
+from src.errors import UserError, run_main  # noqa: E402
+from src.picture import CAPTION, GAP, save_curves  # noqa: E402
+from src.run_folder import COLUMNS, read_log  # noqa: E402
+
+SETTINGS = ("seed", "crop_size", "train_batch_size", "synthetic_fraction", "learning_rate", "lr_schedule")
+ONE_LAUNCH = ("max_steps", "num_worker")  # a run may have been stopped by hand, and its workers change nothing
+PICTURE = (300, 320)  # height, width of each part, pixels
+
+
+def main(argv: list[str] | None = None, folder: Path = model_card.FOLDER) -> None:
+    parser = ArgumentParser("Records the sample weights' scores, training and pictures in weights_pretrained.")
+    add = parser.add_argument
+    add("--reports", required=True, metavar="FOLDER", help="NAME.json, NAME.csv, NAME_strips of each held-out set")
+    add("--run", required=True, action="append", metavar="RECIPE=FOLDER", help="a stage and its run, in their order")
+    add("--hardware", required=True, metavar="TEXT", help="what the training ran on")
+    args = parser.parse_args(argv)
+    record(Path(args.reports), [run.partition("=")[::2] for run in args.run], args.hardware, folder)
+    model_card.main([], folder)
+
+
+def record(reports: Path, runs: list[tuple[str, str]], hardware: str, folder: Path) -> None:
+    """Write JSON, log, curve and pictures into `folder`, which holds the weights.
+
+    Raises:
+        UserError: a run was not made with its recipe.
+    """
+    logs = {recipe: read_log(Path(run) / "log.csv") for recipe, run in runs}
+    versions = json.loads((Path(runs[-1][1]) / "versions.json").read_text(encoding="utf-8"))
+    figures = {
+        "file": model_card.WEIGHTS,
+        "bytes": (folder / model_card.WEIGHTS).stat().st_size,
+        "sha256": model_card.sha256(folder / model_card.WEIGHTS),
+        "hardware": hardware,
+        "versions": {name: versions[name] for name in ("python", "mindspore", "numpy")},
+        "stages": [stage(recipe, read_yaml(Path(run) / "config.yaml"), logs[recipe]) for recipe, run in runs],
+        "held_out": {name: held_out(reports / f"{name}.json") for name in model_card.SETS},
+    }
+    (folder / model_card.FIGURES).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_log(folder / "training_log.csv", logs)
+    done, curves = 0.0, {}
+    for recipe, log in logs.items():
+        steps = [done + step for step in log["step"]]
+        curves[recipe], done = log | {"step": steps}, steps[-1]
+    save_curves(folder / "training_curve.png", curves)
+    for name, row in model_card.extremes(figures).items():
+        save_part(reports / f"{model_card.PICTURED}_strips" / f"{row['name']}.png", folder / f"{name}.jpg")
+
+
+def stage(recipe: str, config: dict[str, Any], log: dict[str, list]) -> dict[str, Any]:
+    """Settings and length of one run; its seconds are steps times the median step, so that pauses do not count."""
+    asked = read_yaml(find_recipe(recipe))
+    if other := [key for key in asked if key not in ONE_LAUNCH and asked[key] != config[key]]:
+        raise UserError(f"--run {recipe}: the run was made with another {', '.join(other)} than the recipe has")
+    steps, step_s = int(log["step"][-1]), statistics.median(s for s in log["seconds_per_step"] if s is not None)
+    return {"recipe": recipe, "steps": steps, "seconds": round(steps * step_s)} | {k: config[k] for k in SETTINGS}
+
+
+def held_out(report: Path) -> dict[str, Any]:
+    """Means and rows of one report of `eval.py`."""
+    summary = json.loads(report.read_text(encoding="utf-8"))
+    scores = [f"{metric}{part}" for metric in ("psnr", "ssim") for part in ("_input", "")]
+    with open(report.with_suffix(".csv"), newline="", encoding="utf-8") as f:
+        rows = [{"name": row["name"]} | {s: round(float(row[s]), 4) for s in scores} for row in csv.DictReader(f)]
+    return {"images": summary["images"]} | {s: round(summary[s], 4) for s in scores} | {"rows": rows}
+
+
+def write_log(path: Path, logs: dict[str, dict[str, list]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f)
+        writer.writerow(["recipe", *COLUMNS])
+        for recipe, log in logs.items():
+            for row in zip(*(log[name] for name in COLUMNS), strict=True):
+                writer.writerow([recipe, *("" if value is None else f"{value:.6g}" for value in row)])
+
+
+def save_part(strip: Path, target: Path) -> None:
+    """The middle of each of a strip's three images, unscaled, with its caption, as JPEG."""
+    with Image.open(strip) as image:
+        whole = image.convert("RGB")
+    width, height = (whole.width + GAP) // 3 - GAP, whole.height - CAPTION
+    h, w = min(PICTURE[0], height), min(PICTURE[1], width)
+    sheet = Image.new("RGB", (3 * (w + GAP) - GAP, h + CAPTION), "white")
+    top, left = CAPTION + (height - h) // 2, (width - w) // 2
+    for i in range(3):
+        x, to = i * (width + GAP), i * (w + GAP)
+        sheet.paste(whole.crop((x, 0, x + w, CAPTION)), (to, 0))
+        sheet.paste(whole.crop((x + left, top, x + left + w, top + h)), (to, CAPTION))
+    sheet.save(target, quality=92)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,38 @@
+"""Many files at once, and whole files only."""
+
+import filecmp
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+def in_threads(work: Callable, todo: Sequence, unit: str, progress: bool) -> list:
+    """`work` on each of `todo`, in order. Decoding runs without the interpreter's lock, so threads use all cores."""
+    with ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:  # two more: some wait for the disk
+        try:
+            return list(tqdm(pool.map(work, todo), total=len(todo), unit=unit, disable=None if progress else True))
+        except BaseException:  # Ctrl-C: what has not begun is not begun
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def same_bytes(a: Path, b: Path) -> bool:
+    """Whether two files hold the same bytes, or are one file. A file that cannot be read is like no other."""
+    try:
+        return os.path.samefile(a, b) or filecmp.cmp(a, b, shallow=False)
+    except OSError:
+        return False
+
+
+def appear(path: Path, make: Callable[[Path], object]) -> None:
+    """Let `make` write a hidden file beside `path`, then give it that name: nobody ever sees half a file."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.unlink(missing_ok=True)  # of a run that was killed
+        make(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""Which photos are meant, what their outputs are called, which are done."""
+
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from src.deblur_files import Job, find_photos, is_done, nearest_file, plan
+from tests.photos import RGB, files, save
+
+# ---- finding
+
+
+def names(found):
+    return [str(source.name) for source in found.sources]
+
+
+def test_natural_order_and_no_photo_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("10.png", "2.png", "1.png", "sub/3.png"):
+        save(f"in/{name}")
+    found = find_photos(["in", "in/2.png", str(tmp_path / "in/10.png"), "in/../in/1.png"], Path("out"))
+    assert names(found) == ["1.png", "2.png", "10.png", "sub/3.png"]
+
+
+def test_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.jpg", "x/c.png", "x/y/d.png", "out/e.png", "odd[1].png"):
+        save(f"in/{name}")
+    Path("in/notes.txt").touch()
+    out = Path("in/out")
+    assert names(find_photos(["in/*.png"], out)) == ["a.png", "odd[1].png"]
+    assert names(find_photos(["in/**/*.png"], out)) == ["a.png", "odd[1].png", "x/c.png", "x/y/d.png"]
+    assert sorted(names(find_photos(["in/**"], out))) == ["a.png", "b.jpg", "odd[1].png", "x/c.png", "x/y/d.png"]
+    assert names(find_photos(["in/*"], out)) == ["a.png", "b.jpg", "odd[1].png", "x/c.png", "x/y/d.png"]
+    assert names(find_photos(["in/?/*.png"], out)) == ["x/c.png"]
+    assert names(find_photos(["in/odd[1].png"], out)) == ["odd[1].png"]  # a file of that very name
+    assert names(find_photos([str(tmp_path / "in/[ab].*")], out)) == ["a.png", "b.jpg"]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save("in/a.png")
+    save("elsewhere/b.png")
+    Path("in/link").symlink_to("../elsewhere")
+    Path("in/back").symlink_to("../in")
+    Path("elsewhere/up").symlink_to("../in")
+    Path("in/self.png").symlink_to("self.png")
+    found = find_photos(["in"], Path("out"))
+    assert names(found) == ["a.png", "self.png", "link/b.png"]
+    assert [line.split(":")[0] for line in found.passed_over] == ["in/back", "in/link/up"]
+
+
+def test_the_nearest_name_is_suggested(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save("photos/walk.png")
+    assert nearest_file(Path("photos/wlak.png")).strip() == f"Did you mean photos{os.sep}walk.png?"
+    assert nearest_file(Path("phoots/sub/walk.png")).strip() == "Did you mean photos?"
+    assert nearest_file(Path("photos/xyz")) == ""
+
+
+# ---- naming
+
+
+def planned(inputs, file_format="", output="out"):
+    Path(output).mkdir(exist_ok=True)
+    jobs, line = plan(find_photos(inputs, Path(output)).sources, Path(output), file_format)
+    return {str(job.source): str(job.target.relative_to(output)) for job in jobs}, line
+
+
+def test_one_name_in_another_format(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "a.jpg", "a.bmp", "b.jpg", "a_bmp.png"):
+        save(f"in/{name}")
+    assert planned(["in"])[1] == ""
+    targets, line = planned(["in"], "PNG")
+    assert targets == {"in/a.png": "a.png", "in/a.jpg": "a_jpg.png", "in/a.bmp": "a_bmp_in.png", "in/b.jpg": "b.png",
+                       "in/a_bmp.png": "a_bmp.png"}  # fmt: skip
+    assert line.startswith("photos of one name, told apart: ") and "in/a.jpg -> a_jpg.png" in line
+    assert "\n" not in line and "b.jpg" not in line
+
+
+def test_one_name_in_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("A/x.png", "B/x.png", "q/B/x.png", "B/y.png"):
+        save(name)
+    targets, line = planned(["A", "B", "q/B"])
+    assert len(set(targets.values())) == 4 and targets["B/y.png"] == "y.png"
+    assert set(targets.values()) == {"x.png", "x_B.png", "x_2.png", "y.png"}
+    assert "told apart" in line
+    assert planned(["A", "B", "q/B"])[0] == targets  # the same names in a second run
+
+
+def test_names_that_differ_in_case_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save("in/a.png")
+    save("in/A.png")
+    if len(os.listdir("in")) == 2:
+        assert set(planned(["in"])[0].values()) == {"a.png", "A.png"}
+        exists = Path.exists
+        monkeypatch.setattr(Path, "exists", lambda p: p.name == ".CASE_TEST" or exists(p))
+        assert len({name.lower() for name in planned(["in"])[0].values()}) == 2
+    assert files("out") == []
+
+
+# ---- what is done
+
+
+def test_done_needs_time_size_and_format(tmp_path):
+    job = Job(save(tmp_path / "a.png"), tmp_path / "out.png", "PNG")
+    assert not is_done(job)
+    save(job.target)
+    assert is_done(job)
+    job.target.write_bytes(job.target.read_bytes()[:20])
+    assert not is_done(job)
+    Image.fromarray(RGB).save(job.target, "JPEG")
+    assert not is_done(job)

@@ -1,0 +1,95 @@
+"""Restoring photo files: whole or not at all, in tiles that do not show."""
+
+import os
+import re
+
+import numpy as np
+import onnx
+import pytest
+import skimage.data
+from PIL import Image
+
+from src.checkpoint import parameter_arrays
+from src.deblur_files import Job
+from src.deblur_run import Restorer, difference_in_db, one_line, restore_file, whole_file
+from src.engine import load_engine
+from src.errors import UserError
+from src.onnx_graph import build_onnx
+from src.photo import read_photo
+from tests.photos import RGB, files, save
+
+# ---- whole files
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "a.png"
+    for error in (OSError, KeyboardInterrupt):
+        with pytest.raises(error), whole_file(target) as file:
+            file.write(b"half")
+            raise error
+        assert list(target.parent.iterdir()) == []
+    with whole_file(target) as file:
+        file.write(b"old")
+    with pytest.raises(ValueError), whole_file(target) as file:
+        raise ValueError
+    assert target.read_bytes() == b"old"
+    with whole_file(target) as file:
+        file.write(b"new")
+        assert target.read_bytes() == b"old"
+    assert target.read_bytes() == b"new" and os.listdir(target.parent) == ["a.png"]
+
+
+def test_one_photo_and_its_strip(tmp_path):
+    source = save(tmp_path / "a.png", np.dstack([RGB, RGB[..., 0]]))
+    job = Job(source, tmp_path / "out/a.jpg", "JPEG", tmp_path / "out/a_compare.png")
+    notes = restore_file(job, lambda pixels, path: 255 - pixels, quality=95, max_pixels=10**6)
+    assert notes == ("its transparency is left out, JPEG is written without",)
+    assert files(tmp_path / "out") == ["a.jpg", "a_compare.png"]
+    width = RGB.shape[1]
+    np.testing.assert_array_equal(read_photo(job.strip).pixels[:, :width], RGB)
+    np.testing.assert_array_equal(read_photo(job.strip).pixels[:, -width:], 255 - RGB)
+    with pytest.raises(UserError, match="max_pixels"):
+        restore_file(job, None, quality=95, max_pixels=10)
+
+
+def test_failures_in_one_line(tmp_path):
+    job = Job(tmp_path / "a.png", tmp_path / "out.png", "PNG")
+    for error, words in (
+        (UserError("told"), "told"),
+        (MemoryError(), f"{job.source}: not enough memory; give a smaller --tile"),
+        (OSError(28, "No space left on device"), f"{job.target}: No space left on device"),
+        (RuntimeError("a page\nof text"), f"{job.source}: RuntimeError: a page of text (--debug shows where)"),
+    ):
+        assert one_line(error, job) == words
+
+
+# ---- tiles
+
+
+def test_difference_in_db():
+    a = np.full((4, 5, 3), 100, np.uint8)
+    assert difference_in_db(a, a) == "equal"
+    assert difference_in_db(a, a + np.uint8(1)) == "48.13 dB"  # 20 log10 255
+    assert difference_in_db(a.astype(np.uint16), a.astype(np.uint16) + np.uint16(1)) == "96.33 dB"
+
+
+def db_of_tiles(reference, name, size, tile, tmp_path):
+    """Tiles with the default overlap against the whole, in dB. Sizes are such that no tile shares more than asked."""
+    network = reference(name)[0]
+    path = tmp_path / "net.onnx"
+    onnx.save(build_onnx(parameter_arrays(network), network.num_res, metadata={"variant": "MIMO-UNet"}), path)
+    photo = np.asarray(Image.fromarray(skimage.data.astronaut()).resize(size))
+    lines = []
+    Restorer(load_engine(path, precision="fp32"), tile, verify=True, tell=lines.append)(photo, path)
+    (line,) = lines
+    return float(re.fullmatch(rf".*: tiles of {tile} against the whole: (.*) dB", line)[1])
+
+
+def test_tiles_do_not_show(cpu, reference, tmp_path):
+    """One residual block a stage; without an overlap it is 44 dB."""
+    assert db_of_tiles(reference, "mimo_unet_num_res_1", (512, 512), 128, tmp_path) >= 50
+
+
+@pytest.mark.slow
+def test_tiles_do_not_show_in_a_frame(cpu, reference, tmp_path):
+    assert db_of_tiles(reference, "mimo_unet", (1280, 720), 344, tmp_path) >= 50
