@@ -18,6 +18,7 @@ from src.deblur_options import sample_model
 from src.engine import load_engine, runs_on_mindspore
 from src.errors import UserError, need_writable_folder, run_main
 from src.picture_files import Pair, check_pairs, describe_conversion
+from src.weight_files import need_file
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         config = replace(config, ckpt_file=str(model))
     print(f"settings: {config.origin}", flush=True)
     on_mindspore = runs_on_mindspore(config.ckpt_file)
+    need_file(Path(config.ckpt_file), "checkpoint or exported network")
     if on_mindspore:
         device.require_device(config.device_target)
     sources = config.test_list, config.blur_directory, config.sharp_directory

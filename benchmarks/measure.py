@@ -121,9 +121,12 @@ def add_step_options(parser: ArgumentParser, crops: str, size: int, timings: str
 
 def check_step_options(args: argparse.Namespace, *further: str) -> None:
     """Raise a UserError unless the values of `add_step_options` make sense. `further`: other options that count."""
-    *first, last = (f"--{name}" for name in ("batch", *further, "rounds"))
-    if min(getattr(args, name.removeprefix("--")) for name in (*first, last)) < 1 or args.size < 16 or args.size % 4:
-        raise UserError(f"{', '.join(first)} and {last}: 1 or more; --size: 16 or more, a multiple of 4")
+    counts = {name: getattr(args, name) for name in ("batch", *further, "rounds")}
+    problems = [f"--{name}: got {count}, expected 1 or more" for name, count in counts.items() if count < 1]
+    if args.size < 16 or args.size % 4:
+        problems.append(f"--size: got {args.size}, expected 16 or more, a multiple of 4")
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def choose(asked: str | None, known: Iterable[str], default: Sequence[str]) -> list[str]:

@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 
@@ -54,6 +56,7 @@ SHORT = {
     "--slice_dataset": "2", "--epochs_num": "1", "--accumulate_steps": "1", "--max_steps": "2",
 }  # fmt: skip
 PHOTO_FOLDERS = ("my_photos", "my_test_photos", "holiday", "scans")
+PHOTO = "my_photo.jpg"
 TIMEOUT = 300  # seconds, of one command
 
 
@@ -231,10 +234,13 @@ def make_copy(folder: Path) -> None:
     (folder / ".venv").symlink_to(ROOT / ".venv")
     make_sample_set(folder / "GOPRO_Large", seed=1, train=4, test=2, height=64, width=96, frames=7)
     arrange(folder / "GOPRO_Large", folder / "dataset", progress=False)
+    photographs = [*find_photographs("test").values()]
     for name in PHOTO_FOLDERS:
         (folder / name).mkdir()
-        for photo in find_photographs("test").values():
+        for photo in photographs:
             shutil.copy(photo, folder / name)
+    with Image.open(photographs[0]) as image:
+        image.convert("RGB").resize((96, 64)).save(folder / PHOTO)
     training = ["python", "train.py", "--dataset_root", "dataset", "--ckpt_save_directory", "stand_in"]
     if failure := run(shlex.join(shortened(training)), folder):
         raise UserError(f"the small network could not be trained: {failure}")

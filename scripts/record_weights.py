@@ -44,8 +44,13 @@ def record(reports: Path, runs: list[tuple[str, str]], hardware: str, folder: Pa
     """Write JSON, log, curve and pictures into `folder`, which holds the weights.
 
     Raises:
-        UserError: a run was not made with its recipe.
+        UserError: a report or a run is missing, or a run was not made with its recipe.
     """
+    for recipe, run in runs:
+        if not (Path(run) / "log.csv").is_file():
+            raise UserError(f"--run {recipe}={run}: expected RECIPE=FOLDER, a run folder of train.py with its log.csv")
+    if missing := [name for name in model_card.SETS if not (reports / f"{name}.json").is_file()]:
+        raise UserError(f"--reports {reports}: no {missing[0]}.json. bash scripts/score_sample_weights.sh writes it")
     logs = {recipe: read_log(Path(run) / "log.csv") for recipe, run in runs}
     versions = json.loads((Path(runs[-1][1]) / "versions.json").read_text(encoding="utf-8"))
     figures = {

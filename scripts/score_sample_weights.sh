@@ -13,6 +13,10 @@ if [ $# -lt 2 ]; then
 fi
 data=$1 work=$2
 shift 2
+if [ ! -d "$data/pairs" ] || [ ! -d "$data/sharp/kodak24" ]; then
+    echo "error: DATA: got $data, expected a folder with pairs/ and sharp/kodak24/, the files of weights_pretrained/test_*.txt" >&2
+    exit 2
+fi
 
 score() { # NAME OPTIONS...
     "$python" "$root/eval.py" --device_target CPU --ckpt_file "$card/MIMO-UNet_sample.ckpt" --metrics psnr,ssim \

@@ -116,3 +116,11 @@ def test_run_of_another_recipe_is_refused(work):
     with pytest.raises(UserError, match="--run weights_cpu: the run was made with another crop_size, seed than"):
         record_weights.main(options(work, seed=7, crop_size=64), work / "card")
     assert not (work / "card" / model_card.FIGURES).exists()
+
+
+def test_what_is_missing_is_named(work):
+    with pytest.raises(UserError, match="--run a=nowhere: expected RECIPE=FOLDER"):
+        record_weights.main(["--reports", str(work), "--run", "a=nowhere", "--hardware", "x"], work / "card")
+    (work / "reds.json").unlink()
+    with pytest.raises(UserError, match="--reports .*: no reds.json"):
+        record_weights.main(options(work), work / "card")
