@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import os
 import stat
 import subprocess
@@ -11,6 +12,7 @@ from mindspore import Tensor
 
 from src import checkpoint
 from src.checkpoint import (
+    MAX_BLOCKS,
     describe_left_out,
     describe_loading,
     fill_network,
@@ -18,6 +20,7 @@ from src.checkpoint import (
     load_network,
     parameter_arrays,
     read_checkpoint,
+    require_network,
     save_checkpoint,
 )
 from src.config import ROOT
@@ -241,6 +244,19 @@ cut_off)):
     assert_same(read_checkpoint(path)[0], ARRAYS)
 
 
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO])
+def test_the_callers_logging_comes_back(path, level):
+    logging.disable(level)
+    try:
+        read_checkpoint(path)
+        save_checkpoint(path, {"a": np.ones(2)}, {})
+        path.write_bytes(b"x")
+        message(read_checkpoint, path)
+        assert logging.root.manager.disable == level
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 # ---- files that are no checkpoint
 
 
@@ -389,6 +405,11 @@ def test_left_out_entries_are_one_line():
     assert describe_left_out(["a.b.SCM1.main.0.main.0.bias"]) == "1 entry left out: a.b.SCM1.main.0.main.0.bias"
     assert describe_left_out("abcd", limit=3) == "4 entries left out: a, b, c, ... (4 in all)"
     assert describe_left_out("abcdefghijk", limit=None).endswith("j, k")
+    assert describe_loading("a.ckpt", {"weights": "raw"}, []) == "a.ckpt: weights"
+    assert describe_loading("a.ckpt", {"weights": "raw"}, ["x"]) == "a.ckpt: weights; 1 entry left out: x"
+    assert describe_left_out("abcdefgh").endswith("g, h")
+    assert describe_left_out("abcdefghi").endswith("g, h, ... (9 in all)")
+    assert describe_left_out([moments[0], "x"], group=1) == "2 entries left out: 1 moment1.*, x"
 
 
 def test_training_state_is_left_out_and_reported(network, tmp_path):
@@ -451,6 +472,13 @@ def test_absurd_depth_builds_no_network(tmp_path, cpu):
     for name in ("Encoder.0.layers.9999.x", f"Encoder.0.layers.{'9' * 30}.x"):
         save_checkpoint(tmp_path / "a.ckpt", {name: np.zeros(1)}, {})
         assert "holds no MIMO-UNet" in message(load_network, tmp_path / "a.ckpt", "MIMO-UNet")
+
+
+def test_deepest_network_that_is_believed():
+    assert require_network([f"Encoder.0.layers.{MAX_BLOCKS - 1}."], {}, "a.ckpt") == (None, MAX_BLOCKS)
+    deeper = f"Encoder.0.layers.{MAX_BLOCKS}."
+    text = message(require_network, iter([deeper]), {}, "a.ckpt")
+    assert "holds no MIMO-UNet" in text and text.endswith(f"got {deeper}")
 
 
 def test_wrong_shape_is_named(network, tmp_path):

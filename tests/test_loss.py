@@ -71,15 +71,16 @@ def test_loss_and_gradients_are_the_reference(cpu, reference, name):
     (_, total, content, fft), gradients = value_and_grad(Tensor(image), Tensor(label), mask, Tensor(1.0, ms.float32))
     for value, key in ((total, "loss_total"), (content, "loss_content"), (fft, "loss_fft")):
         assert float(value) == pytest.approx(float(recorded[key]), rel=1e-5)
-    # One ReLU of the deepest network gets an input so near zero that float32 rounding, which changes with the number of
-    # threads, decides whether it is on: PyTorch's recorded gradients have it one way, those in float64, computed with
-    # benchmarks/torch_twin.py, the other, and the two differ by up to 6.7e-4. Either answer is right.
-    answers = [recorded] + ([np.load(DATA / f"{name}_float64.npz")] if name == "mimo_unet_plus" else [])
+    # A few ReLUs of the deepest network get inputs so near zero that float32 rounding, which changes with the number of
+    # cores, decides whether they are on. PyTorch's recorded gradients have them one way, those in float64, made with
+    # benchmarks/torch_twin.py, the other: norms differ by up to 6.7e-4, sums by 1 % of the norm. Either is right.
+    answers, sum_tolerance = [recorded], 1e-4
+    if name == "mimo_unet_plus":
+        answers, sum_tolerance = [recorded, np.load(DATA / f"{name}_float64.npz")], 1e-2
     gradients = [g.asnumpy().astype(np.float64) for g in gradients]
     norms = np.array([np.sqrt((g**2).sum()) for g in gradients])
     sums = np.array([g.sum() for g in gradients])
     errors = [
-        max(np.abs(norms / a["grad_l2"] - 1).max(), np.abs((sums - a["grad_sum"]) / a["grad_l2"]).max())
-        for a in answers
+        (np.abs(norms / a["grad_l2"] - 1).max(), np.abs((sums - a["grad_sum"]) / a["grad_l2"]).max()) for a in answers
     ]
-    assert min(errors) < 1e-4, errors
+    assert any(of_norm < 1e-4 and of_sum < sum_tolerance for of_norm, of_sum in errors), errors

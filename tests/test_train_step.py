@@ -98,10 +98,12 @@ def test_loss_scale_by_name(cpu):
 def test_state_has_names_of_its_own(cpu):
     network = Product()
     step = TrainStep(network, ThreeMeans(), Adam([network.weight]), StepDecay(1.0, 2), micro_batches=2, ema_decay=0.9)
+    plain = TrainStep(Product(), ThreeMeans(), Plain([ms.Parameter(Tensor([1.0]), name="weight")]), StepDecay(1.0, 2))
     state = {p.name: p.asnumpy().tolist() for p in step.get_parameters()}
     moments = {"moment1.weight": [0], "moment2.weight": [0], "gradient.weight": [0]}
     assert state == {"weight": [1], "ema.weight": [1], "global_step": 0, "skipped_steps": 0} | moments
-    assert [p.name for p in step.trainable_params() if p.name in ("global_step", "skipped_steps")] == []
+    assert {p.name for p in plain.get_parameters()} == set(state) - {"gradient.weight", "ema.weight"}
+    assert not {"global_step", "skipped_steps"} & {p.name for p in step.trainable_params()}
 
 
 def test_adam_against_numpy_with_tiny_gradients(cpu):
@@ -138,6 +140,14 @@ def test_clipping_by_global_norm(cpu):
     np.testing.assert_allclose(rates[0.0], [-3, 0, -4], rtol=1e-6)
     np.testing.assert_allclose(rates[0.5], np.array([-3, 0, -4]) / 10, rtol=1e-5)
     np.testing.assert_array_equal(rates[50.0], rates[0.0])
+
+
+def test_tiny_gradients_pass_the_clipping(cpu):
+    network = Linear([np.array([3e-7], np.float32), np.array([0.0, 4e-7], np.float32)])
+    step = TrainStep(network, Total(), Plain(network.trainable_params()), StepDecay(1.0, 10), clip_norm=0.5)
+    step(Tensor(np.ones((1, 1), np.float32)), Tensor(np.ones((1, 1), np.float32)), Tensor(np.ones((1, 96), np.float32)))
+    weights = np.concatenate([p.asnumpy() for p in network.trainable_params()])
+    np.testing.assert_allclose(weights, [-3e-7, 0, -4e-7], rtol=1e-5)
 
 
 def test_moving_average_warms_up(cpu):
