@@ -313,15 +313,6 @@ def test_output_inside_the_input_is_not_searched(work):
     assert files("in") == ["a.png", "out/a.png"]
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
-def test_folders_without_permission(work):
-    save("in/a.png")
-    save("in/secret/b.png")
-    Path("in/secret").chmod(0)
-    status, _, err = work("in", "--output", "out")
-    assert status == 1 and "failed: in/secret: cannot be listed (Permission denied)" in err and files() == ["a.png"]
-
-
 def test_a_folder_that_cannot_be_listed_is_a_failure(work, monkeypatch):
     save("in/a.png")
     save("in/secret/b.png")
