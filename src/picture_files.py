@@ -314,7 +314,7 @@ def check_pairs(pairs: Sequence[Pair], min_side: int = 0) -> dict[str, int]:
         largest = min(sides) // 4 * 4
         raise UserError(
             f"{_common_folder(paths)}: expected images of {min_side}x{min_side} or more, the size of the crops, "
-            f"but got {first_few(small)}. Remove them or take crops of {largest} or less."
+            f"but got {first_few(small)}. Remove them or give --crop_size {largest} or less."
         )
     return dict(Counter(info.mode for both in infos for info in both if info.mode != "RGB").most_common())
 
@@ -344,11 +344,12 @@ def probe_pairs(pairs: Sequence[Pair]) -> list[tuple[ImageInfo, ImageInfo]]:
 
 
 def _common_folder(paths: Sequence[Path]) -> str:
-    """The folder that holds all of them: {root}/{split} of the standard layout."""
+    """The folder that holds all of them, {root}/{split} of the standard layout; files of a list may have none."""
     try:
-        return os.path.commonpath(paths) or "."
+        folder = os.path.commonpath(paths)
     except ValueError:  # a list file may mix absolute and relative paths
-        return os.path.commonpath([os.path.abspath(path) for path in paths])
+        folder = os.path.commonpath([os.path.abspath(path) for path in paths])
+    return "the pairs" if folder == os.path.dirname(folder) else folder
 
 
 def describe_conversion(counts: dict[str, int]) -> str:

@@ -175,14 +175,14 @@ def test_both_runtimes_are_fast_in_one_process(cpu, reference, tmp_path):
     engines = {"mindspore": MindSporeEngine(network)}
     engines |= {p: load_engine(tmp_path / "net.onnx", precision=p) for p in ("fp32", "bf16")}
     seconds = {name: [] for name in engines}
-    for _ in range(6):  # in turn, so that whatever else the machine does slows all of them
+    for _ in range(6):  # in turn, and the processor's time, not the clock's: other tests run at the same time
         for name, engine in engines.items():
-            start = time.perf_counter()
+            start = time.process_time()
             engine(images)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     best = {name: min(values) for name, values in seconds.items()}
     assert best["bf16"] < 0.8 * best["fp32"] < 0.8 * best["mindspore"], best
-    assert best["mindspore"] < 15, best  # 100 s where the setting did not reach MindSpore
+    assert best["mindspore"] < 15, best  # 2 s; 100 s where the setting did not reach MindSpore
 
 
 def test_bf16_is_refused_where_it_cannot_be(files, monkeypatch):

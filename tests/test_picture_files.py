@@ -302,8 +302,14 @@ def test_different_sizes_are_told_with_both(tmp_path):
 
 def test_images_below_the_crop_are_told(tmp_path):
     make_pairs(tmp_path)
-    with pytest.raises(UserError, match=r"64x64 or more.*got 1 \(60x40\), 2 .*take crops of 40 or less"):
+    with pytest.raises(UserError, match=rf"{tmp_path}/train: expected images of 64x64 or more.*got 1 \(60x40\), 2 .*give --crop_size 40 or less"):
         check_pairs(find_pairs(tmp_path, "train"), min_side=64)
+    files = save(tmp_path / "a/1.png"), save(Path("/dev/shm") / f"{tmp_path.name}.png")  # of a list, in two places
+    try:
+        with pytest.raises(UserError, match="^the pairs: expected images of 64x64 or more"):
+            check_pairs([Pair("1", *files)], min_side=64)
+    finally:
+        files[1].unlink()
 
 
 def test_bad_files_are_told_first_and_counted(tmp_path):
