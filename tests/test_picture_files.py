@@ -302,7 +302,8 @@ def test_different_sizes_are_told_with_both(tmp_path):
 
 def test_images_below_the_crop_are_told(tmp_path):
     make_pairs(tmp_path)
-    with pytest.raises(UserError, match=rf"{tmp_path}/train: expected images of 64x64 or more.*got 1 \(60x40\), 2 .*give --crop_size 40 or less"):
+    small = rf"{tmp_path}/train: expected images of 64x64 or more.*got 1 \(60x40\), 2 .*give --crop_size 40 or less"
+    with pytest.raises(UserError, match=small):
         check_pairs(find_pairs(tmp_path, "train"), min_side=64)
     files = save(tmp_path / "a/1.png"), save(Path("/dev/shm") / f"{tmp_path.name}.png")  # of a list, in two places
     try:
