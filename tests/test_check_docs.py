@@ -36,7 +36,7 @@ def test_commands_of_the_documents_are_understood(path):
 def test_documents_hold_commands():
     found = {path.name: len(list(commands_of(path))) for path in documents()}
     assert found.keys() >= {"README.md", "README_CN.md", "CONTRIBUTING.md", "faq.md", "recipes.md"}
-    assert min(found.values()) >= 4 and sum(found.values()) > 60, found
+    assert min(found.values()) >= 2 and sum(found.values()) > 60, found
 
 
 @pytest.fixture(scope="module")
