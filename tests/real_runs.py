@@ -13,7 +13,7 @@ import psutil
 ROOT = Path(__file__).parent.parent
 TINY = ["--device_target", "CPU", "--num_res", "1", "--crop_size", "32", "--dataset_root", "data", "--num_worker", "1"]
 PLAIN = [*TINY, "--train_batch_size", "2", "--log_frequency", "1", "--val_acc_monitor_interval", "0"]
-TIMEOUT = 240  # of a process that takes ten seconds on an idle machine
+TIMEOUT = 600  # of a process that takes ten seconds on an idle machine
 
 
 def train_command(*options):
