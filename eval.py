@@ -14,11 +14,10 @@ from pathlib import Path
 from src import device
 from src.config import Config, load_config
 from src.datasets import choose_pairs, choose_root
-from src.deblur_options import sample_model
 from src.engine import load_engine, runs_on_mindspore
 from src.errors import UserError, need_writable_folder, run_main
 from src.picture_files import Pair, check_pairs, describe_conversion
-from src.weight_files import need_file
+from src.weight_files import need_file, sample_model
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,14 +4,13 @@ import argparse
 from pathlib import Path
 
 from src import device
-from src.config import ENSEMBLE_NAMES, MODEL_NAMES, ROOT, ArgumentParser
+from src.config import ENSEMBLE_NAMES, MODEL_NAMES, ArgumentParser
 from src.deblur_files import nearest_file
 from src.engine import PRECISIONS, Engine, load_engine, runs_on_mindspore
 from src.errors import UserError
 from src.photo import MAX_PIXELS
 from src.restore import LARGEST_TILE, OVERLAP, SMALLEST_TILE
-
-SAMPLE_MODEL = ROOT / "weights_pretrained" / "MIMO-UNet_sample.ckpt"
+from src.weight_files import SAMPLE_MODEL, sample_model
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -64,20 +63,6 @@ def choose_model(given: str) -> tuple[Path, str]:
             )
         return Path(given), ""
     return sample_model("--model")
-
-
-def sample_model(option: str) -> tuple[Path, str]:
-    """The weights to use where `option` names none: (file, remark for the first line).
-
-    Raises:
-        UserError: they are not there.
-    """
-    if SAMPLE_MODEL.is_file():
-        return SAMPLE_MODEL, f" (the sample that comes with the repository; {option} FILE takes another)"
-    raise UserError(
-        f"{option}: a trained network is needed, e.g. runs/MIMO-UNet/best.ckpt from train.py, or the authors' weights; "
-        "weights_pretrained/README.md tells how to get them"
-    )
 
 
 def open_engine(model: Path, args: argparse.Namespace) -> Engine:

@@ -21,12 +21,14 @@ from typing import Any
 
 import numpy as np
 
+from src.config import ROOT
 from src.errors import UserError, first_few
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors")
 TORCH_SUFFIXES = (".pkl", ".pth", ".pt")
 META = "meta"  # the name of the JSON text that describes a checkpoint, in both formats
 CRC = "crc32"
+SAMPLE_MODEL = ROOT / "weights_pretrained" / "MIMO-UNet_sample.ckpt"
 # Checkpoints that people know by name from elsewhere, and how to come by them.
 KNOWN_FILES = {
     "MIMO-UNet_pytorch_weights.ckpt": "It is made from the authors' MIMO-UNet.pkl, which weights_pretrained/README.md "
@@ -35,6 +37,20 @@ KNOWN_FILES = {
     "gitee.com/mindspore/models): copy it here if you have it from there, or train in the same way: "
     "python train.py --config_path configs/ascend_config.yaml",
 }
+
+
+def sample_model(option: str) -> tuple[Path, str]:
+    """The weights to use where `option` names none: (file, remark for the first line).
+
+    Raises:
+        UserError: they are not there.
+    """
+    if SAMPLE_MODEL.is_file():
+        return SAMPLE_MODEL, f" (the sample that comes with the repository; {option} FILE takes another)"
+    raise UserError(
+        f"{option}: a trained network is needed, e.g. runs/MIMO-UNet/best.ckpt from train.py, or the authors' weights; "
+        "weights_pretrained/README.md tells how to get them"
+    )
 
 
 def need_file(path: Path, kind: str) -> None:

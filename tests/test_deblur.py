@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import deblur
-from src import deblur_options, deblur_run, device
+from src import deblur_run, device, weight_files
 from src.errors import UserError
 from src.photo import read_header, read_photo
 from tests.photos import files
@@ -278,7 +278,7 @@ def test_mistakes_are_named(work, monkeypatch):
 
 def test_model_missing_or_the_sample(work, tmp_path, monkeypatch):
     save("a.png")
-    monkeypatch.setattr(deblur_options, "SAMPLE_MODEL", tmp_path / "sample.onnx")
+    monkeypatch.setattr(weight_files, "SAMPLE_MODEL", tmp_path / "sample.onnx")
     with pytest.raises(UserError, match="--model: a trained network is needed.*weights_pretrained/README.md"):
         work("a.png", "--output", "out", model=False)
     with pytest.raises(UserError, match=r"--model: no file modle.onnx;.* Did you mean model.onnx\?"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from src import deblur_options, device
+from src import deblur_options, device, weight_files
 from src.config import ArgumentParser
 from src.deblur_options import add_options, check_options, choose_model, open_engine
 from tests.data_trees import error_of
@@ -43,7 +43,7 @@ def test_numbers_of_the_script_itself_are_checked_too():
 
 
 def test_the_model_that_is_given_else_the_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr(deblur_options, "SAMPLE_MODEL", tmp_path / "sample.ckpt")
+    monkeypatch.setattr(weight_files, "SAMPLE_MODEL", tmp_path / "sample.ckpt")
     (tmp_path / "model.onnx").touch()
     assert choose_model(str(tmp_path / "model.onnx")) == (tmp_path / "model.onnx", "")
     assert "Did you mean" in error_of(choose_model, str(tmp_path / "modle.onnx"))

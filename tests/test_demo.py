@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scripts import demo
-from src import deblur_options
+from src import weight_files
 from src.errors import UserError
 
 
@@ -28,7 +28,7 @@ def calls(tmp_path, monkeypatch):
 
 
 def test_sample_weights_are_fine_tuned(calls, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(deblur_options, "SAMPLE_MODEL", tmp_path / "sample.ckpt")
+    monkeypatch.setattr(weight_files, "SAMPLE_MODEL", tmp_path / "sample.ckpt")
     (tmp_path / "sample.ckpt").touch()
     demo.main([])
     out = capsys.readouterr().out
@@ -44,7 +44,7 @@ def test_sample_weights_are_fine_tuned(calls, monkeypatch, tmp_path, capsys):
 
 
 def test_from_scratch(calls, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(deblur_options, "SAMPLE_MODEL", tmp_path / "none.ckpt")
+    monkeypatch.setattr(weight_files, "SAMPLE_MODEL", tmp_path / "none.ckpt")
     demo.main(["--from_scratch"])
     out = capsys.readouterr().out
     assert out.startswith("demo: trains from random weights\n") and "random weights do not beat" in out
@@ -52,7 +52,7 @@ def test_from_scratch(calls, monkeypatch, tmp_path, capsys):
 
 
 def test_without_sample_weights(calls, monkeypatch, tmp_path):
-    monkeypatch.setattr(deblur_options, "SAMPLE_MODEL", tmp_path / "none.ckpt")
+    monkeypatch.setattr(weight_files, "SAMPLE_MODEL", tmp_path / "none.ckpt")
     with pytest.raises(UserError, match="--pretrained: a trained network is needed"):
         demo.main([])
     assert not calls

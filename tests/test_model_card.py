@@ -8,7 +8,7 @@ import pytest
 import eval as eval_script
 from scripts import model_card
 from scripts.model_card import CARD, FIGURES, FOLDER, SETS, WEIGHTS
-from src import deblur_options
+from src import weight_files
 from src.errors import UserError
 from src.preprocessing import arrange
 from src.sample_data import make_sample_set
@@ -94,7 +94,7 @@ def test_sample_set_is_restored_as_recorded(cpu, tmp_path, monkeypatch, capsys):
 
 
 def test_without_the_sample_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(deblur_options, "SAMPLE_MODEL", tmp_path / "none.ckpt")
+    monkeypatch.setattr(weight_files, "SAMPLE_MODEL", tmp_path / "none.ckpt")
     with pytest.raises(UserError, match="--ckpt_file: a trained network is needed.*weights_pretrained/README.md"):
         eval_script.main(["--device_target", "CPU"])
 
