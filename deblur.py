@@ -48,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"failed: {line}", file=sys.stderr)
     todo = jobs if args.overwrite else [job for job in jobs if not is_done(job)]
     done = (
-        f", {len(jobs) - len(todo)} done by an earlier run (--overwrite repeats them)" if len(todo) < len(jobs) else ""
+        f", {len(jobs) - len(todo)} done by an earlier run, by whatever model that had (--overwrite repeats them)"
+        if len(todo) < len(jobs)
+        else ""
     )
     print(f"photos: {len(todo)} to restore into {output}{done}", flush=True)
     with Interrupts(interrupt_main):

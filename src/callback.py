@@ -80,6 +80,9 @@ class ClockRestart(Callback):
     def __init__(self, clock: Clock):
         self.clock = clock
 
+    def on_train_begin(self, run_context: RunContext) -> None:
+        self.clock.on_train_begin(run_context)  # again: the others may have validated before the first step
+
     def on_train_step_end(self, run_context: RunContext) -> None:
         now = time.perf_counter()
         self.clock.in_callbacks = now - self.clock.last_end
@@ -105,7 +108,8 @@ class Progress(Callback):
             initial=self.first_step, total=self.last_step, unit="step", dynamic_ncols=True, disable=not is_terminal
         )
         self.next_line = 0.0
-        self.start = time.perf_counter()
+        self.start = time.perf_counter(), self.first_step
+        self.after_first: tuple[float, int] | None = None
         if not is_terminal:
             print("compiling the training step ...", flush=True)
 
@@ -119,13 +123,15 @@ class Progress(Callback):
             tqdm.write(f"data-bound: {share:.0%} of the time goes into waiting for data; try --pack (python -m "
                        "src.preprocessing --pack ...) / --num_worker")  # fmt: skip
         now = time.perf_counter()
+        begin, done = self.after_first or self.start  # the first step compiles, so later ones tell the time left
+        self.after_first = self.after_first or (now, state.global_step)
         assert self.bar is not None  # `on_train_begin` made it
         if not self.bar.disable:
             self.bar.set_description(f"epoch {state.epoch} {text} data {share:.0%}", refresh=False)
             self.bar.update(state.global_step - self.bar.n)
         elif now >= self.next_line or state.global_step >= self.last_step:
             self.next_line = now + 10
-            per_step = (now - self.start) / (state.global_step - self.first_step)
+            per_step = (now - begin) / (state.global_step - done)
             left = _clock(max(0, self.last_step - state.global_step) * per_step)  # the last sink may reach past it
             print(
                 f"epoch {state.epoch} step {state.global_step}/{self.last_step} {text} "

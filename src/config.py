@@ -299,6 +299,18 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     return {key: coerce(key, value, f"{path}: {key}") for key, value in values.items()}
 
 
+# Options by the names that they have in other scripts, here or elsewhere; the nearest word would be another one.
+MEANT = {
+    "--model": ("--ckpt_file",),
+    "--ckpt_file": ("--model",),
+    "--ckpt": ("--ckpt_file", "--model"),
+    "--lr": ("--learning_rate",),
+    "--batch_size": ("--train_batch_size",),
+    "--epochs": ("--epochs_num",),
+    "--format": ("--export_file_format",),
+}
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with this project's manners: no abbreviations, `--version`, `--debug`, one-line errors with a
     suggestion."""
@@ -316,7 +328,9 @@ class ArgumentParser(argparse.ArgumentParser):
         if unknown:
             word = next((u for u in unknown if u.startswith("-")), unknown[0]).split("=")[0]
             known = [s for action in self._actions for s in action.option_strings]
-            raise UserError(f"unknown option {word}.{nearest(word, known)} (--help lists the options)")
+            meant = [option for option in MEANT.get(word, ()) if option in known]
+            hint = f" Did you mean {meant[0]}?" if meant else nearest(word, known)
+            raise UserError(f"unknown option {word}.{hint} (--help lists the options)")
         return parsed
 
 

@@ -151,9 +151,11 @@ def steps_per_epoch(count: int, batch_size: int, accumulate_steps: int = 1, worl
     if count < needed:
         parts = f" x --accumulate_steps {accumulate_steps}" if accumulate_steps > 1 else ""
         ranks = f" on each of {world_size} ranks" if world_size > 1 else ""
+        fitting = count // (accumulate_steps * world_size)
+        smaller = f"Add --train_batch_size {fitting}, or take" if fitting else "Take"
         raise UserError(
             f"--train_batch_size {batch_size}{parts}{ranks} needs {needed} training pairs, got {count}. "
-            "Use a smaller batch, fewer ranks or more images."
+            f"{smaller} fewer ranks or more images."
         )
     return count // needed
 

@@ -276,7 +276,10 @@ def _check_layout(root: Path, split: str) -> None:
         if any((root / kind).is_dir() for kind in KINDS):
             raise UserError(f"{root}: holds blur or sharp itself, {expected}. Give the folder above it.")
         inside = first_few(f.name for f in subfolders(root)) or "nothing"
-        raise UserError(f"{root}: no folder {split} in it, got {inside}; {expected}")
+        raise UserError(
+            f"{root}: no folder {split} in it, got {inside}; {expected}. Sharp photographs alone can be trained on "
+            "with --blur synthetic."
+        )
     if any((sequence / kind).is_dir() for sequence in subfolders(folder) for kind in KINDS):
         raise UserError(
             f"{root}: holds one folder per sequence, like GOPRO_Large itself; {expected}. Run "
@@ -289,12 +292,13 @@ def _check_layout(root: Path, split: str) -> None:
     )
 
 
-def check_pairs(pairs: Sequence[Pair], min_side: int = 0) -> dict[str, int]:
+def check_pairs(pairs: Sequence[Pair], min_side: int = 0, option: str = "--crop_size") -> dict[str, int]:
     """Look into every file's header and end, and at the sizes of each pair.
 
     Args:
         pairs: from `find_pairs`.
-        min_side: smallest width and height allowed, pixels: the side of the training crops.
+        min_side: smallest width and height allowed, pixels: the side of the crops.
+        option: what the user gives for a smaller side.
 
     Returns:
         How many files `read_rgb` converts from each mode other than RGB, e.g. {"L": 3, "RGBA": 1}, most frequent first.
@@ -314,7 +318,7 @@ def check_pairs(pairs: Sequence[Pair], min_side: int = 0) -> dict[str, int]:
         largest = min(sides) // 4 * 4
         raise UserError(
             f"{_common_folder(paths)}: expected images of {min_side}x{min_side} or more, the size of the crops, "
-            f"but got {first_few(small)}. Remove them or give --crop_size {largest} or less."
+            f"but got {first_few(small)}. Remove them or give {option} {largest} or less."
         )
     return dict(Counter(info.mode for both in infos for info in both if info.mode != "RGB").most_common())
 

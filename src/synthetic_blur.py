@@ -308,7 +308,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     photos = list(list_image_tree(source).values()) if source.is_dir() else []
     if not photos:
         raise UserError(f"--photos: got {source}, expected a folder with photographs")
-    check_pairs([Pair(path.name, path, path) for path in photos], min_side=max(args.height, args.width))
+    check_pairs(
+        [Pair(path.name, path, path) for path in photos],
+        min_side=max(args.height, args.width),
+        option="--height and --width",
+    )
     if folder.exists():
         raise UserError(f"--root: {folder} is there already. Choose another folder.")
     try:

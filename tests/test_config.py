@@ -101,7 +101,11 @@ def test_unknown_option_names_the_nearest(argv):
 
 
 def test_options_are_not_abbreviated():
-    assert "unknown option --epochs." in message(load_config, "train", ["--epochs", "3"])
+    for script, word, meant in (
+        ("train", "--epochs", "--epochs_num"), ("train", "--lr", "--learning_rate"), ("eval", "--model", "--ckpt_file"),
+        ("export", "--format", "--export_file_format"),
+    ):  # fmt: skip
+        assert f"unknown option {word}. Did you mean {meant}? " in message(load_config, script, [word, "3"])
 
 
 def test_option_of_another_script_is_unknown():

@@ -157,7 +157,10 @@ def test_second_run_does_what_is_missing(work):
     written = {name: Path("out", name).stat().st_mtime_ns for name in files()}
     status, out, _ = work("in", "--output", "out")
     assert status == 0 and len(work.calls) == 1  # the model was not even loaded
-    assert "photos: 0 to restore into out, 4 done by an earlier run (--overwrite repeats them)" in out
+    assert (
+        "photos: 0 to restore into out, 4 done by an earlier run, by whatever model that had (--overwrite repeats them)"
+        in out
+    )
     Path("out/a.png").unlink()
     save("out/b.png", RGB[:5])  # another size
     os.utime("in/c.png", (time.time() + 10, time.time() + 10))  # edited since
