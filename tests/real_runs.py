@@ -79,13 +79,13 @@ def wait_for_step(folder, step, process, log):
     wait_for(lambda: (logged_steps(folder) or [-1])[-1] >= step, process, log)
 
 
-def left_behind(processes, patience=20):
-    """Those of `processes` that still run after a while."""
+def left_behind(processes, patience=60):
+    """Those of `processes` that still run after a while, as told by their command lines."""
     limit = time.monotonic() + patience
     while True:
         alive = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         if not alive or time.monotonic() > limit:
-            return alive
+            return [p.as_dict(("pid", "status", "cmdline")) for p in alive]
         time.sleep(0.2)
 
 
