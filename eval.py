@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"model: {model}{why}")
         config = replace(config, ckpt_file=str(model))
     print(f"settings: {config.origin}", flush=True)
-    on_mindspore = runs_on_mindspore(config.ckpt_file)
     need_file(Path(config.ckpt_file), "checkpoint or exported network")
+    on_mindspore = runs_on_mindspore(config.ckpt_file)
     if on_mindspore:
         device.require_device(config.device_target)
     sources = config.test_list, config.blur_directory, config.sharp_directory

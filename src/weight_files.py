@@ -59,6 +59,8 @@ def need_file(path: Path, kind: str) -> None:
         if path.stat().st_size == 0:
             raise UserError(f"{path} is empty: got 0 bytes, expected a {kind}")
         return
+    if (path / "best.ckpt").is_file():
+        raise UserError(f"{path} is the folder of a run, expected a {kind}, e.g. {path / 'best.ckpt'}")
     hint = KNOWN_FILES.get(path.name, "").format(path=shlex.quote(str(path)))
     if not hint and path.parent.is_dir():
         known = CHECKPOINT_SUFFIXES + TORCH_SUFFIXES

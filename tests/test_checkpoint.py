@@ -331,6 +331,7 @@ def test_missing_file_lists_its_neighbours(path):
     assert message(read_checkpoint, path.parent / "none" / "a.ckpt").endswith(
         f"no checkpoint {path.parent}/none/a.ckpt."
     )
+    (path.parent / "best.ckpt").unlink()
     assert message(read_checkpoint, path.parent).startswith(f"no checkpoint {path.parent}.")
 
 

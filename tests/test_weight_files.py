@@ -14,6 +14,7 @@ from benchmarks.torch_twin import TorchMIMOUNet
 from src.config import ROOT
 from src.errors import UserError
 from src.weight_files import (
+    need_file,
     parse_meta,
     read_safetensors,
     read_torch,
@@ -142,3 +143,9 @@ def test_cut_off_download(tmp_path, zipped, kept):
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
     assert f"{path} is damaged, cut off or not a PyTorch file (" in error_of(read_torch, path)
+
+
+def test_the_folder_of_a_run_names_the_file_inside(tmp_path):
+    (tmp_path / "best.ckpt").write_bytes(b"x")
+    message = error_of(need_file, tmp_path, "checkpoint")
+    assert message == f"{tmp_path} is the folder of a run, expected a checkpoint, e.g. {tmp_path / 'best.ckpt'}"
