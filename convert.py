@@ -9,7 +9,6 @@ run with a moving average it is the average. The variant is found from the names
 the two is its file.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from src.weight_files import (
     import_torch,
     need_file,
     read_torch,
+    sha256_of,
     torch_array,
     write_torch,
 )
@@ -31,7 +31,7 @@ SUFFIXES = CHECKPOINT_SUFFIXES + TORCH_SUFFIXES
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser("Convert weights of MIMO-UNet and MIMO-UNetPlus between PyTorch and MindSpore.")
+    parser = ArgumentParser("Convert weights of MIMO-UNet, its variants included, between PyTorch and MindSpore.")
     parser.add_argument("source", metavar="SOURCE", help=f"file with weights: {', '.join(SUFFIXES)}")
     parser.add_argument("target", metavar="TARGET", help="file to write; its suffix decides the format")
     parser.add_argument(
@@ -84,7 +84,7 @@ def convert(source: Path, target: Path, weights: str = "ema") -> None:
         values, meta = checkpoint.read_checkpoint(source)
     values = without_module_prefix(values, source)
     variant, num_res = checkpoint.require_network(values, meta, source)
-    network = build_net(variant or next(iter(MODELS)), num_res)  # dropout aside, depth alone tells variants apart
+    network = build_net(variant or next(iter(MODELS)), num_res)  # no variant: MIMO-UNet with another depth
     own = [p.name for p in network.get_parameters()]
     # Averages are entries of our own checkpoints; a PyTorch file may call anything ema.*
     taken, left_out = "raw", [name for name in values if name not in own]
@@ -94,7 +94,7 @@ def convert(source: Path, target: Path, weights: str = "ema") -> None:
     arrays = {name: finite_float32(values[name], name, source) for name in own}
 
     need_writable_folder(target.parent, "TARGET")
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    digest = sha256_of(source)
     if target.suffix in TORCH_SUFFIXES:
         write_torch(target, arrays)
     else:

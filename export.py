@@ -4,16 +4,17 @@
     python export.py --ckpt_file F --export_file_format ONNX --verify
 
 Writes <model name>.mindir or .onnx into the current directory: (N, 3, H, W) float32 RGB in [0, 1] -> the same, any N,
-any H and W that are multiples of 4. The file says which network it holds and where it came from.
+any H and W that are multiples of 4, of 8 for MIMO-UNetLite. The file says which network it holds, which multiple that
+is and where the weights came from.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
 from src import __version__, device
-from src.config import Config, load_config
+from src.config import MULTIPLES, Config, load_config
 from src.errors import UserError, need_writable_folder, run_main
+from src.weight_files import replacing, sha256_of
 
 # fp32: the largest difference. 16 bits: root mean square, -60 and -50 dB; single pixels differ by five times as much.
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 3e-3}
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"settings: {config.origin}", flush=True)
     if not config.ckpt_file:
         raise UserError("--ckpt_file: expected a checkpoint, e.g. runs/MIMO-UNet/best.ckpt")
-    size = parse_size(config.export_size)
+    size = parse_size(config.export_size, MULTIPLES[config.model_name])
     check_format(config, size)
     target = Path(config.export_file_name or config.model_name)
     need_writable_folder(target.parent, "--export_file_name")
@@ -36,14 +37,16 @@ def main(argv: list[str] | None = None) -> None:
     export(config, target, size)
 
 
-def parse_size(text: str) -> tuple[int, int] | None:
+def parse_size(text: str, multiple: int) -> tuple[int, int] | None:
     """(H, W) of 'HxW', None of 'dynamic'; a UserError of anything else."""
     if text == "dynamic":
         return None
     match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
     size = tuple(map(int, match.groups())) if match else ()
-    if not size or min(size) == 0 or any(side % 4 for side in size):
-        raise UserError(f"--export_size: got {text}, expected HEIGHTxWIDTH, multiples of 4 (e.g. 720x1280), or dynamic")
+    if not size or min(size) == 0 or any(side % multiple for side in size):
+        raise UserError(
+            f"--export_size: got {text}, expected HEIGHTxWIDTH, multiples of {multiple} (e.g. 720x1280), or dynamic"
+        )
     return size
 
 
@@ -69,7 +72,7 @@ def export(config: Config, target: Path, size: tuple[int, int] | None) -> None:
 
     network, meta, left_out = load_network(config.ckpt_file, config.model_name, config.weights)
     print(describe_loading(config.ckpt_file, meta, left_out))
-    metadata = describe(config, network.num_res, meta["weights"])
+    metadata = describe(config, network.variant, meta["weights"])
     path = write(config, network, target, size, metadata)
     if config.export_file_format == "AIR":
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, not checked: only the Ascend tools can run it")
@@ -79,13 +82,14 @@ def export(config: Config, target: Path, size: tuple[int, int] | None) -> None:
     check(config, path, MindSporeEngine(network), size)
 
 
-def describe(config: Config, num_res: int, weights: str) -> dict[str, str]:
+def describe(config: Config, variant, weights: str) -> dict[str, str]:
     """What is stored in the file."""
     return {
         "variant": config.model_name,
-        "num_res": str(num_res),
+        "num_res": str(variant.num_res),
+        "multiple": str(variant.multiple),
         "checkpoint": Path(config.ckpt_file).name,
-        "checkpoint_sha256": hashlib.sha256(Path(config.ckpt_file).read_bytes()).hexdigest(),
+        "checkpoint_sha256": sha256_of(Path(config.ckpt_file)),
         "weights": weights,
         "precision": config.export_precision,
         "colour_order": "RGB",
@@ -106,10 +110,10 @@ def write(config: Config, network, target: Path, size: tuple[int, int] | None, m
         network = to_float16(network) if float16 else network
         return export_mindir(network, target, batch_size, file_format=config.export_file_format, **shapes)
     from src.onnx_graph import build_onnx
-    from src.weight_files import replacing
 
     arrays = parameter_arrays(network)
-    content = build_onnx(arrays, network.num_res, batch=batch_size, float16=float16, **shapes).SerializeToString()
+    model = build_onnx(arrays, network.variant.num_res, batch=batch_size, float16=float16, **shapes)
+    content = model.SerializeToString()
     path = target.with_name(f"{target.name}.onnx")
     with replacing(path, len(content)) as temporary:
         temporary.write_bytes(content)

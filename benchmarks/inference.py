@@ -1,5 +1,7 @@
 """Restoring an image: every engine of this repository against the same network in PyTorch.
 
+Contestants are of MIMO-UNet, those called lite_* of MIMO-UNetLite. The yardstick is MIMO-UNet in PyTorch.
+
     python benchmarks/inference.py --json benchmarks/results/inference.json
     python benchmarks/inference.py --sizes 256x256 --contestants onnx_fp32,torch --threads 1
 
@@ -20,6 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees benchmarks/ only
 
 from benchmarks.measure import (  # noqa: E402
+    LITE,
     Contestant,
     choose,
     make_parser,
@@ -28,21 +31,24 @@ from benchmarks.measure import (  # noqa: E402
     peak_memory_gb,
     ratio,
     show,
+    split_name,
     take_turns,
     write_json,
 )
 from src.engine import has_bf16  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 
-# name -> (file, precision) of an engine, or None for the twin
-CONTESTANTS = {
-    "mindspore": ("net.ckpt", "auto"),
-    "mindir": ("net.mindir", "auto"),
-    "onnx_fp32": ("net.onnx", "fp32"),
-    "onnx_bf16": ("net.onnx", "bf16"),
+# name -> (suffix of the file, precision) of an engine, or None for the twin
+ENGINES = {
+    "mindspore": (".ckpt", "auto"),
+    "mindir": (".mindir", "auto"),
+    "onnx_fp32": (".onnx", "fp32"),
+    "onnx_bf16": (".onnx", "bf16"),
     "torch": None,
     "torch_channels_last": None,
 }
+VARIANTS = {"": "MIMO-UNet", LITE: "MIMO-UNetLite"}
+CONTESTANTS = [prefix + name for prefix in VARIANTS for name in ENGINES]
 YARDSTICK = "torch"
 CHECKED = (1, 3, 64, 96)  # the size at which answers are compared
 
@@ -51,24 +57,28 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_options(argv)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        with Contestant("export", Files, folder, args.num_res, threads=args.threads) as files:
-            weights = files.ask("weights")
+        weights = {}
+        for prefix in {split_name(name)[0] for name in args.contestants}:
+            variant = VARIANTS[prefix]
+            with Contestant("export", Files, folder, variant, args.num_res, threads=args.threads) as files:
+                weights[variant] = files.ask("weights")
         contestants = []
         for name in args.contestants:
-            if CONTESTANTS[name] is None:
-                make, options = TorchRun, (name == "torch_channels_last", weights, args.num_res)
+            prefix, engine = split_name(name)
+            variant, options = VARIANTS[prefix], ENGINES[engine]
+            if options is None:
+                made_from = TorchRun, engine == "torch_channels_last", weights[variant]
             else:
-                file, precision = CONTESTANTS[name]
-                make, options = EngineRun, (folder / file, precision, args.threads)
-            made = Contestant(name, make, args.device_target, *options, threads=args.threads)
+                made_from = EngineRun, folder / f"{variant}{options[0]}", options[1], args.threads
+            make, *words = made_from
+            made = Contestant(name, make, args.device_target, *words, threads=args.threads)
             contestants.append(stack.enter_context(made))
         results = [measure(contestants, size, args.rounds) for size in args.sizes]
         answers = {c.name: c.ask("answer", CHECKED) for c in contestants}
-        notes = {
-            c.name: {"peak_memory_gb": c.ask("peak_memory_gb")}
-            | ({"difference": difference(answers[c.name], answers[YARDSTICK])} if YARDSTICK in answers else {})
-            for c in contestants
-        }
+        notes = {c.name: {"peak_memory_gb": c.ask("peak_memory_gb")} for c in contestants}
+        for name, note in notes.items():
+            if (twin := split_name(name)[0] + YARDSTICK) in answers:
+                note["difference"] = difference(answers[name], answers[twin])
     settings = {"threads": args.threads, "device_target": args.device_target}
     report(settings, results, notes)
     if args.json:
@@ -78,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
 def parse_options(argv: list[str] | None):
     parser = make_parser("Engines of this repository and the twin in PyTorch on one image, in turn.")
     parser.add_argument("--sizes", default="256x256,720x1280", metavar="STR", help="HxW,... [256x256,720x1280]")
-    parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks a stage [8]")
+    parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks per stage [8, Lite 4]")
     parser.add_argument("--rounds", type=int, default=2, metavar="INT", help="timed turns of each [2]")
     parser.add_argument(
         "--contestants", metavar="STR", help=f"some of {','.join(CONTESTANTS)} [all that this machine can run]"
@@ -92,16 +102,17 @@ def parse_options(argv: list[str] | None):
         args.sizes = [tuple(int(side) for side in size.lower().split("x")) for size in args.sizes.split(",")]
     except ValueError:
         args.sizes = []
-    if not args.sizes or any(len(size) != 2 or min(size) < 8 or any(s % 4 for s in size) for size in args.sizes):
-        raise UserError("--sizes: expected HEIGHTxWIDTH,..., multiples of 4 and 8 or more, e.g. 256x256,720x1280")
+    if not args.sizes or any(len(size) != 2 or min(size) < 8 or any(s % 8 for s in size) for size in args.sizes):
+        raise UserError("--sizes: expected HEIGHTxWIDTH,..., multiples of 8, e.g. 256x256,720x1280")
     return args
 
 
 def can_run(name: str, target: str) -> bool:
     """Whether it is measured when nobody says what to measure: .onnx files run on the CPU only."""
-    if name.startswith("onnx"):
-        return target == "CPU" and (name != "onnx_bf16" or has_bf16())
-    return target != "Ascend" or not name.startswith("torch")
+    engine = split_name(name)[1]
+    if engine.startswith("onnx"):
+        return target == "CPU" and (engine != "onnx_bf16" or has_bf16())
+    return target != "Ascend" or not engine.startswith("torch")
 
 
 def measure(contestants: Sequence[Contestant], size: tuple[int, int], rounds: int) -> dict:
@@ -131,7 +142,7 @@ def report(settings: dict, results: list[dict], notes: dict) -> None:
     for name, note in notes.items():
         apart = ""
         if "difference" in note:
-            apart = ", largest difference from {} {largest:.1e}, rms {rms:.1e}".format(YARDSTICK, **note["difference"])
+            apart = ", largest difference from PyTorch {largest:.1e}, rms {rms:.1e}".format(**note["difference"])
         print(f"{name:20} peak memory {note['peak_memory_gb']:.1f} GB{apart}")
 
 
@@ -141,9 +152,9 @@ def noise(shape: tuple[int, ...]) -> np.ndarray:
 
 
 class Files:
-    """Writes the network with random weights as .ckpt, .mindir and .onnx."""
+    """Writes a variant with random weights as .ckpt, .mindir and .onnx."""
 
-    def __init__(self, folder: Path, num_res: int):
+    def __init__(self, folder: Path, name: str, num_res: int):
         from src import device
 
         device.setup("CPU")
@@ -155,13 +166,13 @@ class Files:
         from src.mindir import export_mindir
         from src.onnx_graph import build_onnx
 
-        metadata = {"variant": "MIMO-UNet"}
-        network = build_net("MIMO-UNet", num_res)
+        network = build_net(name, num_res)
+        metadata = {"variant": name, "multiple": str(network.variant.multiple)}
         init_weights(network, 1)
         self.arrays = parameter_arrays(network)
-        save_checkpoint(folder / "net.ckpt", self.arrays, metadata)
-        export_mindir(network, folder / "net", metadata=metadata)
-        onnx.save(build_onnx(self.arrays, network.num_res, metadata=metadata), folder / "net.onnx")
+        save_checkpoint(folder / f"{name}.ckpt", self.arrays, metadata)
+        export_mindir(network, folder / name, metadata=metadata)
+        onnx.save(build_onnx(self.arrays, network.variant.num_res, metadata=metadata), folder / f"{name}.onnx")
 
     def weights(self) -> dict[str, np.ndarray]:
         return self.arrays
@@ -201,15 +212,14 @@ class EngineRun(Run):
 
 
 class TorchRun(Run):
-    def __init__(self, target: str, channels_last: bool, weights: dict[str, np.ndarray], num_res: int):
+    def __init__(self, target: str, channels_last: bool, weights: dict[str, np.ndarray]):
         import torch
 
-        from benchmarks.torch_twin import TorchMIMOUNet, torch_device
+        from benchmarks.torch_twin import torch_device, twin_of
 
         self.torch, self.device = torch, torch_device(target)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = TorchMIMOUNet(num_res or 8).eval()
-        self.network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        self.network = twin_of(weights).eval()
         self.network.to(self.device, memory_format=self.layout)
 
     def answer(self, shape: tuple[int, ...]) -> np.ndarray:

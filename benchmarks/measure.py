@@ -115,7 +115,7 @@ def add_step_options(parser: ArgumentParser, crops: str, size: int, timings: str
     parser.add_argument("--batch", type=int, default=1, metavar="INT", help=f"{crops} [1]")
     size_help = f"side of the square crops, pixels [{size}]"
     parser.add_argument("--size", type=int, default=size, metavar="INT", help=size_help)
-    parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks a stage [8]")
+    parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks per stage [8, Lite 4]")
     parser.add_argument("--rounds", type=int, default=rounds, metavar="INT", help=f"{timings} [{rounds}]")
 
 
@@ -123,10 +123,18 @@ def check_step_options(args: argparse.Namespace, *further: str) -> None:
     """Raise a UserError unless the values of `add_step_options` make sense. `further`: other options that count."""
     counts = {name: getattr(args, name) for name in ("batch", *further, "rounds")}
     problems = [f"--{name}: got {count}, expected 1 or more" for name, count in counts.items() if count < 1]
-    if args.size < 16 or args.size % 4:
-        problems.append(f"--size: got {args.size}, expected 16 or more, a multiple of 4")
+    if args.size < 16 or args.size % 8:
+        problems.append(f"--size: got {args.size}, expected 16 or more, a multiple of 8")
     if problems:
         raise UserError("; ".join(problems))
+
+
+LITE = "lite_"  # before the name of a contestant that is of MIMO-UNetLite
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """'lite_torch' -> ('lite_', 'torch'), 'torch' -> ('', 'torch')."""
+    return (LITE, name.removeprefix(LITE)) if name.startswith(LITE) else ("", name)
 
 
 def choose(asked: str | None, known: Iterable[str], default: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees benchmarks/ only
 
+from benchmarks.measure import LITE, split_name  # noqa: E402
 from src.config import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 
@@ -41,6 +42,7 @@ ENGINE_NAMES = {
     "torch": "PyTorch",
     "torch_channels_last": "PyTorch, channels_last",
 }
+VARIANTS = {"": "", LITE: "Lite: "}  # before the name of a row
 WORDS = {
     "seconds": "秒",
     "first step, s": "首步，秒",
@@ -163,8 +165,9 @@ def step_table(results: dict, say: Callable[[str], str]) -> Table:
     for name, found in results["contestants"].items():
         ratio = spread(found["times_torch"]) if "times_torch" in found else ""
         numbers = [f"{found['first_step_s']:.1f}", f"{found['peak_memory_gb']:.1f}"]
-        name = name if found.get("native_convolutions", True) else "mindspore_framework"  # where none could be built
-        rows.append([say(STEP_NAMES[name]), spread(found["step_s"]), ratio, *numbers])
+        prefix, kind = split_name(name)
+        kind = kind if found.get("native_convolutions", True) else "mindspore_framework"  # where none could be built
+        rows.append([VARIANTS[prefix] + say(STEP_NAMES[kind]), spread(found["step_s"]), ratio, *numbers])
     header = ["", *map(say, ("seconds", "times PyTorch's", "first step, s", "peak memory, GB"))]
     return f"{say('Training step')}, {times(results['shape'])}, {results['threads']} {say('threads')}", header, rows
 
@@ -176,7 +179,8 @@ def inference_table(results: dict, say: Callable[[str], str]) -> Table:
     header += [say("peak memory, GB"), say("rms difference from PyTorch")]
     rows = []
     for name, note in results["contestants"].items():
-        row = [ENGINE_NAMES[name]]
+        prefix, engine = split_name(name)
+        row = [VARIANTS[prefix] + ENGINE_NAMES[engine]]
         for size in results["sizes"]:
             found = size["seconds"][name]
             row += [spread(found["seconds"]), spread(found["speed_of_torch"]) if "speed_of_torch" in found else ""]

@@ -3,9 +3,10 @@
     python benchmarks/step.py --json benchmarks/results/step.json
     python benchmarks/step.py --batch 2 --size 128 --contestants mindspore,torch
 
-Both start from the same weights and take the same batch; that their first losses agree shows that they do the same
-work. A step is float32 throughout: forward, loss with its Fourier term, backward, Adam. `mindspore` takes the native
-convolutions where they can be built, as train.py does; `mindspore_framework` never does.
+Contestants are of MIMO-UNet, those called lite_* of MIMO-UNetLite. All of a variant start from the same weights and
+take the same batch; that their first losses agree shows that they do the same work. A step is float32 throughout:
+forward, loss with its Fourier term, backward, Adam. `mindspore` takes the native convolutions where they can be built,
+as train.py does; `mindspore_framework` never does.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 from benchmarks.measure import (  # noqa: E402
     GB,
+    LITE,
     Contestant,
     add_step_options,
     check_step_options,
@@ -29,19 +31,21 @@ from benchmarks.measure import (  # noqa: E402
     peak_memory_gb,
     ratio,
     show,
+    split_name,
     take_turns,
     write_json,
 )
 from src.errors import run_main  # noqa: E402
 
 # name -> --conv_kernels of train.py, or None for the twin
-CONTESTANTS = {
+KERNELS = {
     "mindspore": "auto",
     "mindspore_framework": "framework",
     "mindspore_native_bf16": "native_bf16",
     "torch": None,
     "torch_channels_last": None,
 }
+CONTESTANTS = KERNELS | {LITE + name: kernels for name, kernels in KERNELS.items()}
 YARDSTICK = "torch"
 
 
@@ -50,17 +54,21 @@ def main(argv: list[str] | None = None) -> None:
     shape = (args.batch, 3, args.size, args.size)
     with contextlib.ExitStack() as stack:
         contestants, results = [], {}
-        weights = None
+        weights = {}  # of each variant
         for name in args.contestants:
-            kernels = CONTESTANTS[name]
-            make, option = (MindSporeStep, kernels) if kernels else (TorchStep, name == "torch_channels_last")
-            made = Contestant(name, make, shape, args.device_target, args.num_res, option, threads=args.threads)
+            prefix, kind = split_name(name)
+            kernels = KERNELS[kind]
+            make, option = (MindSporeStep, kernels) if kernels else (TorchStep, kind == "torch_channels_last")
+            is_lite = bool(prefix)
+            made = Contestant(
+                name, make, shape, args.device_target, args.num_res, option, is_lite, threads=args.threads
+            )
             contestants.append(stack.enter_context(made))
             if kernels:
-                weights = made.ask("weights")
+                weights[prefix] = made.ask("weights")
                 results[name] = {"native_convolutions": made.ask("has_native_convolutions")}
-            elif weights:
-                made.ask("load", weights)
+            elif prefix in weights:
+                made.ask("load", weights[prefix])
             results.setdefault(name, {})
             results[name]["first_loss"], results[name]["first_step_s"] = made.ask("first")
         take_turns(contestants, 1, "step")  # the second step still meets memory for the first time
@@ -84,12 +92,12 @@ def parse_options(argv: list[str] | None):
     parser.add_argument(
         "--contestants",
         metavar="STR",
-        help=f"some of {','.join(CONTESTANTS)} [on CPU mindspore,mindspore_framework,torch]",
+        help=f"some of {','.join(CONTESTANTS)} [on CPU mindspore,mindspore_framework,torch and lite_ of each]",
     )
     args = parse(parser, argv)
     default = {"CPU": ["mindspore", "mindspore_framework", YARDSTICK], "GPU": ["mindspore", YARDSTICK]}
     default = default.get(args.device_target, ["mindspore"])
-    args.contestants = choose(args.contestants, CONTESTANTS, default)
+    args.contestants = choose(args.contestants, CONTESTANTS, default + [LITE + name for name in default])
     check_step_options(args)
     return args
 
@@ -114,7 +122,10 @@ def batch(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 class MindSporeStep:
     """The step of train.py with its defaults for the device, but always in float32."""
 
-    def __init__(self, shape: tuple[int, ...], target: str, num_res: int, kernels: str, distributed: bool = False):
+    def __init__(
+        self, shape: tuple[int, ...], target: str, num_res: int, kernels: str, is_lite: bool = False,
+        distributed: bool = False,
+    ):  # fmt: skip
         import train
         from src import device
         from src.config import load_config
@@ -124,7 +135,7 @@ class MindSporeStep:
 
         options = {
             "device_target": target, "amp_level": "O0", "num_res": num_res, "train_batch_size": shape[0],
-            "crop_size": shape[2], "conv_kernels": kernels,
+            "crop_size": shape[2], "conv_kernels": kernels, "model_name": "MIMO-UNetLite" if is_lite else "MIMO-UNet",
         }  # fmt: skip
         config = load_config("train", [f"--{name}={value}" for name, value in options.items()])
         self.target = target
@@ -169,14 +180,15 @@ class MindSporeStep:
 class TorchStep:
     """The twin with PyTorch's Adam."""
 
-    def __init__(self, shape: tuple[int, ...], target: str, num_res: int, channels_last: bool):
+    def __init__(self, shape: tuple[int, ...], target: str, num_res: int, channels_last: bool, is_lite: bool = False):
         import torch
 
         from benchmarks.torch_twin import TorchMIMOUNet, torch_device
 
         self.torch, self.device = torch, torch_device(target)
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = TorchMIMOUNet(num_res or 8).to(self.device, memory_format=layout).train()
+        network = TorchMIMOUNet(num_res or (4 if is_lite else 8), shuffle=2 if is_lite else 1)
+        self.network = network.to(self.device, memory_format=layout).train()
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4)
         self.inputs = batch(shape)
         self.layout = layout

@@ -6,7 +6,6 @@
 The JSON is written by `scripts/record_weights.py`.
 """
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -18,9 +17,10 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 from benchmarks.report import markdown, with_tables  # noqa: E402
 from src.config import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
+from src.weight_files import SAMPLE_MODEL, sha256_of  # noqa: E402
 
-FOLDER = ROOT / "weights_pretrained"
-WEIGHTS, FIGURES, CARD = "MIMO-UNet_sample.ckpt", "MIMO-UNet_sample.json", "MODEL_CARD.md"
+FOLDER, WEIGHTS = SAMPLE_MODEL.parent, SAMPLE_MODEL.name
+FIGURES, CARD = "MIMO-UNet_sample.json", "MODEL_CARD.md"
 BEGIN, END = "<!-- figures: made by python scripts/model_card.py, not by hand -->", "<!-- /figures -->"
 SETS = {"gopro": "GoPro", "reds": "REDS", "kodak": "Kodak, synthetic blur", "sample": "sample set, first three pairs"}
 PICTURED = "sample"  # the only set whose pictures this repository may hold
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None, folder: Path = FOLDER) -> None:
     parser.add_argument("--check", action="store_true", help="only say whether card, JSON and weights agree")
     check = parser.parse_args(argv).check
     figures = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
-    if figures["sha256"] != sha256(folder / WEIGHTS):
+    if figures["sha256"] != sha256_of(folder / WEIGHTS):
         raise UserError(f"{FIGURES}: its sha256 is not that of {WEIGHTS}. bash scripts/score_sample_weights.sh")
     old = (folder / CARD).read_text(encoding="utf-8")
     new = with_tables(old, tables(figures), CARD, BEGIN, END)
@@ -40,10 +40,6 @@ def main(argv: list[str] | None = None, folder: Path = FOLDER) -> None:
     if not check:
         (folder / CARD).write_text(new, encoding="utf-8")
     print(f"{CARD}: {'as recorded' if new == old else 'written'}")
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def gain(row: dict[str, Any]) -> float:

@@ -23,6 +23,7 @@ from src.config import ArgumentParser, find_recipe, read_yaml  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.picture import CAPTION, GAP, save_curves  # noqa: E402
 from src.run_folder import COLUMNS, read_log  # noqa: E402
+from src.weight_files import sha256_of  # noqa: E402
 
 SETTINGS = ("seed", "crop_size", "train_batch_size", "synthetic_fraction", "learning_rate", "lr_schedule")
 ONE_LAUNCH = ("max_steps", "num_worker")  # a run may have been stopped by hand, and its workers change nothing
@@ -56,7 +57,7 @@ def record(reports: Path, runs: list[tuple[str, str]], hardware: str, folder: Pa
     figures = {
         "file": model_card.WEIGHTS,
         "bytes": (folder / model_card.WEIGHTS).stat().st_size,
-        "sha256": model_card.sha256(folder / model_card.WEIGHTS),
+        "sha256": sha256_of(folder / model_card.WEIGHTS),
         "hardware": hardware,
         "versions": {name: versions[name] for name in ("python", "mindspore", "numpy")},
         "stages": [stage(recipe, read_yaml(Path(run) / "config.yaml"), logs[recipe]) for recipe, run in runs],

@@ -108,8 +108,7 @@ class Progress(Callback):
             initial=self.first_step, total=self.last_step, unit="step", dynamic_ncols=True, disable=not is_terminal
         )
         self.next_line = 0.0
-        self.start = time.perf_counter(), self.first_step
-        self.after_first: tuple[float, int] | None = None
+        self.since = time.perf_counter(), self.first_step
         if not is_terminal:
             print("compiling the training step ...", flush=True)
 
@@ -123,8 +122,9 @@ class Progress(Callback):
             tqdm.write(f"data-bound: {share:.0%} of the time goes into waiting for data; try --pack (python -m "
                        "src.preprocessing --pack ...) / --num_worker")  # fmt: skip
         now = time.perf_counter()
-        begin, done = self.after_first or self.start  # the first step compiles, so later ones tell the time left
-        self.after_first = self.after_first or (now, state.global_step)
+        begin, done = self.since
+        if done == self.first_step:  # this step compiled, so later ones alone tell the time left
+            self.since = now, state.global_step
         assert self.bar is not None  # `on_train_begin` made it
         if not self.bar.disable:
             self.bar.set_description(f"epoch {state.epoch} {text} data {share:.0%}", refresh=False)

@@ -89,25 +89,34 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
     return {name: value.asnumpy() for name, value in loaded.items() if isinstance(value, Tensor)}, meta
 
 
-def identify(names: Iterable[str], meta: Mapping[str, Any] | None = None) -> tuple[str | None, int]:
-    """(variant, residual blocks per stage) of a network from its parameter names; (None, depth) if no variant has that
-    depth, (None, 0) if it is no MIMO-UNet at all."""
+def identify(shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any] | None = None) -> tuple[str | None, int]:
+    """(variant, residual blocks per stage) of a network from its parameters' names and shapes; (None, depth) if no
+    variant has that depth, (None, 0) if it is no MIMO-UNet at all.
+
+    A shallower network, for tests and trials, is known by the description; MIMO-UNetLite also by its first layer, which
+    reads twelve channels.
+    """
     # All six stages are asked, so that a file from which a block is missing is not taken for a shallower network.
-    blocks = [int(m.group(1)) for m in map(STAGE_BLOCK.match, names) if m]
+    blocks = [int(m.group(1)) for m in map(STAGE_BLOCK.match, shapes) if m]
     num_res = max(blocks, default=-1) + 1
-    by_depth = {v.num_res: name for name, v in MODELS.items()}
-    variant = (meta or {}).get("variant") or by_depth.get(num_res)
-    return (variant, num_res) if num_res else (None, 0)
+    if not num_res:
+        return None, 0
+    shape = shapes.get("feat_extract.0.main.0.weight", ())
+    alike = {name: v for name, v in MODELS.items() if len(shape) != 4 or shape[1] == 3 * v.shuffle**2}
+    described = (meta or {}).get("variant")
+    if described in alike:
+        return described, num_res
+    by_depth = {v.num_res: name for name, v in alike.items()}
+    return next(iter(alike)) if len(alike) == 1 else by_depth.get(num_res), num_res
 
 
-def require_network(names: Iterable[str], meta: Mapping[str, Any], path: Path | str) -> tuple[str | None, int]:
-    """`identify`, or a UserError if the names are not those of a MIMO-UNet."""
-    names = list(names)
-    variant, num_res = identify(names, meta)
+def require_network(arrays: Mapping[str, Any], meta: Mapping[str, Any], path: Path | str) -> tuple[str | None, int]:
+    """`identify` of arrays, or a UserError if their names are not those of a MIMO-UNet."""
+    variant, num_res = identify({name: tuple(a.shape) for name, a in arrays.items()}, meta)
     if num_res == 0 or num_res > MAX_BLOCKS:
         raise UserError(
             f"{path} holds no MIMO-UNet: expected names like Encoder.0.layers.0.main.0.main.0.weight, "
-            f"got {first_few(names) or 'none'}"
+            f"got {first_few(arrays) or 'none'}"
         )
     return variant, num_res
 

@@ -1,6 +1,6 @@
 """Parameters, multiply-accumulates and activation memory of a network, counted on the network itself.
 
-`python -m src.mimo_unet` prints them for both variants.
+`python -m src.mimo_unet` prints them for all variants.
 """
 
 import math
@@ -29,7 +29,7 @@ class Complexity:
 
 
 def complexity(network: MIMOUNet, height: int, width: int, probe: tuple[int, int] = PROBE) -> Complexity:
-    """Count on an image of `probe` and scale to (height, width), all multiples of 4.
+    """Count on an image of `probe` and scale to (height, width), all multiples of what the variant wants.
 
     Scaling is exact: every layer is a convolution at a fixed fraction of the input's resolution.
     """
@@ -57,8 +57,8 @@ def complexity(network: MIMOUNet, height: int, width: int, probe: tuple[int, int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table of both variants; there are no options but --help."""
-    ArgumentParser("Parameters, multiply-accumulates and activation memory of both variants.").parse_args(argv)
+    """Print a table of all variants; there are no options but --help."""
+    ArgumentParser("Parameters, multiply-accumulates and activation memory of all variants.").parse_args(argv)
     device.setup("CPU")
     print(f"{'variant':15}{'input':>10}{'parameters':>14}{'GMACs':>10}{'activations, GB':>18}")
     for name in MODELS:

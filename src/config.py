@@ -19,8 +19,10 @@ from src.errors import UserError, nearest
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = ROOT / "configs"
-# The values of src.mimo_unet.MODELS, repeated here because that module needs MindSpore; a test holds the two together.
-MODEL_NAMES = ("MIMO-UNet", "MIMO-UNetPlus")
+# The names of src.mimo_unet.MODELS and what the sides of an image must be multiples of, repeated here because that
+# module needs MindSpore; a test holds the two together.
+MULTIPLES = {"MIMO-UNet": 4, "MIMO-UNetPlus": 4, "MIMO-UNetLite": 8}
+MODEL_NAMES = tuple(MULTIPLES)
 # Likewise of src.restore.ENSEMBLES and src.metric.METRICS.
 ENSEMBLE_NAMES = ("none", "rot4", "flip4", "x8")
 METRIC_NAMES = ("psnr", "psnr_uint8", "ssim")
@@ -59,7 +61,7 @@ class Config:
         "MIMO-UNet", "variant of the network", "train eval export", MODEL_NAMES, shapes_result=True
     )
     num_res: int = option(
-        0, "residual blocks per stage, 0 = the variant's own (8 or 20); small for trials", low=0, shapes_result=True
+        0, "residual blocks per stage, 0 = the variant's own (8, 20 or 4); small for trials", low=0, shapes_result=True
     )
 
     # data
@@ -93,7 +95,7 @@ class Config:
     synthetic_fraction: float = option(0.5, "the share of sharp_photos in the training pairs", shapes_result=True)
     slice_dataset: int = option(0, "use only the first N images, 0 = all", "train eval", low=0)
     crop_size: int = option(
-        256, "side of the square training crops, pixels, a multiple of 4", low=16, shapes_result=True
+        256, "side of the square training crops, pixels, a multiple of 4, of 8 for Lite", low=16, shapes_result=True
     )
     random_rotate90: bool = option(False, "augmentation: rotate pairs by 0, 90, 180 or 270 degrees", shapes_result=True)
     random_rgb_permutation: bool = option(False, "augmentation: permute the colour channels", shapes_result=True)
@@ -186,7 +188,7 @@ class Config:
     )
     export_file_name: str = option("", "name without suffix, empty = the model's name", "export")
     export_batch_size: int = option(0, "images per call, 0 = any", "export", low=0)
-    export_size: str = option("dynamic", "HxW in pixels, multiples of 4, or dynamic = any", "export")
+    export_size: str = option("dynamic", "HxW in pixels, multiples of 4 (8 for Lite), or dynamic = any", "export")
     export_precision: str = option("fp32", "fp16 is for Ascend and GPU", "export", ("fp32", "fp16"))
     all_scales: bool = option(False, "the outputs at half and quarter size too", "export")
     verify: bool = option(False, "compare with the checkpoint at three sizes, up to 720x1280", "export")
@@ -207,9 +209,11 @@ class Config:
                 )
             elif low is not None and value < low:
                 problems.append(f"--{f.name}: got {value}, expected {low} or more")
-        if self.crop_size % 4:
+        multiple = MULTIPLES.get(self.model_name, 1)
+        if self.crop_size % multiple:
             problems.append(
-                f"--crop_size: got {self.crop_size}, expected a multiple of 4 (the network has three scales)"
+                f"--crop_size: got {self.crop_size}, expected a multiple of {multiple} for {self.model_name} (the "
+                "network has three scales)"
             )
         if self.learning_rate <= 0:
             problems.append(f"--learning_rate: got {self.learning_rate}, expected more than 0")

@@ -16,16 +16,15 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from src.errors import UserError
-from src.restore import MULTIPLE
 from src.weight_files import CHECKPOINT_SUFFIXES, TORCH_SUFFIXES, need_file
 
 if TYPE_CHECKING:  # importing MindSpore takes seconds, and .onnx files do without
-    from mindspore import nn
+    from src.mimo_unet import MIMOUNet
 
 SUFFIXES = (*CHECKPOINT_SUFFIXES, ".mindir", ".onnx")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -41,8 +40,10 @@ class Engine:
     """One line for the user: file, variant, runtime, precision."""
     bytes_per_pixel: int = 4500
     """Peak memory of a call, per pixel of its input: 4.0 GB for a 1280x720 frame, MindSpore on CPU."""
+    multiple: int = 4
+    """H and W of the input are multiples of it."""
     fixed_size: tuple[int, int] | None = None
-    """The (H, W) that the file was exported for; None takes every multiple of 4."""
+    """The (H, W) that the file was exported for; None takes every multiple of `multiple`."""
     fixed_batch: int = 0
     """Likewise N; 0 takes any. Calls with another N are cut into parts, the last one filled up."""
 
@@ -53,7 +54,7 @@ class Engine:
         """Restore a batch.
 
         Args:
-            images: RGB, (N, 3, H, W) float32 in [0, 1]; `src.restore` pads sides to multiples of 4.
+            images: RGB, (N, 3, H, W) float32 in [0, 1]; `src.restore` pads sides to multiples of `multiple`.
 
         Returns:
             The same shape, not clipped.
@@ -61,8 +62,9 @@ class Engine:
         Raises:
             UserError: the file was exported for another size.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % MULTIPLE or images.shape[3] % MULTIPLE:
-            raise ValueError(f"got images {images.shape}, expected (N, 3, H, W), H and W multiples of {MULTIPLE}")
+        multiple = self.multiple
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % multiple or images.shape[3] % multiple:
+            raise ValueError(f"got images {images.shape}, expected (N, 3, H, W), H and W multiples of {multiple}")
         height, width = images.shape[2:]
         if self.fixed_size and (height, width) != self.fixed_size:
             fixed = "x".join(map(str, self.fixed_size))
@@ -89,10 +91,11 @@ class MindSporeEngine(Engine):
     compile one graph each.
     """
 
-    def __init__(self, network: "nn.Cell", description: str = "MindSpore, fp32"):
+    def __init__(self, network: "MIMOUNet", description: str = "MindSpore, fp32"):
         from src.mindir import FullResolution, any_size
 
         self.description = description
+        self.multiple = network.variant.multiple
         self.cell = FullResolution(network).set_train(False)
         self.cell.set_inputs(any_size())
         self(np.zeros((1, 3, 8, 8), np.float32))  # compile now, so that the first image's time is its own
@@ -116,7 +119,7 @@ class MindirEngine(Engine):
         from src.mindir import describe_mindir
 
         metadata, shapes, names = describe_mindir(Path(path))
-        self.fixed_batch, self.fixed_size = check_export(path, metadata, shapes, names, model_name)
+        self.fixed_batch, self.fixed_size, self.multiple = check_export(path, metadata, shapes, names, model_name)
         self.description = f"{path}: {metadata['variant']}, MindSpore, {metadata.get('precision', 'fp32')}"
         try:
             self.cell = ms.nn.GraphCell(ms.load(str(path)))
@@ -163,7 +166,7 @@ class OnnxEngine(Engine):
         metadata = {p.key: p.value for p in model.metadata_props}
         shapes = [[d.dim_value or -1 for d in i.type.tensor_type.shape.dim] for i in model.graph.input]
         names = [i.name for i in model.graph.input]
-        self.fixed_batch, self.fixed_size = check_export(path, metadata, shapes, names, model_name)
+        self.fixed_batch, self.fixed_size, self.multiple = check_export(path, metadata, shapes, names, model_name)
         self.description = f"{path}: {metadata['variant']}, OpenVINO on CPU, {'bf16' if bf16 else 'fp32'}"
         self.bytes_per_pixel = 1300 if bf16 else 2500
         options = {
@@ -232,10 +235,19 @@ def runs_on_mindspore(path: Path | str) -> bool:
 def _checkpoint_engine(path: Path, model_name: str, weights: str) -> MindSporeEngine:
     from src.checkpoint import describe_loading, load_network, read_checkpoint, require_network
 
-    model_name = model_name or require_network(*read_checkpoint(path), path)[0] or "MIMO-UNet"
+    arrays, meta = read_checkpoint(path)
+    model_name = model_name or require_network(arrays, meta, path)[0] or "MIMO-UNet"
     network, meta, left_out = load_network(path, model_name, weights)
     loading = describe_loading(path, meta, left_out)
     return MindSporeEngine(network, loading.replace(f"{path}:", f"{path}: {model_name}, MindSpore, fp32,", 1))
+
+
+class ExportedShape(NamedTuple):
+    """What an exported file takes: `Engine.fixed_batch`, `Engine.fixed_size`, `Engine.multiple`."""
+
+    batch: int
+    size: tuple[int, int] | None
+    multiple: int
 
 
 def check_export(
@@ -244,8 +256,9 @@ def check_export(
     shapes: Sequence[Sequence[int]],
     names: Sequence[str],
     model_name: str,
-) -> tuple[int, tuple[int, int] | None]:
-    """(fixed batch, fixed size) of an exported file, 0 and None where they are free (-1 in `shapes`).
+) -> ExportedShape:
+    """What an exported file takes; sides that are free have -1 in `shapes`. Files of versions that had no variant with
+    another multiple do not name it: it is 4.
 
     Raises:
         UserError: the file is not one that `export.py` wrote, or of another variant than `model_name`.
@@ -261,7 +274,11 @@ def check_export(
         raise UserError(
             f"{path} holds {metadata['variant']}, expected {model_name}. Add --model_name {metadata['variant']}"
         )
-    return max(0, shape[0]), (shape[2], shape[3]) if shape[2] > 0 and shape[3] > 0 else None
+    multiple = metadata.get("multiple", "4")
+    if not re.fullmatch(r"[1-9]\d?", multiple):
+        raise UserError(f"{path} is damaged: its multiple is {multiple[:20]!r}, expected a number. Export it again.")
+    size = (shape[2], shape[3]) if shape[2] > 0 and shape[3] > 0 else None
+    return ExportedShape(max(0, shape[0]), size, int(multiple))
 
 
 def has_bf16() -> bool:

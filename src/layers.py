@@ -59,15 +59,15 @@ class ResBlocks(nn.Cell):
 
 
 class SCM(nn.Cell):
-    """Shallow convolutional module: features of a downsampled input image, (N, 3, h, w) -> (N, ch, h, w)."""
+    """Shallow convolutional module: features of a downsampled input image, (N, image_ch, h, w) -> (N, ch, h, w)."""
 
-    def __init__(self, ch: int):
+    def __init__(self, ch: int, image_ch: int = 3):
         super().__init__()
         self.main = nn.SequentialCell(
-            BasicConv(3, ch // 4, 3),
+            BasicConv(image_ch, ch // 4, 3),
             BasicConv(ch // 4, ch // 2, 1),
             BasicConv(ch // 2, ch // 2, 3),
-            BasicConv(ch // 2, ch - 3, 1),
+            BasicConv(ch // 2, ch - image_ch, 1),
         )
         self.conv = BasicConv(ch, ch, 1, relu=False)
 

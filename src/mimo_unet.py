@@ -3,33 +3,47 @@
 "Rethinking Coarse-to-Fine Approach in Single Image Deblurring", ICCV 2021, https://arxiv.org/abs/2108.05054, figure 2.
 Module names, and with them the parameter names, are those of the authors' published PyTorch checkpoints.
 
-    python -m src.mimo_unet      # parameters, multiply-accumulates and activation memory of both variants
+`MIMO-UNetLite` is not in the paper: it is this repository's variant for people without an accelerator, the same graph
+one octave lower. Each input goes through a pixel-unshuffle by 2, each output through a pixel-shuffle by 2.
+
+    python -m src.mimo_unet      # parameters, multiply-accumulates and activation memory of all variants
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mindspore import Tensor, nn, ops
 
 from src.layers import AFF, FAM, SCM, BasicConv, ResBlocks
 
-BASE = 32  # channels at full resolution; 64 at half, 128 at a quarter
+BASE = 32  # channels at the finest scale; 64 at the second, 128 at the third
 
 
 @dataclass(frozen=True)
 class Variant:
     num_res: int
     """Residual blocks in each of the six stages."""
-    dropout: float
+    dropout: float = 0.0
     """Probability that a channel of a fused feature map is dropped during training."""
+    shuffle: int = 1
+    """Factor of the pixel-unshuffle of the inputs and of the pixel-shuffle of the outputs; 1 = neither."""
+
+    @property
+    def multiple(self) -> int:
+        """What H and W must be multiples of: the three scales halve the unshuffled image twice."""
+        return 4 * self.shuffle
 
 
-MODELS = {"MIMO-UNet": Variant(num_res=8, dropout=0.0), "MIMO-UNetPlus": Variant(num_res=20, dropout=0.1)}
+MODELS = {
+    "MIMO-UNet": Variant(num_res=8),
+    "MIMO-UNetPlus": Variant(num_res=20, dropout=0.1),
+    "MIMO-UNetLite": Variant(num_res=4, shuffle=2),
+}
 # MIMO-UNet++ is MIMO-UNetPlus averaged over four rotations of its input: no weights of its own.
 
 MASK_CHANNELS = BASE + 2 * BASE  # one number per channel of the two fused maps: see MIMOUNet.construct
 
 
-# Both resizes are written as reshapes: `ops.interpolate` cannot be exported with a dynamic shape, nor to ONNX at all,
+# All of these are written as reshapes: `ops.interpolate` cannot be exported with a dynamic shape, nor to ONNX at all,
 # and the gradient of a strided slice fails in PyNative mode on CPU.
 
 
@@ -46,43 +60,61 @@ def upsample(x: Tensor) -> Tensor:
     return ops.broadcast_to(x.reshape(n, c, h, 1, w, 1), (n, c, h, 2, w, 2)).reshape(n, c, h * 2, w * 2)
 
 
-class MIMOUNet(nn.Cell):
-    """Both variants of the paper. Shapes below are for base = 32 channels and an input of (N, 3, H, W)."""
+def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
+    """(N, C, H, W) -> (N, C * factor^2, H / factor, W / factor), in PyTorch's channel order: channel, row, column."""
+    n, c, h, w = x.shape
+    blocks = x.reshape(n, c, h // factor, factor, w // factor, factor).transpose(0, 1, 3, 5, 2, 4)
+    return blocks.reshape(n, c * factor * factor, h // factor, w // factor)
 
-    def __init__(self, num_res: int, dropout: float = 0.0, base: int = BASE):
+
+def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    """The inverse of `pixel_unshuffle`: (N, C * factor^2, h, w) -> (N, C, h * factor, w * factor)."""
+    n, c, h, w = x.shape
+    blocks = x.reshape(n, c // (factor * factor), factor, factor, h, w).transpose(0, 1, 4, 2, 5, 3)
+    return blocks.reshape(n, c // (factor * factor), h * factor, w * factor)
+
+
+class MIMOUNet(nn.Cell):
+    """All variants. Shapes below are for an input of (N, 3, H, W) and a shuffle of 1; with another, the sides of every
+    feature map are divided by it."""
+
+    def __init__(self, variant: Variant):
         super().__init__()
-        self.num_res = num_res
-        self.has_dropout = dropout > 0
-        ch1, ch2, ch4 = base, base * 2, base * 4  # channels at full, half and quarter resolution
+        self.variant = variant
+        self.shuffle = variant.shuffle
+        self.has_dropout = variant.dropout > 0
+        num_res, image_ch = variant.num_res, 3 * variant.shuffle**2
+        ch1, ch2, ch4 = BASE, BASE * 2, BASE * 4  # channels at the three scales, fine to coarse
         fused = ch1 + ch2 + ch4
 
         self.Encoder = nn.CellList([ResBlocks(ch, num_res) for ch in (ch1, ch2, ch4)])
         self.feat_extract = nn.CellList(
             [
-                BasicConv(3, ch1, 3),
+                BasicConv(image_ch, ch1, 3),
                 BasicConv(ch1, ch2, 3, stride=2),
                 BasicConv(ch2, ch4, 3, stride=2),
                 BasicConv(ch4, ch2, 4, stride=2, transpose=True),
                 BasicConv(ch2, ch1, 4, stride=2, transpose=True),
-                BasicConv(ch1, 3, 3, relu=False),
+                BasicConv(ch1, image_ch, 3, relu=False),
             ]
         )
         self.Decoder = nn.CellList([ResBlocks(ch, num_res) for ch in (ch4, ch2, ch1)])
         self.Convs = nn.CellList([BasicConv(ch4, ch2, 1), BasicConv(ch2, ch1, 1)])
-        self.ConvsOut = nn.CellList([BasicConv(ch4, 3, 3, relu=False), BasicConv(ch2, 3, 3, relu=False)])
+        self.ConvsOut = nn.CellList([BasicConv(ch, image_ch, 3, relu=False) for ch in (ch4, ch2)])
         self.AFFs = nn.CellList([AFF(fused, ch1), AFF(fused, ch2)])
         self.FAM1 = FAM(ch4)
-        self.SCM1 = SCM(ch4)
+        self.SCM1 = SCM(ch4, image_ch)
         self.FAM2 = FAM(ch2)
-        self.SCM2 = SCM(ch2)
+        self.SCM2 = SCM(ch2, image_ch)
 
     def construct(self, x: Tensor, channel_mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Restore a batch.
 
         Args:
-            x: blurred RGB, (N, 3, H, W) in [0, 1], H and W multiples of 4 (`src.restore` pads any other size).
+            x: blurred RGB, (N, 3, H, W) in [0, 1], H and W multiples of `variant.multiple` (`src.restore` pads other
+                sizes).
             channel_mask: channel dropout of one training step, (N, 96): 0 for a dropped channel, 1 / (1 - p) for a kept
-                one, the first 32 for the full-resolution fused map, the rest for the half-resolution one. The mask
+                one, the first 32 for the fused map of the finest scale, the rest for that of the second. The mask
                 comes from outside because a framework dropout layer's state cannot be saved, and a resumed run must
                 repeat it. None (evaluation) drops nothing. The variant without dropout ignores it.
 
@@ -93,9 +125,11 @@ class MIMOUNet(nn.Cell):
         x2 = downsample(x)  # (N, 3, H/2, W/2)
         x4 = downsample(x2)  # (N, 3, H/4, W/4)
 
-        res1 = self.Encoder[0](self.feat_extract[0](x))  # (N, 32, H, W)
-        res2 = self.Encoder[1](self.FAM2(self.feat_extract[1](res1), self.SCM2(x2)))  # (N, 64, H/2, W/2)
-        z = self.Encoder[2](self.FAM1(self.feat_extract[2](res2), self.SCM1(x4)))  # (N, 128, H/4, W/4)
+        res1 = self.Encoder[0](self.feat_extract[0](self.unshuffled(x)))  # (N, 32, H, W)
+        res2 = self.FAM2(self.feat_extract[1](res1), self.SCM2(self.unshuffled(x2)))
+        res2 = self.Encoder[1](res2)  # (N, 64, H/2, W/2)
+        z = self.FAM1(self.feat_extract[2](res2), self.SCM1(self.unshuffled(x4)))
+        z = self.Encoder[2](z)  # (N, 128, H/4, W/4)
 
         z_up = upsample(z)  # (N, 128, H/2, W/2)
         fused2 = self.AFFs[1](downsample(res1), res2, z_up)  # (N, 64, H/2, W/2)
@@ -107,14 +141,22 @@ class MIMOUNet(nn.Cell):
             fused2 = fused2 * mask[:, ch1:]
 
         z = self.Decoder[0](z)  # (N, 128, H/4, W/4)
-        out4 = self.ConvsOut[0](z) + x4  # (N, 3, H/4, W/4)
+        out4 = self.shuffled(self.ConvsOut[0](z)) + x4  # (N, 3, H/4, W/4)
         z = self.Convs[0](ops.cat((self.feat_extract[3](z), fused2), 1))  # (N, 64, H/2, W/2)
         z = self.Decoder[1](z)
-        out2 = self.ConvsOut[1](z) + x2  # (N, 3, H/2, W/2)
+        out2 = self.shuffled(self.ConvsOut[1](z)) + x2  # (N, 3, H/2, W/2)
         z = self.Convs[1](ops.cat((self.feat_extract[4](z), fused1), 1))  # (N, 32, H, W)
         z = self.Decoder[2](z)
-        out1 = self.feat_extract[5](z) + x  # (N, 3, H, W)
+        out1 = self.shuffled(self.feat_extract[5](z)) + x  # (N, 3, H, W)
         return out4, out2, out1
+
+    def unshuffled(self, image: Tensor) -> Tensor:
+        """(N, 3, h, w) -> what the first layer of a scale reads, (N, 3 * shuffle^2, h / shuffle, w / shuffle)."""
+        return image if self.shuffle == 1 else pixel_unshuffle(image, self.shuffle)
+
+    def shuffled(self, residual: Tensor) -> Tensor:
+        """The inverse of `unshuffled`, for the last layer of a scale."""
+        return residual if self.shuffle == 1 else pixel_shuffle(residual, self.shuffle)
 
 
 def build_net(model_name: str, num_res: int = 0) -> MIMOUNet:
@@ -123,7 +165,7 @@ def build_net(model_name: str, num_res: int = 0) -> MIMOUNet:
     if model_name not in MODELS:
         raise ValueError(f"unknown model name {model_name!r}; known: {', '.join(MODELS)}")
     variant = MODELS[model_name]
-    return MIMOUNet(num_res or variant.num_res, variant.dropout)
+    return MIMOUNet(replace(variant, num_res=num_res or variant.num_res))
 
 
 if __name__ == "__main__":

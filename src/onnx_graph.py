@@ -4,6 +4,7 @@ MindSpore 2.10's own ONNX export is fixed in shape, of opset 11, and writes a Co
 Here height, width and batch may be free, and each weight keeps the name that it has in the published checkpoints.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,16 @@ class Graph:
         self.dtype = np.float16 if float16 else np.float32
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self.constant("double", np.array([1, 1, 2, 2], np.float32))
+        # The factor of the pixel-unshuffle follows from how many channels the first layer reads.
+        self.shuffle = math.isqrt(arrays["feat_extract.0.main.0.weight"].shape[1] // 3)
+        if self.shuffle > 1:
+            channels = 3 * self.shuffle**2
+            one_hot = np.eye(channels, dtype=self.dtype).reshape(channels, 3, self.shuffle, self.shuffle)
+            self.constant("unshuffle", one_hot)
+
+    def constant(self, name: str, array: np.ndarray) -> None:
+        self.initializers.append(numpy_helper.from_array(array, name))
 
     def op(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         output = output or f"{kind}_{len(self.nodes)}"
@@ -31,7 +42,7 @@ class Graph:
         return output
 
     def weight(self, name: str) -> str:
-        self.initializers.append(numpy_helper.from_array(self.arrays[name].astype(self.dtype), name))
+        self.constant(name, self.arrays[name].astype(self.dtype))
         return name
 
     def conv(self, name: str, x: str, stride: int = 1, relu: bool = True, transpose: bool = False) -> str:
@@ -73,6 +84,19 @@ class Graph:
         return self.op("Resize", x, "", "double", mode="nearest", coordinate_transformation_mode="asymmetric",
                        nearest_mode="floor")  # fmt: skip
 
+    def unshuffled(self, image: str) -> str:
+        """`src.mimo_unet.pixel_unshuffle` as a convolution with ones and zeros, which is exact: ONNX's SpaceToDepth has
+        another order of channels, and reshapes of free shapes cost more nodes."""
+        if self.shuffle == 1:
+            return image
+        sides = [self.shuffle] * 2
+        return self.op("Conv", image, "unshuffle", strides=sides, kernel_shape=sides)
+
+    def shuffled(self, residual: str) -> str:
+        if self.shuffle == 1:
+            return residual
+        return self.op("DepthToSpace", residual, blocksize=self.shuffle, mode="CRD")  # CRD is PyTorch's order
+
 
 def build_onnx(
     arrays: Mapping[str, np.ndarray],
@@ -83,7 +107,8 @@ def build_onnx(
     float16: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """The network with these weights. Input: `images`, (N, 3, H, W) float32; H and W are multiples of 4.
+    """The network with these weights. Input: `images`, (N, 3, H, W) float32; H and W are multiples of what the variant
+    wants, see `src.mimo_unet.Variant`.
 
     Args:
         arrays: weights by name; it may hold more.
@@ -95,10 +120,10 @@ def build_onnx(
         metadata: texts that are stored with the model.
     """
     g = Graph(arrays, float16)
-    g.initializers.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "double"))
     half = g.down(INPUT)
     images = (INPUT, half, g.down(half))
     x, x2, x4 = (g.op("Cast", i, to=TensorProto.FLOAT16) for i in images) if float16 else images
+    x, x2, x4 = g.unshuffled(x), g.unshuffled(x2), g.unshuffled(x4)
 
     res1 = g.res_blocks("Encoder.0", g.conv("feat_extract.0", x), num_res)
     res2 = g.fam("FAM2", g.conv("feat_extract.1", res1, stride=2), g.scm("SCM2", x2))
@@ -121,6 +146,7 @@ def build_onnx(
 
     outputs = []
     for i, (residual, image) in enumerate(zip(reversed(residuals), images, strict=False)):
+        residual = g.shuffled(residual)
         residual = g.op("Cast", residual, to=TensorProto.FLOAT) if float16 else residual
         g.op("Add", residual, image, output=OUTPUTS[i])
         outputs.append(_tensor(OUTPUTS[i], batch, size, i))

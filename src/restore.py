@@ -5,13 +5,18 @@ Images are (N, H, W, 3) float32 RGB in [0, 1].
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
-Engine = Callable[[np.ndarray], np.ndarray]
-"""(N, 3, H, W) float32 in [0, 1], H and W multiples of 4 -> the same shape, not clipped. See `src.engine`."""
 
-MULTIPLE = 4  # the network halves its input twice
+class Engine(Protocol):
+    """(N, 3, H, W) float32 in [0, 1], H and W multiples of `multiple` -> the same shape, not clipped: `src.engine`."""
+
+    multiple: int
+
+    def __call__(self, images: np.ndarray, /) -> np.ndarray: ...
+
 
 # name -> (quarter turns, flipped left to right first) of each pass, whose results are turned back and averaged.
 ENSEMBLES: dict[str, tuple[tuple[int, bool], ...]] = {
@@ -22,7 +27,7 @@ ENSEMBLES: dict[str, tuple[tuple[int, bool], ...]] = {
 }
 
 
-def pad_to_multiple(images: np.ndarray, multiple: int = MULTIPLE) -> np.ndarray:
+def pad_to_multiple(images: np.ndarray, multiple: int) -> np.ndarray:
     """(N, 3, H, W) -> mirrored at the bottom and right to sides that are multiples of `multiple`."""
     height, width = images.shape[2:]
     bottom, right = -height % multiple, -width % multiple
@@ -34,7 +39,7 @@ def pad_to_multiple(images: np.ndarray, multiple: int = MULTIPLE) -> np.ndarray:
 def restore_once(images: np.ndarray, engine: Engine) -> np.ndarray:
     """One pass of the network over a batch of any size; not clipped: clipping belongs to the metric or to the file."""
     height, width = images.shape[1:3]
-    batch = pad_to_multiple(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    batch = pad_to_multiple(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), engine.multiple)
     restored = engine(batch)
     return np.ascontiguousarray(restored[:, :, :height, :width].transpose(0, 2, 3, 1))
 

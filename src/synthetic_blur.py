@@ -35,7 +35,7 @@ INTERPOLATION_REACH = 2  # pixels that cubic interpolation looks at around a poi
 NUM_FRAMES = (7, 9, 11, 13)  # of the fast camera
 MAX_FRAMES = 61  # of the slow one
 OPEN_SHUTTER = 0.5  # share of pairs by the slow one
-CAMERA_LENGTH = (1.5, 40.0)  # pixels, drawn evenly on a logarithmic scale
+CAMERA_LENGTH = (2.5, 40.0)  # pixels, drawn evenly on a logarithmic scale
 OBJECT_LENGTH = (5.0, 50.0)  # likewise, what an object moves by itself
 CAMERA_TURN = 0.025  # radians between the outermost frames, at most
 OBJECT_TURN = 0.06
@@ -43,11 +43,12 @@ WITH_OBJECT = 0.35  # share of pairs in which an object moves by itself
 STILL_CAMERA = 0.4  # share of these in which nothing else does
 LINEAR_LIGHT = 0.5  # share of pairs whose mean is that of the light
 MAX_REDUCTION = 2.0  # photographs are made smaller by up to this factor: other contents, and sharper ones
-MARGIN = 32  # pixels at each side of the window that a reduced photograph keeps
-READ_NOISE = 1.5  # standard deviation in levels of 255, at most
-SHOT_NOISE = 2.5  # likewise, at full light
-JPEG = 0.25  # share of blurred images that went through JPEG
-JPEG_QUALITY = (70, 96)
+MARGIN = 64  # pixels at each side of the window that a reduced photograph keeps
+# Little noise: the mean of many frames has hardly any, and a network that sees more learns to remove noise, not blur.
+READ_NOISE = 0.5  # standard deviation in levels of 255, at most
+SHOT_NOISE = 1.0  # likewise, at full light
+JPEG = 0.2  # share of blurred images that went through JPEG
+JPEG_QUALITY = (80, 97)
 MAX_PIXELS = 1_500_000  # to which larger photographs are reduced on reading
 
 
@@ -203,9 +204,15 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def randomly_reduced(rng: np.random.Generator, photo: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`photo`, up to `MAX_REDUCTION` times smaller as far as the window and a margin around it still fit."""
-    most = min(photo.shape[0] / (height + 2 * MARGIN), photo.shape[1] / (width + 2 * MARGIN), MAX_REDUCTION)
-    return reduced(photo, rng.uniform(1.0, max(1.0, most)))
+    """A random part of `photo`, up to `MAX_REDUCTION` times smaller: the window with `MARGIN` pixels around it, as far
+    as the photo has them. Only that part is reduced, which is most of the work with a large photo."""
+    wanted = height + 2 * MARGIN, width + 2 * MARGIN
+    most = min(photo.shape[0] / wanted[0], photo.shape[1] / wanted[1], MAX_REDUCTION)
+    factor = rng.uniform(1.0, max(1.0, most))
+    rows, columns = (min(size, math.ceil(side * factor)) for size, side in zip(photo.shape[:2], wanted, strict=True))
+    top = int(rng.integers(photo.shape[0] - rows, endpoint=True))
+    left = int(rng.integers(photo.shape[1] - columns, endpoint=True))
+    return reduced(photo[top : top + rows, left : left + columns], factor)
 
 
 def reduced(image: np.ndarray, factor: float) -> np.ndarray:

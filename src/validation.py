@@ -41,7 +41,7 @@ class Validator:
         self.step, self.pairs, self.batch_size, self.runtime, self.folder = step, pairs, batch_size, runtime, folder
         # A network of its own: with other weights if there is a moving average, and without the native convolutions,
         # which need shapes that are known when the graph is compiled.
-        self.network = MIMOUNet(step.network.num_res)
+        self.network = MIMOUNet(step.network.variant)
         if step.scaler is not None:
             self.network.to_float(ms.float16)
         self.engine: MindSporeEngine | None = None

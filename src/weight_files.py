@@ -6,6 +6,7 @@ functions that need it alone, so that everything but `convert.py` does without.
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pickletools
@@ -51,6 +52,11 @@ def sample_model(option: str) -> tuple[Path, str]:
         f"{option}: a trained network is needed, e.g. runs/MIMO-UNet/best.ckpt from train.py, or the authors' weights; "
         "weights_pretrained/README.md tells how to get them"
     )
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, 64 hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def need_file(path: Path, kind: str) -> None:

@@ -21,7 +21,18 @@ REFERENCES = {
     "mimo_unet_num_res_1": ("MIMO-UNet", 1, "tiny-", (2, 3, 32, 32)),
     "mimo_unet": ("MIMO-UNet", 0, "base-", (1, 3, 64, 64)),
     "mimo_unet_plus": ("MIMO-UNetPlus", 0, "plus-", (1, 3, 64, 64)),
+    "mimo_unet_lite": ("MIMO-UNetLite", 0, "lite-", (1, 3, 64, 64)),
 }
+
+
+def draw_weight(name, shape):
+    """The reference weight of a salted parameter name."""
+    bound = 1 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.1
+    return np.random.RandomState(zlib.crc32(name.encode())).uniform(-bound, bound, shape).astype(np.float32)
+
+
+def draw_image(name, shape):
+    return np.random.RandomState(zlib.crc32(name.encode())).rand(*shape).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +55,8 @@ def reference():
         variant, num_res, salt, shape = REFERENCES[name]
         network = build_net(variant, num_res)
         for param in network.get_parameters():
-            rng = np.random.RandomState(zlib.crc32((salt + param.name).encode()))
-            bound = 1 / np.sqrt(np.prod(param.shape[1:])) if param.ndim > 1 else 0.1
-            param.set_data(Tensor(rng.uniform(-bound, bound, param.shape).astype(np.float32)))
-        images = [
-            np.random.RandomState(zlib.crc32((salt + kind).encode())).rand(*shape).astype(np.float32)
-            for kind in ("input", "label")
-        ]
+            param.set_data(Tensor(draw_weight(salt + param.name, param.shape)))
+        images = [draw_image(salt + kind, shape) for kind in ("input", "label")]
         return network, *images, np.load(DATA / f"{name}.npz")
 
     return load

@@ -351,19 +351,35 @@ def test_commands_of_the_known_files_exist():
 # ---- networks
 
 
+def stages(num_res, image_ch=3):
+    """Names and shapes as a network of that depth has them, some of all."""
+    shapes = {f"Encoder.0.layers.{i}.main.0.main.0.weight": (32, 32, 3, 3) for i in range(num_res)}
+    return shapes | {"feat_extract.0.main.0.weight": (32, image_ch, 3, 3)}
+
+
 def test_identify():
-    assert identify(f"Encoder.0.layers.{i}.main.0.main.0.weight" for i in range(8)) == ("MIMO-UNet", 8)
-    assert identify(f"Encoder.0.layers.{i}.main.0.main.0.weight" for i in range(20)) == ("MIMO-UNetPlus", 20)
-    assert identify(["Encoder.0.layers.2.main.0.main.0.weight"]) == (None, 3)
-    assert identify(["Encoder.0.layers.2.main.0.main.0.weight", "Decoder.1.layers.7.main.0.main.0.bias"])[1] == 8
-    assert identify(["Encoder.0.layers.2.main.0.main.0.weight"], {"variant": "MIMO-UNetPlus"}) == ("MIMO-UNetPlus", 3)
-    assert identify(["moment1.Encoder.0.layers.2.main.0.main.0.weight", "conv.weight"]) == (None, 0)
-    assert identify([], {"variant": "MIMO-UNet"}) == (None, 0)
+    block = "Encoder.0.layers.2.main.0.main.0.weight"
+    assert identify(stages(8)) == ("MIMO-UNet", 8)
+    assert identify(stages(20)) == ("MIMO-UNetPlus", 20)
+    assert identify(stages(3)) == (None, 3)
+    assert identify(stages(4)) == (None, 4)  # as many blocks as MIMO-UNetLite, but without its pixel-unshuffle
+    assert identify({block: (), "Decoder.1.layers.7.main.0.main.0.bias": ()})[1] == 8
+    assert identify(stages(3), {"variant": "MIMO-UNetPlus"}) == ("MIMO-UNetPlus", 3)
+    assert identify({f"moment1.{block}": (), "conv.weight": ()}) == (None, 0)
+    assert identify({}, {"variant": "MIMO-UNet"}) == (None, 0)
+
+
+def test_identify_believes_the_first_layer_rather_than_the_description():
+    for num_res in (1, 4, 8):
+        assert identify(stages(num_res, 12), {"variant": "MIMO-UNet"}) == ("MIMO-UNetLite", num_res)
+    assert identify(stages(8), {"variant": "MIMO-UNetLite"}) == ("MIMO-UNet", 8)
+    assert identify(stages(8), {"variant": "of another program"}) == ("MIMO-UNet", 8)
 
 
 @pytest.mark.parametrize("name,variant", MODELS.items())
 def test_identify_knows_every_variant(cpu, name, variant):
-    assert identify(f"Encoder.0.layers.{i}." for i in range(variant.num_res)) == (name, variant.num_res)
+    network = build_net(name)
+    assert identify({p.name: p.shape for p in network.get_parameters()}) == (name, variant.num_res)
 
 
 @pytest.mark.parametrize("suffix", CHECKPOINT_SUFFIXES)
@@ -457,7 +473,9 @@ def test_missing_parameters_are_counted_and_named(network, tmp_path):
     text = message(load_network, tmp_path / "a.ckpt", "MIMO-UNet")
     assert text.startswith(f"{tmp_path / 'a.ckpt'}: {len(dropped)} parameters are missing: {dropped[0]}, ")
     assert f"not used: old.{dropped[0]}" in text
-    assert text.endswith("has 1 residual blocks a stage (MIMO-UNet 8, MIMO-UNetPlus 20) and 76 parameters.")
+    assert text.endswith(
+        "has 1 residual blocks a stage (MIMO-UNet 8, MIMO-UNetPlus 20, MIMO-UNetLite 4) and 76 parameters."
+    )
 
 
 def test_missing_block_is_not_taken_for_a_shallower_network(network, tmp_path):
@@ -476,9 +494,9 @@ def test_absurd_depth_builds_no_network(tmp_path, cpu):
 
 
 def test_deepest_network_that_is_believed():
-    assert require_network([f"Encoder.0.layers.{MAX_BLOCKS - 1}."], {}, "a.ckpt") == (None, MAX_BLOCKS)
+    assert require_network({f"Encoder.0.layers.{MAX_BLOCKS - 1}.": np.zeros(1)}, {}, "a.ckpt") == (None, MAX_BLOCKS)
     deeper = f"Encoder.0.layers.{MAX_BLOCKS}."
-    text = message(require_network, iter([deeper]), {}, "a.ckpt")
+    text = message(require_network, {deeper: np.zeros(1)}, {}, "a.ckpt")
     assert "holds no MIMO-UNet" in text and text.endswith(f"got {deeper}")
 
 

@@ -19,6 +19,7 @@ from src.config import (
     DEVICES,
     METRIC_NAMES,
     MODEL_NAMES,
+    MULTIPLES,
     ROOT,
     SCRIPTS,
     Config,
@@ -452,6 +453,7 @@ def test_model_names_are_the_networks(cpu):
     from src.mimo_unet import MODELS
 
     assert MODEL_NAMES == tuple(MODELS)
+    assert MULTIPLES == {name: variant.multiple for name, variant in MODELS.items()}
 
 
 def config_attributes(script):

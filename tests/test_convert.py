@@ -78,6 +78,7 @@ def assert_weights(path, state):
         # The published files are from before PyTorch 1.6, whose files were no zip archives, and from a GPU.
         ("MIMO-UNet", "", True, False, ".ckpt"),
         ("MIMO-UNetPlus", "module.", False, True, ".safetensors"),
+        ("MIMO-UNetLite", "", True, True, ".ckpt"),
     ],
 )
 def test_random_weights_give_pytorchs_output(
@@ -86,7 +87,7 @@ def test_random_weights_give_pytorchs_output(
     from mindspore import Tensor
 
     torch.manual_seed(5)
-    twin = TorchMIMOUNet(MODELS[variant].num_res, MODELS[variant].dropout).eval()
+    twin = TorchMIMOUNet(MODELS[variant].num_res, MODELS[variant].dropout, MODELS[variant].shuffle).eval()
     state = OrderedDict((prefix + name, tensor) for name, tensor in twin.state_dict().items())
     with monkeypatch.context() as on_gpu:
         on_gpu.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
@@ -143,6 +144,16 @@ def test_back_to_pytorch_bit_by_bit(cpu, tmp_path, source, small):
         TorchMIMOUNet(1).load_state_dict(content["model"], strict=True)
         assert all(torch.equal(content["model"][name], small[name]) for name in small)
     assert zipfile.is_zipfile(tmp_path / "b.pkl")
+
+
+def test_lite_there_and_back_bit_by_bit(cpu, tmp_path, capsys):
+    state = TorchMIMOUNet(num_res=4, shuffle=2).state_dict()
+    torch.save(state, tmp_path / "a.pkl")
+    for first, then in (("a.pkl", "b.ckpt"), ("b.ckpt", "c.pkl"), ("c.pkl", "d.ckpt")):
+        run(tmp_path / first, tmp_path / then)
+        assert f"{first}: MIMO-UNetLite, 4 residual blocks a stage, 3,730,780 parameters" in capsys.readouterr().out
+    for name in ("b.ckpt", "d.ckpt"):
+        assert_weights(tmp_path / name, state)
 
 
 def test_description_is_kept_in_full_precision(cpu, tmp_path, small):

@@ -50,7 +50,7 @@ def work(tmp_path, monkeypatch, capsys):
             calls.append(SimpleNamespace(path=path, model_name=model_name, precision=precision, threads=threads))
 
             class StandIn:
-                description, bytes_per_pixel = "a stand-in", 100
+                description, bytes_per_pixel, multiple = "a stand-in", 100, 4
 
                 def __call__(self, images):
                     assert images.dtype == np.float32 and images.shape[1] == 3
@@ -428,7 +428,7 @@ from types import SimpleNamespace
 import deblur, src.deblur_options
 
 class Identity:
-    description, bytes_per_pixel = "identity", 4500
+    description, bytes_per_pixel, multiple = "identity", 4500, 4
     def __call__(self, images):
         return images
 

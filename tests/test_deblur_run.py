@@ -77,7 +77,7 @@ def db_of_tiles(reference, name, size, tile, tmp_path):
     """Tiles with the default overlap against the whole, in dB. Sizes are such that no tile shares more than asked."""
     network = reference(name)[0]
     path = tmp_path / "net.onnx"
-    onnx.save(build_onnx(parameter_arrays(network), network.num_res, metadata={"variant": "MIMO-UNet"}), path)
+    onnx.save(build_onnx(parameter_arrays(network), network.variant.num_res, metadata={"variant": "MIMO-UNet"}), path)
     photo = np.asarray(Image.fromarray(skimage.data.astronaut()).resize(size))
     lines = []
     Restorer(load_engine(path, precision="fp32"), tile, verify=True, tell=lines.append)(photo, path)

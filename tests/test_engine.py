@@ -128,6 +128,40 @@ def test_other_layouts_and_types_are_taken(files):
             engine(noise(*shape))
 
 
+@pytest.mark.parametrize(("texts", "multiple"), [({}, 4), ({"multiple": "8"}, 8)])
+def test_multiple_is_that_of_the_file_and_4_in_files_that_do_not_name_one(texts, multiple, network, tmp_path):
+    onnx.save(build_onnx(parameter_arrays(network), 1, metadata=TEXTS | texts), tmp_path / "a.onnx")
+    engine = load_engine(tmp_path / "a.onnx", precision="fp32")
+    assert engine.multiple == multiple
+    assert restore(noise(1, 5, 1, 3), engine).shape == (1, 5, 1, 3)
+    with pytest.raises(ValueError, match=f"multiples of {multiple}"):
+        engine(noise(1, 3, multiple, multiple + 2))
+
+
+@pytest.mark.parametrize("multiple", ["", "0", "-4", "abc", "100000000"])
+def test_a_multiple_that_is_none_is_named(multiple, network, tmp_path):
+    onnx.save(build_onnx(parameter_arrays(network), 1, metadata=TEXTS | {"multiple": multiple}), tmp_path / "a.onnx")
+    assert f"its multiple is {multiple!r}" in message(load_engine, tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (33, 50)])
+def test_lite_takes_any_size(size, cpu, reference):
+    network = reference("mimo_unet_lite")[0]
+    images = noise(1, *size, 3)
+    restored = restore(images, MindSporeEngine(network))
+    assert restored.shape == images.shape and np.isfinite(restored).all()
+
+
+@pytest.mark.parametrize(("holds", "asked"), [("MIMO-UNetLite", "MIMO-UNet"), ("MIMO-UNet", "MIMO-UNetLite")])
+def test_the_other_variant_is_named(holds, asked, cpu, tmp_path):
+    save_checkpoint(tmp_path / "a.ckpt", parameter_arrays(build_net(holds, 4)), {})
+    text = message(load_engine, tmp_path / "a.ckpt", model_name=asked)
+    if holds == "MIMO-UNetLite":
+        assert text.endswith(f"expected {asked}. Add --model_name {holds}")
+    else:  # four residual blocks a stage are no variant of the paper
+        assert "feat_extract.0.main.0.weight has shape (32, 3, 3, 3), expected (32, 12, 3, 3)" in text
+
+
 def test_rotation_ensemble_of_the_network_is_equivariant(answer):
     images = np.random.default_rng(1).random((1, 24, 33, 3), dtype=np.float32)
     turned = restore(np.rot90(images, axes=(1, 2)), answer, "rot4")
@@ -170,7 +204,7 @@ assert os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX2_VNNI"
 def test_both_runtimes_are_fast_in_one_process(cpu, reference, tmp_path):
     network = reference("mimo_unet")[0]
     texts = {"variant": "MIMO-UNet"}
-    onnx.save(build_onnx(parameter_arrays(network), network.num_res, metadata=texts), tmp_path / "net.onnx")
+    onnx.save(build_onnx(parameter_arrays(network), network.variant.num_res, metadata=texts), tmp_path / "net.onnx")
     images = noise(1, 3, 256, 256)
     engines = {"mindspore": MindSporeEngine(network)}
     engines |= {p: load_engine(tmp_path / "net.onnx", precision=p) for p in ("fp32", "bf16")}

@@ -7,7 +7,7 @@ import pytest
 
 import export
 from src import __version__, device
-from src.checkpoint import save_checkpoint
+from src.checkpoint import parameter_arrays, save_checkpoint
 from src.engine import has_bf16, load_engine
 from src.errors import UserError
 from src.mindir import describe_mindir
@@ -40,7 +40,8 @@ def test_the_file_says_what_it_is(file_format, run, checkpoint, tmp_path, capsys
     path = tmp_path / f"MIMO-UNet.{file_format.lower()}"
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [path.name]
     assert read_texts(path) == {
-        "variant": "MIMO-UNet", "num_res": "1", "checkpoint": "best.ckpt", "weights": "raw", "precision": "fp32",
+        "variant": "MIMO-UNet", "num_res": "1", "multiple": "4", "checkpoint": "best.ckpt", "weights": "raw",
+        "precision": "fp32",
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(), "colour_order": "RGB",
         "range": "0..1", "output_scales": "1", "repository_version": __version__,
     }  # fmt: skip
@@ -70,13 +71,29 @@ def test_verify_at_three_sizes(file_format, run, capsys):
     assert [line.split()[0] for line in lines] == ["64x64", "720x1280", "501x333"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
+def test_lite_is_verified_at_three_sizes(file_format, reference, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    network = reference("mimo_unet_lite")[0]
+    save_checkpoint("lite.ckpt", parameter_arrays(network), {"variant": "MIMO-UNetLite"})
+    options = ["--ckpt_file", "lite.ckpt", "--model_name", "MIMO-UNetLite", "--export_file_format", file_format]
+    export.main([*options, "--verify"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if " fp32: " in line]
+    assert [line.split()[0] for line in lines] == ["64x64", "720x1280", "501x333"]
+    path = tmp_path / f"MIMO-UNetLite.{file_format.lower()}"
+    assert read_texts(path)["multiple"] == "8" and load_engine(path).multiple == 8
+
+
 @pytest.mark.parametrize("wrong", [1e-3, np.nan])
 def test_a_file_that_differs_is_refused(wrong, run, monkeypatch):
     real = load_engine
 
     def distorted(*args, **kwargs):
         engine = real(*args, **kwargs)
-        return lambda images: engine(images) + wrong
+        run = engine.run
+        engine.run = lambda images: run(images) + wrong
+        return engine
 
     monkeypatch.setattr("src.engine.load_engine", distorted)
     with pytest.raises(UserError, match=r"MIMO-UNet.onnx at 64x96, fp32: .*; expected largest 1e-05 at most"):
@@ -88,6 +105,10 @@ def test_a_file_that_differs_is_refused(wrong, run, monkeypatch):
     [
         (["--export_size", "10x12"], "--export_size: got 10x12, expected HEIGHTxWIDTH"),
         (["--export_size", "0x4"], "--export_size: got 0x4"),
+        (
+            ["--export_size", "12x16", "--model_name", "MIMO-UNetLite"],
+            "got 12x16, expected HEIGHTxWIDTH, multiples of 8",
+        ),
         (["--export_size", "720"], "--export_size: got 720"),
         (["--export_file_format", "AIR"], "needs an Ascend device"),
         (["--export_file_format", "TFLITE"], "MINDIR, ONNX, AIR"),

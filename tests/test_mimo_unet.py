@@ -1,12 +1,15 @@
 import subprocess
 import sys
 
+import mindspore as ms
 import numpy as np
 import pytest
+import torch
 from mindspore import Tensor
 
+from benchmarks.torch_twin import TorchMIMOUNet, torch_loss
 from src.config import ROOT
-from src.mimo_unet import MASK_CHANNELS, MODELS, build_net, downsample, upsample
+from src.mimo_unet import MASK_CHANNELS, MODELS, build_net, downsample, pixel_shuffle, pixel_unshuffle, upsample
 from tests.conftest import REFERENCES
 
 
@@ -22,7 +25,9 @@ def test_outputs_and_parameters_are_the_reference(cpu, reference, name):
 
 
 def test_published_sizes(cpu):
-    for name, count, tensors in (("MIMO-UNet", 6_807_171, 244), ("MIMO-UNetPlus", 16_107_651, 532)):
+    for name, count, tensors in (
+        ("MIMO-UNet", 6_807_171, 244), ("MIMO-UNetPlus", 16_107_651, 532), ("MIMO-UNetLite", 3_730_780, 148)
+    ):  # fmt: skip
         params = list(build_net(name).get_parameters())
         assert (sum(p.size for p in params), len(params)) == (count, tensors)
 
@@ -31,6 +36,34 @@ def test_resizes_are_nearest(cpu):
     x = np.arange(2 * 3 * 4 * 8, dtype=np.float32).reshape(2, 3, 4, 8)
     np.testing.assert_array_equal(downsample(Tensor(x)).asnumpy(), x[:, :, ::2, ::2])
     np.testing.assert_array_equal(upsample(Tensor(x)).asnumpy(), x.repeat(2, axis=2).repeat(2, axis=3))
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pixel_shuffles_have_pytorchs_order(cpu, factor):
+    x = np.arange(2 * 3 * 6 * 12, dtype=np.float32).reshape(2, 3, 6, 12)
+    expected = torch.nn.functional.pixel_unshuffle(torch.from_numpy(x), factor).numpy()
+    np.testing.assert_array_equal(pixel_unshuffle(Tensor(x), factor).asnumpy(), expected)
+    np.testing.assert_array_equal(pixel_shuffle(Tensor(expected), factor).asnumpy(), x)
+
+
+def test_gradients_of_lite_are_the_twins_in_float64(cpu, reference):
+    from src.loss import MultiScaleLoss
+    from src.train_step import ForwardLoss
+
+    network, image, label, _ = reference("mimo_unet_lite")
+    parameters = ms.ParameterTuple(network.trainable_params())
+    step = ms.value_and_grad(ForwardLoss(network, MultiScaleLoss()), None, parameters, has_aux=True)
+    (total, *_), gradients = ms.jit(step)(
+        Tensor(image), Tensor(label), Tensor(np.ones((1, MASK_CHANNELS), np.float32)), Tensor(1.0)
+    )
+    twin = TorchMIMOUNet(num_res=4, shuffle=2).double()
+    twin.load_state_dict({p.name: torch.from_numpy(p.asnumpy()) for p in parameters})
+    loss = torch_loss(twin(torch.from_numpy(image).double()), torch.from_numpy(label).double())[0]
+    loss.backward()
+    assert float(total.asnumpy()) == pytest.approx(loss.item(), rel=1e-6)
+    for (name, p), g in zip(twin.named_parameters(), gradients, strict=True):
+        expected = p.grad.numpy()
+        np.testing.assert_allclose(g.asnumpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
 
 
 def test_channel_mask_acts_on_the_variant_with_dropout_only(cpu):
@@ -68,11 +101,12 @@ def test_unknown_name_lists_the_known():
     with pytest.raises(ValueError, match="MIMO-UNet, MIMO-UNetPlus"):
         build_net("MIMO")
     assert MODELS["MIMO-UNetPlus"].dropout == 0.1
+    assert [v.multiple for v in MODELS.values()] == [4, 4, 8]
 
 
 def test_run_as_a_module_prints_its_complexity():
     command = [sys.executable, "-m", "src.mimo_unet"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    for numbers in (("720x1280", "6,807,171", "896.2"), ("720x1280", "16,107,651", "2119.3")):
+    for numbers in (("720x1280", "6,807,171", "896.2"), ("720x1280", "16,107,651", "2119.3"), ("3,730,780", "123.9")):
         assert any(all(number in line for number in numbers) for line in done.stdout.splitlines())

@@ -25,8 +25,8 @@ def built(cpu):
         pytest.skip(f"no native convolutions here: {e}")
 
 
-def network(native: bool, bfloat16: bool = False):
-    net = build_net("MIMO-UNet", num_res=1)
+def network(native: bool, bfloat16: bool = False, variant: str = "MIMO-UNet"):
+    net = build_net(variant, num_res=1)
     init_weights(net, seed=3)
     if native:
         native_conv.install(net, bfloat16)
@@ -58,6 +58,14 @@ def test_loss_and_all_gradients_are_those_of_the_framework(reference):
     loss, gradients = loss_and_gradients(network(native=True))
     assert loss == pytest.approx(reference[0], rel=1e-6)
     assert largest_error(gradients, reference[1]) < 1e-4
+
+
+def test_gradients_of_lite_are_those_of_the_framework():
+    """Its first and last layers have twelve channels, which fill no block of sixteen."""
+    loss, gradients = loss_and_gradients(network(True, variant="MIMO-UNetLite"))
+    expected_loss, expected = loss_and_gradients(network(False, variant="MIMO-UNetLite"))
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    assert largest_error(gradients, expected) < 1e-4
 
 
 def test_bfloat16_is_near_but_not_the_same(reference):

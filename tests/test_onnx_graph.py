@@ -45,7 +45,7 @@ def answer(tiny):
 @pytest.mark.parametrize("name", REFERENCES)
 def test_both_runtimes_give_the_reference(name, cpu, reference, tmp_path):
     network, images, _, recorded = reference(name)
-    model = build_onnx(parameter_arrays(network), network.num_res, all_scales=True)
+    model = build_onnx(parameter_arrays(network), network.variant.num_res, all_scales=True)
     onnx.checker.check_model(model, full_check=True)
     for outputs in (run_onnxruntime(model, images), run_openvino(model, images, tmp_path)):
         for output, scale in zip(outputs, (2, 1, 0), strict=True):  # the full resolution comes first here
@@ -83,7 +83,7 @@ def test_one_file_for_every_shape(shape, tiny, answer, tmp_path):
 @pytest.mark.parametrize("shape", [(1, 3, 720, 1280), (1, 3, 332, 500)])
 def test_published_depth_at_full_size(shape, cpu, reference, tmp_path):
     network = reference("mimo_unet")[0]
-    model, images = build_onnx(parameter_arrays(network), network.num_res), noise(*shape)
+    model, images = build_onnx(parameter_arrays(network), network.variant.num_res), noise(*shape)
     expected = network(Tensor(images))[2].asnumpy()
     for outputs in (run_onnxruntime(model, images), run_openvino(model, images, tmp_path)):
         np.testing.assert_allclose(outputs[0], expected, rtol=0, atol=1e-5)
@@ -107,6 +107,17 @@ def test_float16_is_half_the_file_and_close(tiny, tmp_path):
     for outputs in (run_onnxruntime(half, images), run_openvino(half, images, tmp_path)):
         assert outputs[0].dtype == np.float32
         np.testing.assert_allclose(outputs[0], recorded["output_2"], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (3, 3, 16, 40)])
+def test_one_file_of_lite_for_every_shape(shape, cpu, reference, tmp_path):
+    network = reference("mimo_unet_lite")[0]
+    model, images = build_onnx(parameter_arrays(network), 4), noise(*shape)
+    half = build_onnx(parameter_arrays(network), 4, float16=True)
+    expected = network(Tensor(images))[2].asnumpy()
+    for outputs in (run_onnxruntime(model, images), run_openvino(model, images, tmp_path)):
+        np.testing.assert_allclose(outputs[0], expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(run_onnxruntime(half, images)[0], expected, rtol=0, atol=2e-3)
 
 
 def test_texts_are_stored(tiny):

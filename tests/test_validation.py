@@ -86,6 +86,7 @@ def test_ranks_together_score_what_one_process_scores(world_size, network, engin
         with guard:
             return engine_once(images)
 
+    engine.multiple = 4
     alone = validator(network, engine, pairs)(7)
     together = on_ranks(
         monkeypatch, world_size, lambda rank: validator(network, engine, pairs, Runtime("CPU", rank, world_size))

@@ -24,7 +24,7 @@ def invert(pixels, path=None):
 class Inverting:
     """An engine whose answer is known."""
 
-    description, bytes_per_pixel = "inverts", 100
+    description, bytes_per_pixel, multiple = "inverts", 100, 4
 
     def __call__(self, images):
         return 1 - images
