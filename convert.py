@@ -103,7 +103,7 @@ def convert(source: Path, target: Path, weights: str = "ema") -> None:
         checkpoint.save_checkpoint(target, arrays, kept | described)
 
     size = sum(a.size for a in arrays.values())
-    kind = variant or f"neither of {', '.join(f'{name} ({v.num_res})' for name, v in MODELS.items())}"
+    kind = variant or f"none of {', '.join(f'{name} ({v.num_res})' for name, v in MODELS.items())}"
     print(f"{source}: {kind}, {num_res} residual blocks a stage, {size:,} parameters in {len(arrays)} tensors")
     types = {str(values[name].dtype).removeprefix("torch.") for name in own} - {"float32"}
     if types:

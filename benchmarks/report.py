@@ -1,7 +1,7 @@
-"""Turn the JSON files in benchmarks/results into the tables of README.md and README_CN.md.
+"""Turn the JSON files in benchmarks/results into the tables of README.md, README_CN.md and docs/performance.md.
 
 python benchmarks/report.py            # writes them between the markers
-python benchmarks/report.py --check    # writes nothing; ends with 2 when a README says something else
+python benchmarks/report.py --check    # writes nothing; ends with 2 when a page says something else
 """
 
 import json
@@ -20,7 +20,8 @@ from src.errors import UserError, run_main  # noqa: E402
 BEGIN = "<!-- benchmarks: made by python benchmarks/report.py, not by hand -->"
 END = "<!-- /benchmarks -->"
 ENGLISH, CHINESE = 0, 1
-READMES = {"README.md": ENGLISH, "README_CN.md": CHINESE}
+# page -> its language, and whether it has the comparison of variants or everything else
+PAGES = {"README.md": (ENGLISH, False), "README_CN.md": (CHINESE, False), "docs/performance.md": (ENGLISH, True)}
 STEP_NAMES = {
     "mindspore": "MindSpore, native convolutions",
     "mindspore_framework": "MindSpore, its own convolutions",
@@ -74,19 +75,20 @@ WORDS = {
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
-    parser = ArgumentParser("Writes the benchmark tables of the READMEs from benchmarks/results/*.json.")
-    parser.add_argument("--check", action="store_true", help="only say whether the READMEs agree with the JSON files")
+    parser = ArgumentParser("Writes the benchmark tables of READMEs and docs from benchmarks/results/*.json.")
+    parser.add_argument("--check", action="store_true", help="only say whether the pages agree with the JSON files")
     check = parser.parse_args(argv).check
     results = read_results(root / "benchmarks/results")
-    for name, language in READMES.items():
+    for name, (language, of_variants) in PAGES.items():
         path = root / name
         old = path.read_text(encoding="utf-8")
-        new = with_tables(old, "\n\n".join(table(*result, language) for result in results), name)
+        shown = [result for result in results if (result[0] == "variants") == of_variants]
+        new = with_tables(old, "\n\n".join(table(*result, language) for result in shown), name)
         if check and new != old:
             raise UserError(f"{name}: its tables are not what benchmarks/results says. python benchmarks/report.py")
         if not check:
             path.write_text(new, encoding="utf-8")
-        print(f"{name}: {len(results)} table(s), {'as recorded' if new == old else 'written'}")
+        print(f"{name}: {len(shown)} table(s), {'as recorded' if new == old else 'written'}")
 
 
 def read_results(folder: Path) -> list[tuple[str, dict, dict]]:
@@ -127,7 +129,8 @@ def table(benchmark: str, machine: dict, results: dict, language: int) -> str:
         return words if language == ENGLISH else WORDS.get(words, words)
 
     caption, header, rows = TABLES[benchmark](results, say)
-    return f"**{caption}**, {describe(machine, say)}; {say('median (least to most)')}\n\n{markdown(header, rows)}"
+    measured = "" if benchmark == "variants" else f"; {say('median (least to most)')}"
+    return f"**{caption}**, {describe(machine, say)}{measured}\n\n{markdown(header, rows)}"
 
 
 def markdown(header: list[str], rows: Iterable[Iterable[str]]) -> str:
@@ -211,11 +214,25 @@ def loader_table(results: dict, say: Callable[[str], str]) -> Table:
     return f"{caption}, {results['threads']} {say('threads')}", header, rows
 
 
+def variants_table(results: dict, say: Callable[[str], str]) -> Table:
+    settings, variants = results["settings"], results["variants"]
+    sets = next(iter(variants.values()))["sets"]
+    gained_on = [f"{name} ({found['images']}), gain, dB" for name, found in sets.items()]
+    header = ["", "minutes of one core", "crops seen", *gained_on]
+    rows = []
+    for name, run in variants.items():
+        gains = [f"{found['psnr'] - found['psnr_input']:+.2f}" for found in run["sets"].values()]
+        rows.append([f"`{name}`", f"{run['minutes']:.0f}", f"{run['crops']:,}", *gains])
+    place = f"crops of {times([settings['crop_size']] * 2)}, batch {settings['train_batch_size']}"
+    return f"Variants after equal time, {place}, `--conv_kernels {settings['conv_kernels']}`", header, rows
+
+
 TABLES: dict[str, Callable[[Any, Callable[[str], str]], Table]] = {
     "step": step_table,
     "inference": inference_table,
     "loader": loader_table,
     "scaling": scaling_table,
+    "variants": variants_table,
 }
 
 

@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
-from benchmarks import inference, loader, measure, report, scaling, step, step_parts
+from benchmarks import inference, loader, measure, report, scaling, step, step_parts, variants
 from src.config import ROOT
 from src.errors import UserError
+from src.run_folder import COLUMNS
 
 SCRIPTS = ("inference", "loader", "scaling", "step")
 TINY = ["--num_res", "1", "--rounds", "2"]
@@ -43,6 +44,15 @@ RESULTS = {
             "2": {"step_s": SPREAD, "samples_per_s": 1.21, "efficiency": 0.91},
         },
     },
+    "variants": {
+        "settings": {"crop_size": 128, "train_batch_size": 4, "conv_kernels": "native_bf16"},
+        "variants": {
+            "MIMO-UNetLite": {
+                "minutes": 45.0, "steps": 5, "crops": 20,
+                "sets": {"91%": {"images": 3, "psnr_input": 20.0, "psnr": 21.5}},
+            }
+        },
+    },
 }  # fmt: skip
 
 
@@ -51,8 +61,9 @@ def copy_of_readmes(tmp_path):
     """A folder with both READMEs and a result of each benchmark, its tables written."""
     results = tmp_path / "benchmarks/results"
     results.mkdir(parents=True)
-    for name in report.READMES:
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "docs").mkdir()
+    for name in report.PAGES:
+        shutil.copy(ROOT / name, tmp_path / name)
     for name, content in RESULTS.items():
         measure.write_json(results / f"{name}.json", name, content)
     report.main([], tmp_path)
@@ -67,7 +78,7 @@ def test_readmes_say_what_the_recorded_results_say():
 
 
 def test_tables_hold_the_numbers_in_both_languages(copy_of_readmes):
-    for name in report.READMES:
+    for name in ("README.md", "README_CN.md"):
         parts = split((copy_of_readmes / name).read_text(encoding="utf-8"))
         original = split((ROOT / name).read_text(encoding="utf-8"))
         assert (parts[0], parts[2]) == (original[0], original[2])
@@ -96,7 +107,7 @@ def words_said(benchmark, results):
     return said
 
 
-@pytest.mark.parametrize("readme", report.READMES)
+@pytest.mark.parametrize("readme", report.PAGES)
 def test_check_finds_a_number_changed_by_hand(copy_of_readmes, readme):
     report.main(["--check"], copy_of_readmes)
     path = copy_of_readmes / readme
@@ -193,7 +204,7 @@ def test_contestants_take_turns_in_processes_of_their_own(monkeypatch):
 # ---- the scripts -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "step_parts", "report"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "step_parts", "report", "variants"])
 def test_scripts_run_from_anywhere(name, tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -231,11 +242,13 @@ def test_the_twin_refuses_a_device_it_has_not():
 
 def test_step_of_both_frameworks_is_the_same_work(tmp_path, capsys):
     file = tmp_path / "step.json"
-    step.main([*TINY, "--size", "32", "--json", str(file), "--contestants", "mindspore_framework,torch"])
+    names = "mindspore_framework,torch,lite_mindspore_framework,lite_torch"
+    step.main([*TINY, "--size", "32", "--json", str(file), "--contestants", names])
     found = json.loads(file.read_text())["results"]
     assert found["shape"] == [1, 3, 32, 32]
-    ours, twin = (found["contestants"][name] for name in ("mindspore_framework", "torch"))
+    ours, twin, lite, lite_twin = (found["contestants"][name] for name in names.split(","))
     assert ours["first_loss"] == pytest.approx(twin["first_loss"], rel=1e-4) and ours["first_loss"] > 0.1
+    assert lite["first_loss"] == pytest.approx(lite_twin["first_loss"], rel=1e-4) != ours["first_loss"]
     assert ours["step_s"]["count"] == ours["times_torch"]["count"] == 2 and ours["step_s"]["median"] > 0
     assert twin["times_torch"] == {"median": 1.0, "min": 1.0, "max": 1.0, "count": 2}
     assert 0.2 < twin["peak_memory_gb"] < ours["peak_memory_gb"] < 4
@@ -246,7 +259,7 @@ def test_step_of_both_frameworks_is_the_same_work(tmp_path, capsys):
 @pytest.mark.slow
 def test_engines_give_the_twins_answer(tmp_path):
     file = tmp_path / "inference.json"
-    names = ["mindir", "onnx_fp32", "torch", "torch_channels_last"]
+    names = ["mindir", "onnx_fp32", "torch", "torch_channels_last", "lite_onnx_fp32", "lite_mindspore", "lite_torch"]
     inference.main([*TINY, "--sizes", "16x24,32x32", "--json", str(file), "--contestants", ",".join(names)])
     found = json.loads(file.read_text())["results"]
     assert [size["size"] for size in found["sizes"]] == [[16, 24], [32, 32]]
@@ -258,13 +271,19 @@ def test_engines_give_the_twins_answer(tmp_path):
 
 def test_what_is_measured_by_default_fits_the_device(monkeypatch):
     monkeypatch.setattr(inference, "has_bf16", lambda: False)
-    assert [n for n in inference.CONTESTANTS if inference.can_run(n, "CPU")] == [
-        "mindspore", "mindir", "onnx_fp32", "torch", "torch_channels_last",
-    ]  # fmt: skip
-    assert [n for n in inference.CONTESTANTS if inference.can_run(n, "Ascend")] == ["mindspore", "mindir"]
+    of_one = ["mindspore", "mindir", "onnx_fp32", "torch", "torch_channels_last"]
+    both = of_one + [f"lite_{name}" for name in of_one]
+    assert [n for n in inference.CONTESTANTS if inference.can_run(n, "CPU")] == both
+    assert [n for n in both if inference.can_run(n, "Ascend")] == [
+        "mindspore",
+        "mindir",
+        "lite_mindspore",
+        "lite_mindir",
+    ]
     monkeypatch.setattr(measure.device, "require_device", lambda target: None)
-    assert step.parse_options(["--device_target", "Ascend"]).contestants == ["mindspore"]
-    assert step.parse_options(["--device_target", "GPU"]).contestants == ["mindspore", "torch"]
+    assert step.parse_options(["--device_target", "Ascend"]).contestants == ["mindspore", "lite_mindspore"]
+    on_gpu = step.parse_options(["--device_target", "GPU"]).contestants
+    assert on_gpu == ["mindspore", "torch", "lite_mindspore", "lite_torch"]
 
 
 @pytest.mark.slow
@@ -292,4 +311,51 @@ def test_two_processes_reduce_their_gradients(tmp_path):
 
 
 def test_loader_is_among_the_tables():
-    assert set(report.TABLES) == set(SCRIPTS) and loader.YARDSTICK in report.LOADER_NAMES
+    assert set(report.TABLES) == {*SCRIPTS, "variants"} and loader.YARDSTICK in report.LOADER_NAMES
+
+
+# ---- variants
+
+
+def write_run(folder, name, seed=1):
+    """What a run leaves: settings, a log of two rows, a checkpoint of a tiny network."""
+    from src.checkpoint import parameter_arrays, save_checkpoint
+    from src.config import Config
+    from src.init_weights import initial_network
+
+    folder.mkdir()
+    (folder / "config.yaml").write_text(Config(model_name=name, train_batch_size=2, seed=seed).to_yaml())
+    (folder / "log.csv").write_text(f"{','.join(COLUMNS)}\n{'1,10' + ',' * 12}\n{'2,20' + ',' * 12}\n")
+    save_checkpoint(folder / "last.ckpt", parameter_arrays(initial_network(name, 1, 1)), {"variant": name})
+    return folder
+
+
+@pytest.mark.slow
+def test_variants_are_scored_on_every_set(cpu, tmp_path, make_dataset):
+    runs = [f"--run={write_run(tmp_path / name, name)}=1.5" for name in ("MIMO-UNetLite", "MIMO-UNet")]
+    file, root = tmp_path / "variants.json", make_dataset(train=1)
+    variants.main([*runs, f"--set=noise=--dataset_root {root}", "--json", str(file)])
+    found = json.loads(file.read_text())["results"]
+    assert list(found["variants"]) == ["MIMO-UNetLite", "MIMO-UNet"] and found["settings"]["train_batch_size"] == 2
+    for run in found["variants"].values():
+        assert (run["minutes"], run["steps"], run["crops"]) == (1.5, 20, 40)
+        assert run["sets"]["noise"]["images"] == 2 and 5 < run["sets"]["noise"]["psnr"] < 30
+    caption, header, rows = report.variants_table(found, str)
+    assert len(rows) == 2 and all(len(row) == len(header) for row in rows) and "batch 2" in caption
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "expected at least one --run"),
+        (["--run", "nothing=45", "--set", "a=b"], "--run nothing: expected a run folder"),
+        (["--run", "good", "--set", "a=b"], "--run good=: expected the processor time"),
+        (["--run", "good=1", "--run", "other=1", "--set", "a=b"], "--run other: another seed than good"),
+    ],
+)
+def test_variants_that_cannot_be_compared_are_named(options, words, cpu, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "good", "MIMO-UNet")
+    write_run(tmp_path / "other", "MIMO-UNetLite", seed=2)
+    with pytest.raises(UserError, match=words):
+        variants.main(options)

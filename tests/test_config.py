@@ -127,7 +127,8 @@ def test_wrong_device_names_the_nearest(given, meant):
 
 def test_wrong_model_name_lists_the_known():
     text = message(load_config, "train", ["--model_name", "MIMO-UNet+"])
-    assert "--model_name: got 'MIMO-UNet+', expected one of MIMO-UNet, MIMO-UNetPlus. Did you mean MIMO-UNet?" in text
+    known = "MIMO-UNet, MIMO-UNetPlus, MIMO-UNetLite"
+    assert f"--model_name: got 'MIMO-UNet+', expected one of {known}. Did you mean MIMO-UNet?" in text
 
 
 # ---- types
@@ -414,7 +415,7 @@ def test_to_yaml_reads_back(write_yaml):
 def values_of(field):
     """Legal values of an option, where they do not depend on others."""
     special = {
-        "crop_size": st.integers(4, 10**6).map(lambda n: 4 * n), "learning_rate": st.floats(1e-30, 1e30),
+        "crop_size": st.integers(2, 10**6).map(lambda n: 8 * n), "learning_rate": st.floats(1e-30, 1e30),
         "ema_decay": st.floats(0, 1, exclude_max=True), "loss_scale": st.sampled_from(["dynamic", "1", "65536.0"]),
         "metrics": st.lists(st.sampled_from(METRIC_NAMES)).map(",".join), "test_list": st.just(""),
         "resume": st.just(""),
@@ -439,6 +440,12 @@ def test_any_settings_come_back_from_the_record_and_from_the_command_line(values
     own = {f.name: values[f.name] for f in option_fields(script) if f.name in values}
     again = load_config(script, [f"--{name}={value}" for name, value in own.items()])
     assert {name: getattr(again, name) for name in own} == own
+
+
+def test_crops_of_lite_are_multiples_of_8():
+    assert load_config("train", ["--crop_size", "20"]).crop_size == 20
+    text = message(load_config, "train", ["--crop_size", "20", "--model_name", "MIMO-UNetLite"])
+    assert text.startswith("--crop_size: got 20, expected a multiple of 8 for MIMO-UNetLite")
 
 
 def test_config_cannot_be_written_to():

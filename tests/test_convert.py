@@ -178,7 +178,10 @@ def test_checksum_is_that_of_the_source(cpu, tmp_path, source, capsys):
     assert meta == {"variant": None, "num_res": 1, "source": "source.pkl", "source_sha256": digest}
     report = capsys.readouterr().out
     assert f"sha256 of source.pkl: {digest}\n" in report
-    assert "source.pkl: neither of MIMO-UNet (8), MIMO-UNetPlus (20), 1 residual blocks a stage, " in report
+    assert (
+        "source.pkl: none of MIMO-UNet (8), MIMO-UNetPlus (20), MIMO-UNetLite (4), 1 residual blocks a stage, "
+        in report
+    )
 
 
 def test_other_number_types_become_float32(cpu, tmp_path, small, capsys):
@@ -258,7 +261,7 @@ def test_half_a_state_dict(cpu, tmp_path):
     text = refused_weights(tmp_path, {"model": dict(list(state.items())[: len(state) // 2])})
     assert "122 parameters are missing: Decoder.0." in text
     assert text.endswith(
-        "the network has 8 residual blocks a stage (MIMO-UNet 8, MIMO-UNetPlus 20) and 244 parameters."
+        "the network has 8 residual blocks a stage (MIMO-UNet 8, MIMO-UNetPlus 20, MIMO-UNetLite 4) and 244 parameters."
     )
     # The last blocks of one stage are missing: not a network of 7 blocks.
     text = refused_weights(tmp_path, {n: t for n, t in state.items() if not n.startswith("Encoder.0.layers.7.")})
