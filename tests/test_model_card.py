@@ -66,14 +66,16 @@ def test_pictures_are_small():
 def test_nothing_held_out_was_trained_on():
     held_out = {*lines("test_gopro.txt"), *lines("test_reds.txt")}
     assert len(held_out) == 14 and len(lines("test_kodak.txt")) == 6
-    for stage in ("train_stage1.txt", "train_stage2.txt"):
+    for stage in ("train_stage1.txt", "train_stage2.txt", "train_lite.txt"):
         trained = lines(stage)
         assert trained and not held_out & {*trained}
         # Neighbouring frames show the same scene: scenes are apart, too.
-        assert all("GOPR0477_11_00" in line or "reds_320x180/sharp/000-" in line for line in trained)
-    assert not any("GOPR0477_11_00" in line or "/000-" in line for line in held_out)
-    photos = {path.rpartition("/")[2] for path in lines("train_photos.txt")}
-    assert len(photos) == 62 and not photos & {*lines("test_kodak.txt")}
+        scenes = ("GOPR0477_11_00", "reds_320x180/sharp/000-", "reds_320x180_more/sharp/v00")
+        assert all(any(scene in line for scene in scenes) for line in trained)
+    assert not any("GOPR0477_11_00" in line or "/000-" in line or "/v00" in line for line in held_out)
+    for name, count in (("train_photos.txt", 62), ("train_lite_photos.txt", 74)):
+        photos = {path.rpartition("/")[2] for path in lines(name)}
+        assert len(photos) == count and not photos & {*lines("test_kodak.txt")}
 
 
 def test_sample_set_is_restored_as_recorded(cpu, tmp_path, monkeypatch, capsys):
