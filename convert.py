@@ -4,9 +4,10 @@
     python convert.py runs/gpu/best.ckpt best.pkl                                        # and back
     python convert.py runs/gpu/best.ckpt best.safetensors                                # without the training state
 
-TARGET holds the network alone, in float32, under the same parameter names; layouts are equal in both frameworks. Of a
-run with a moving average it is the average. The variant is found from the names. PyTorch is needed only where one of
-the two is its file.
+TARGET holds the network alone, in float32, under the same parameter names; layouts are equal in both frameworks. In
+SOURCE the network may lie in dictionaries (model, state_dict, params, ...) and its names may have prefixes (module.,
+net., ...). Of a file with a moving average TARGET is the average. The variant is found from the names. PyTorch is
+needed only where one of the two is its file.
 """
 
 from pathlib import Path
@@ -16,10 +17,12 @@ import numpy as np
 from src import device
 from src.config import ArgumentParser
 from src.errors import UserError, need_writable_folder, run_main
+from src.state_dicts import find_network
 from src.weight_files import (
     CHECKPOINT_SUFFIXES,
     TORCH_SUFFIXES,
     import_torch,
+    is_torch_file,
     need_file,
     read_torch,
     sha256_of,
@@ -59,7 +62,7 @@ def check_files(source: Path, target: Path, overwrite: bool) -> None:
         raise UserError(f"TARGET: {target} is SOURCE itself; give another name")
     if target.exists() and not overwrite:
         raise UserError(f"TARGET: {target} exists. Add --overwrite to replace it, or give another name")
-    if {source.suffix, target.suffix} & set(TORCH_SUFFIXES):
+    if is_torch_file(source) or target.suffix in TORCH_SUFFIXES:
         import_torch()
 
 
@@ -77,19 +80,16 @@ def convert(source: Path, target: Path, weights: str = "ema") -> None:
     from src import checkpoint
     from src.mimo_unet import MODELS, build_net
 
-    meta, unread = {}, []
-    if source.suffix in TORCH_SUFFIXES:
-        values, unread = read_torch(source)
+    meta: dict = {}
+    if is_torch_file(source):
+        content = read_torch(source)
     else:
-        values, meta = checkpoint.read_checkpoint(source)
-    values = without_module_prefix(values, source)
+        content, meta = checkpoint.read_checkpoint(source)
+    found = find_network(content, source, weights)
+    values = found.values
     variant, num_res = checkpoint.require_network(values, meta, source)
     network = build_net(variant or next(iter(MODELS)), num_res)  # no variant: MIMO-UNet with another depth
     own = [p.name for p in network.get_parameters()]
-    # Averages are entries of our own checkpoints; a PyTorch file may call anything ema.*
-    taken, left_out = "raw", [name for name in values if name not in own]
-    if source.suffix not in TORCH_SUFFIXES:
-        values, taken, left_out = checkpoint.choose_weights(values, set(own), weights)
     checkpoint.check_parameters(network, {name: tuple(value.shape) for name, value in values.items()}, source)
     arrays = {name: finite_float32(values[name], name, source) for name in own}
 
@@ -108,24 +108,13 @@ def convert(source: Path, target: Path, weights: str = "ema") -> None:
     types = {str(values[name].dtype).removeprefix("torch.") for name in own} - {"float32"}
     if types:
         print(f"converted to float32 from {', '.join(sorted(types))}")
-    if taken == "ema":
-        print("the moving average of the weights (--weights raw takes the others)")
-    left_out += unread
+    if found.taken:
+        print(f"taken: {found.taken}")
+    left_out = [name for name in values if name not in own] + found.left_out
     if left_out:
         print(checkpoint.describe_left_out(left_out, group=len(own), limit=None))
     print(f"sha256 of {source.name}: {digest}")
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
-
-
-def without_module_prefix(values: dict, source: Path) -> dict:
-    """`values` under names without the `module.` that PyTorch's data-parallel wrappers put before each."""
-    stripped = {}
-    for name, value in values.items():
-        short = name.removeprefix("module.")
-        if short in stripped:
-            raise UserError(f"{source} holds {short} twice, with and without the prefix 'module.'")
-        stripped[short] = value
-    return stripped
 
 
 def finite_float32(value, name: str, source: Path) -> np.ndarray:

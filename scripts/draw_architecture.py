@@ -36,8 +36,8 @@ ROOMS = (
     ),
     Room(
         "data",
-        ("picture_files", "manifest", "gopro_large", "arrange", "synthetic_blur", "sample_data", "packed_data",
-         "packing", "pair_sources", "validation_split", "datasets", "data_augment", "data_load"),
+        ("picture_files", "manifest", "gopro_large", "arrange", "synthetic_blur", "sample_data",
+         "packed_data", "packing", "pair_sources", "validation_split", "datasets", "data_augment", "data_load"),
         "from folders, lists, packed frames or sharp photographs to pairs, and from pairs to training batches",
     ),
     Room(
@@ -53,7 +53,7 @@ ROOMS = (
         "device", ("native_conv", "device", "complexity"), "which device, ranks, faster convolutions, what it all costs"
     ),
     Room(
-        "weights", ("weight_files", "checkpoint", "init_weights", "mindir", "onnx_graph"),
+        "weights", ("weight_files", "state_dicts", "checkpoint", "init_weights", "mindir", "onnx_graph"),
         "initial weights, checkpoints, and every other file that a network leaves or comes back in",
     ),
     Room("inference", ("restore", "engine"), "an image of any size through a network from any kind of file"),

@@ -24,7 +24,7 @@ from src.mimo_unet import MODELS, MIMOUNet, build_net
 from src.weight_files import (
     CHECKPOINT_SUFFIXES,
     META,
-    TORCH_SUFFIXES,
+    is_torch_file,
     need_file,
     parse_meta,
     read_safetensors,
@@ -72,8 +72,8 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
     need_file(path, "checkpoint")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    if path.suffix in TORCH_SUFFIXES:
-        target = path.with_suffix(".ckpt")
+    if is_torch_file(path):
+        target = path.with_suffix(".safetensors" if path.suffix == ".ckpt" else ".ckpt")
         raise UserError(f"{path} is a PyTorch file; once: python convert.py {shlex.join([str(path), str(target)])}")
     if path.suffix != ".ckpt":
         raise UserError(f"{path}: got *{path.suffix}, expected a checkpoint, *{' or *'.join(CHECKPOINT_SUFFIXES)}")

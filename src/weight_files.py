@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import warnings
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from io import BytesIO
@@ -181,13 +182,15 @@ def import_torch() -> Any:
     return torch
 
 
-def read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The tensors of a state dict, or of the one under 'model' as the paper's authors save it, on the CPU.
+def is_torch_file(path: Path) -> bool:
+    """Whether PyTorch wrote a file: by its suffix, and a `.ckpt` by its content, because Lightning calls its own so."""
+    return path.suffix in TORCH_SUFFIXES or (path.suffix == ".ckpt" and path.is_file() and zipfile.is_zipfile(path))
+
+
+def read_torch(path: Path) -> Any:
+    """What a PyTorch file holds, on the CPU.
 
     Nothing in the file is run: only tensors and plain containers are accepted (`weights_only`).
-
-    Returns:
-        name -> tensor, names of everything else in the file.
 
     Raises:
         UserError: PyTorch is missing, the file is not PyTorch's, is damaged, or wants more than tensors.
@@ -196,17 +199,9 @@ def read_torch(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and TorchScript; the error that follows says it
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # damaged pickles raise what they like: KeyError, EOFError, RuntimeError, UnicodeError, ...
         raise UserError(f"{path} {_why_refused(path, e)}") from e
-    others = []
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        others = [str(key) for key in content if key != "model"]
-        content = content["model"]
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, expected a state dict: names and tensors")
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    return tensors, others + [str(name) for name in content if str(name) not in tensors]
 
 
 def _why_refused(path: Path, error: Exception) -> str:
@@ -214,7 +209,10 @@ def _why_refused(path: Path, error: Exception) -> str:
     told = re.search(r"GLOBAL ([\w.]+)", text)
     wanted = told.group(1) if told else _first_global(path)
     if wanted:
-        return f"was refused: it asks for {wanted}, code that a file of weights does not need. Nothing of it was run."
+        return (
+            f"was refused: it asks for {wanted}, code that a file of weights does not need. Nothing of it was run. "
+            "Save the state dict alone where the file was made: torch.save(model.state_dict(), FILE)"
+        )
     if "TorchScript" in text:
         return "is a TorchScript program, expected a state dict, as torch.save(model.state_dict(), ...) writes it"
     return (

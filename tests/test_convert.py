@@ -112,9 +112,9 @@ def test_recorded_file_gives_recorded_output(cpu, tmp_path, capsys):
     from mindspore import Tensor
 
     run(DATA / "mimo_unet_torch.pkl", tmp_path / "a.ckpt")
-    assert "MIMO-UNet, 8 residual blocks a stage, 6,807,171 parameters in 244 tensors\n1 entry left out: epoch\n" in (
-        capsys.readouterr().out
-    )
+    report = capsys.readouterr().out
+    assert "MIMO-UNet, 8 residual blocks a stage, 6,807,171 parameters in 244 tensors\ntaken: model\n" in report
+    assert "\n1 entry left out: epoch\n" in report
     recorded = np.load(DATA / "mimo_unet_torch.npz")
     network, _, _ = load_network(tmp_path / "a.ckpt", "MIMO-UNet")
     for scale, output in enumerate(network(Tensor(recorded["image"]))):
@@ -201,8 +201,8 @@ def test_every_unused_name_is_reported(cpu, tmp_path, small, capsys):
     run(tmp_path / "a.pkl", tmp_path / "a.ckpt")
     assert_weights(tmp_path / "a.ckpt", small)
     line = next(line for line in capsys.readouterr().out.splitlines() if "left out" in line)
-    expected = [f"extra.{i}" for i in range(12)] + ["76 ema.*", *partly, "optimizer", "epoch", "note"]
-    assert line == f"94 entries left out: {', '.join(expected)}"
+    expected = [f"extra.{i}" for i in range(12)] + [*partly, "optimizer", "epoch", "note"]
+    assert line == f"18 entries left out: {', '.join(expected)}"
 
 
 def test_training_state_is_left_behind(cpu, tmp_path, small, capsys):
@@ -222,12 +222,37 @@ def test_average_is_what_a_run_with_one_is_worth(cpu, tmp_path, small, capsys):
     run(tmp_path / "last.ckpt", tmp_path / "average.ckpt")
     assert_weights(tmp_path / "average.ckpt", {name: tensor + 1 for name, tensor in small.items()})
     text = capsys.readouterr().out
-    assert "the moving average of the weights (--weights raw takes the others)\n1 entry left out: global_step\n" in text
+    assert (
+        "the moving average of the weights, ema.* (--weights raw takes the others)\n1 entry left out: global_step\n"
+    ) in text
     described = read_checkpoint(tmp_path / "average.ckpt")[1]
     assert described.keys() == {"variant", "epoch", "num_res", "source", "source_sha256"}  # no path of this machine
     run(tmp_path / "last.ckpt", tmp_path / "raw.ckpt", "--weights", "raw")
     assert_weights(tmp_path / "raw.ckpt", small)
     assert "77 entries left out: 76 ema.*, global_step\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrap,taken",
+    [
+        (lambda raw, ema: {"params": raw, "params_ema": ema}, "the moving average of the weights, params_ema"),
+        (lambda raw, ema: {"state_dict": {f"net.{n}": t for n, t in ema.items()}, "epoch": 3}, "state_dict.net.*"),
+    ],
+)
+def test_layouts_of_other_trainers(cpu, tmp_path, small, capsys, wrap, taken):
+    raw = {name: tensor + 1 for name, tensor in small.items()}
+    torch.save(wrap(raw, small), tmp_path / "last.ckpt")  # Lightning's suffix, for PyTorch's format
+    run(tmp_path / "last.ckpt", tmp_path / "a.ckpt")
+    assert_weights(tmp_path / "a.ckpt", small)
+    assert f"\ntaken: {taken}" in capsys.readouterr().out
+
+
+def test_scripts_know_lightnings_ckpt_for_pytorchs(tmp_path, small):
+    torch.save({"state_dict": small}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError) as caught:
+        load_network(tmp_path / "last.ckpt", "MIMO-UNet")
+    assert str(caught.value).startswith(f"{tmp_path / 'last.ckpt'} is a PyTorch file; once: python convert.py ")
+    assert str(caught.value).endswith("last.safetensors")
 
 
 # ---- files that are refused
@@ -249,9 +274,10 @@ def test_tensors_of_something_else(cpu, tmp_path):
     other = {"conv1.weight": torch.ones(2), "fc.bias": torch.ones(1)}
     text = refused_weights(tmp_path, other)
     assert text.endswith(
-        "holds no MIMO-UNet: expected names like Encoder.0.layers.0.main.0.main.0.weight, got conv1.weight, fc.bias"
+        "holds no MIMO-UNet: expected names like Encoder.0.layers.0.main.0.main.0.weight, at the top or in a "
+        "dictionary called model, state_dict, params, ...; got conv1.weight, fc.bias"
     )
-    assert refused_weights(tmp_path, {"model": {}}).endswith("got none")
+    assert refused_weights(tmp_path, {"model": {}}).endswith("got model: {}")
     assert refused_weights(tmp_path, torch.ones(3)).endswith("holds a Tensor, expected a state dict: names and tensors")
     assert refused_weights(tmp_path, [1, 2]).endswith("holds a list, expected a state dict: names and tensors")
 
@@ -306,7 +332,7 @@ def test_tensors_without_floating_point_numbers(cpu, tmp_path, small):
 
 def test_name_twice(tmp_path, small):
     text = refused_weights(tmp_path, {**small, f"module.{NAME}": small[NAME]})
-    assert text.endswith(f"bad.pkl holds {NAME} twice, with and without the prefix 'module.'")
+    assert text.endswith(f"bad.pkl holds {NAME} twice, as {NAME} and as module.{NAME}")
 
 
 def test_wrong_shapes(cpu, tmp_path, small):
