@@ -16,7 +16,7 @@ from src.config import Config, load_config
 from src.datasets import choose_pairs, choose_root
 from src.engine import load_engine, runs_on_mindspore
 from src.errors import UserError, need_writable_folder, run_main
-from src.picture_files import Pair, check_pairs, describe_conversion
+from src.picture_files import Pair, check_pairs
 from src.weight_files import need_file, sample_model
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     sources = config.test_list, config.blur_directory, config.sharp_directory
     pairs, source = choose_pairs(choose_root(config.dataset_root, *sources), "test", *sources)
     pairs = pairs[: config.slice_dataset or None]
-    print(f"data: {len(pairs)} test pairs from {source}{describe_conversion(check_pairs(pairs))}")
+    print(f"data: {len(pairs)} test pairs from {source}{check_pairs(pairs)}")
     check_outputs(config)
     if config.eval_use_data_sink:
         print("--eval_use_data_sink: scores are computed on the host, so images are not sunk to the device")

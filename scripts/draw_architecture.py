@@ -36,7 +36,7 @@ ROOMS = (
     ),
     Room(
         "data",
-        ("picture_files", "manifest", "gopro_large", "arrange", "synthetic_blur", "sample_data",
+        ("tiff_kind", "picture_files", "manifest", "gopro_large", "arrange", "synthetic_blur", "sample_data",
          "packed_data", "packing", "pair_sources", "validation_split", "datasets", "data_augment", "data_load"),
         "from folders, lists, packed frames or sharp photographs to pairs, and from pairs to training batches",
     ),

@@ -20,7 +20,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from src.errors import UserError
-from src.picture_files import READABLE_MODES, SIXTEEN_BIT_MODES, TIFF_SIZE_TAGS
+from src.picture_files import READABLE_MODES, SIXTEEN_BIT_MODES, TIFF_SIZE_TAGS, orientation_of, upright
+from src.tiff_kind import refuse_unknown_tiff
 
 FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".bmp": "BMP",
@@ -31,9 +32,8 @@ BAND_PIXELS = 2**20  # rows are converted in bands of about so many pixels, inst
 
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x0112, 282, 283, 296
 EXIF_IFD, INTEROP_IFD, GPS_IFD = 0x8769, 0xA005, 0x8825
-BITS_PER_SAMPLE, EXTRA_SAMPLES = 258, 338
+BITS_PER_SAMPLE = 258
 GREY, GREY_WITH_ALPHA = 0, 4  # colour types of PNG
-PREMULTIPLIED = 1  # a value of ExtraSamples
 # What a TIFF's directory says about the photo; its other tags are about how the pixels are stored.
 DESCRIPTIVE_TAGS = frozenset(
     (269, 270, 271, 272, 285, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, 305, 306, 315, 316, 18246, 18249, 33432,
@@ -102,6 +102,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd metadata; what is lost of it is told in `Photo.notes`
+            refuse_unknown_tiff(path)
             with Image.open(path, formats=READ_AS) as image:
                 yield image
     except (UserError, MemoryError):
@@ -127,7 +128,7 @@ def read_header(path: Path | str) -> Header:
     """
     with _opened(path) as image:
         width, height = _stored_size(image)
-        if _orientation(image) >= 5:
+        if orientation_of(image) >= 5:
             width, height = height, width
         return Header(width, height, _format(image))
 
@@ -145,15 +146,6 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
 
 def _exif(image: Image.Image) -> Image.Exif:
     return Image.Image.getexif(image)  # not PNG's own, which decodes the pixels to look behind them
-
-
-def _orientation(image: Image.Image) -> int:
-    """1 to 8; 1, upright, also when it is missing or damaged."""
-    try:
-        value = int(_exif(image).get(ORIENTATION, 1))
-    except Exception:  # damaged EXIF: anything may be raised; `_carried` tells the user
-        return 1
-    return value if 1 <= value <= 8 else 1
 
 
 # ---- reading
@@ -180,12 +172,12 @@ def read_photo(path: Path | str, max_pixels: int = MAX_PIXELS) -> Photo:
             )
         _check_mode(image, path)
         notes = _frames_note(image)
-        orientation = _orientation(image) if image.format == "TIFF" else 1  # before newer Pillow turns it and forgets
+        orientation = orientation_of(image) if image.format == "TIFF" else 1  # before newer Pillow turns it and forgets
         lossless_webp = image.format == "WEBP" and _is_lossless_webp(path)
         sixteen_bit_colour = _has_sixteen_bit_colour(image, path)
         image.load()  # of 16-bit colour, too: it finds damage, and the metadata that PNG may have behind the pixels
         if image.format != "TIFF":
-            orientation = _orientation(image)
+            orientation = orientation_of(image)
         carried, lost = _carried(image, orientation)
         if sixteen_bit_colour:
             pixels, alpha, grey = _read_sixteen_bit_colour(image, path)
@@ -200,8 +192,8 @@ def read_photo(path: Path | str, max_pixels: int = MAX_PIXELS) -> Photo:
     if turned:  # by OpenCV, or by newer Pillow, which then drops the tag
         orientation = 1
     if alpha is not None:
-        alpha = _upright(alpha, orientation)
-    return Photo(_upright(pixels, orientation), alpha, grey, lossless_webp, carried, tuple(notes + lost))
+        alpha = upright(alpha, orientation)
+    return Photo(upright(pixels, orientation), alpha, grey, lossless_webp, carried, tuple(notes + lost))
 
 
 def _frames_note(image: Image.Image) -> list[str]:
@@ -296,8 +288,6 @@ def _read_sixteen_bit_colour(image: Image.Image, path: Path | str) -> tuple[np.n
             fresh.verify()  # the checksums: OpenCV gives what it could read of a damaged file without a word
     elif not (isinstance(image, TiffImageFile) and _is_whole_tiff(image, path)):
         raise UserError(f"{path}: cut off, pixels are missing at its end. Fetch or save this file again.")
-    elif image.tag_v2.get(EXTRA_SAMPLES) == (PREMULTIPLIED,):
-        raise UserError(f"{path}: 16-bit colours multiplied by alpha are not supported. Save it with straight alpha.")
     values = cv2.imdecode(np.memmap(path, np.uint8, "r"), cv2.IMREAD_UNCHANGED)  # (H, W, 3 or 4), blue first
     if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] not in (3, 4):
         raise UserError(f"{path}: 16-bit colours of a kind that is not supported. Save it as plain RGB.")
@@ -316,17 +306,6 @@ def _is_whole_tiff(image: TiffImageFile, path: Path | str) -> bool:
     if not starts or not counts:
         return False
     return max(s + c for s, c in zip(starts, counts, strict=False)) <= Path(path).stat().st_size
-
-
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, ...) as stored -> as seen."""
-    if orientation >= 5:
-        array = array.swapaxes(0, 1)  # 5: mirrored at the main diagonal
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return np.ascontiguousarray(array)
 
 
 # ---- what a file carries

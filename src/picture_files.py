@@ -1,7 +1,7 @@
 """Image files on disk: reading any of them as RGB, and pairing the folders {train,test}/{blur,sharp} by name.
 
-Everything here speaks of 8-bit RGB, (H, W, 3). EXIF orientation is never applied: a blurred photograph and its sharp
-partner must stay aligned pixel by pixel even when only one of them still carries the tag.
+Everything here speaks of 8-bit RGB, (H, W, 3). A pair is turned upright only if both images carry the same EXIF
+orientation: they must stay aligned pixel by pixel when only one of them still has the tag.
 """
 
 import os
@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from src.errors import UserError, first_few
+from src.tiff_kind import refuse_unknown_tiff
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 SPLITS = ("train", "test")
@@ -54,6 +55,14 @@ class ImageInfo:
     width: int
     height: int
     mode: str
+    orientation: int = 1
+    """The EXIF tag, 1 to 8; 1 is upright."""
+    sixteen_bit_colour: bool = False
+    """Cut to 8 bits by Pillow, which calls the mode RGB all the same."""
+
+    @property
+    def kind(self) -> str:
+        return f"16-bit {self.mode}" if self.sixteen_bit_colour else self.mode
 
 
 @dataclass(frozen=True)
@@ -72,11 +81,17 @@ class Pair:
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Pixels of blur and sharp, (H, W, 3) uint8 RGB. They may be read-only."""
-        return read_rgb(self.blur), read_rgb(self.sharp)
+        blur, sharp = probe(self.blur), probe(self.sharp)
+        turn = blur.orientation if blur.orientation == sharp.orientation else 1
+        return upright(_read(self.blur, blur), turn), upright(_read(self.sharp, sharp), turn)
 
     def probe(self) -> "list[ImageInfo | UserError]":
-        """What the headers of blur and sharp say, or what is wrong with the files."""
-        return [_probe_or_error(self.blur), _probe_or_error(self.sharp)]
+        """What the headers of blur and sharp say, with the sizes that `read` gives, or what is wrong with the files."""
+        infos = [_probe_or_error(self.blur), _probe_or_error(self.sharp)]
+        turns = {info.orientation if isinstance(info, ImageInfo) else 1 for info in infos}
+        if len(turns) == 1 and turns.pop() >= 5:
+            return [replace(info, width=info.height, height=info.width) for info in infos]  # type: ignore
+        return infos
 
 
 def natural_key(name: str) -> tuple:
@@ -88,21 +103,44 @@ def natural_key(name: str) -> tuple:
 
 
 def read_rgb(path: Path | str) -> np.ndarray:
-    """Pixels of an image file as (H, W, 3) uint8, RGB.
+    """Pixels of an image file as (H, W, 3) uint8, RGB, as they are stored: EXIF orientation is not applied.
 
     Grey is repeated, a palette looked up, alpha dropped (not blended with any background). 16-bit grey is scaled to 8
     bits by rounding value * 255 / 65535; 16-bit colour reaches Python as 8-bit already, Pillow keeps the upper byte.
 
     Raises:
-        UserError: naming the file, when it is missing, cut off, not an image, or has 32-bit or float pixels.
+        UserError: as `probe`, or the file is damaged.
     """
-    info = probe(path)
+    return _read(path, probe(path))
+
+
+def _read(path: Path | str, info: ImageInfo) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            pixels = _rgb_pixels(image, info.mode)
+            return _rgb_pixels(image, info.mode)
     except Exception as e:  # on damaged files Pillow raises anything from struct.error to SyntaxError
         raise UserError(f"{path}: cannot be read ({_reason(e)}). Fetch or save this file again.") from e
-    return pixels
+
+
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, ...) as stored -> as seen."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)  # 5: mirrored at the main diagonal
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """1 to 8; 1, upright, also when the EXIF tag is missing or damaged."""
+    try:
+        # Not the method of PNG's own class, which decodes the pixels to look behind them.
+        value = int(Image.Image.getexif(image).get(ORIENTATION, 1))
+    except Exception:  # damaged EXIF: anything may be raised
+        return 1
+    return value if 1 <= value <= 8 else 1
 
 
 def _rgb_pixels(image: Image.Image, mode: str) -> np.ndarray:
@@ -126,17 +164,29 @@ def probe(path: Path | str) -> ImageInfo:
     """Size and mode from the header, without decoding, and a look whether the end of a PNG or JPEG file is there.
 
     Raises:
-        UserError: naming the file, when it is missing, cut off, not an image, or has 32-bit or float pixels.
+        UserError: naming the file, when it is missing, cut off, not an image, too large, or of a pixel type that would
+            not be read rightly.
     """
     try:
+        refuse_unknown_tiff(path)
         with Image.open(path) as image:
             (width, height), mode, file_format = image.size, image.mode, image.format
+            orientation = orientation_of(image)
+            sixteen = mode not in SIXTEEN_BIT_MODES and mode != "I" and any(";16" in str(tile) for tile in image.tile)
             if isinstance(image, TiffImageFile):
                 # `size` is that after the turn that `read_rgb` takes back; the tags tell the stored one.
                 width, height = (int(image.tag_v2[tag]) for tag in TIFF_SIZE_TAGS)
     except FileNotFoundError as e:
         raise UserError(f"{path}: no such file{', a broken link' if Path(path).is_symlink() else ''}") from e
-    except Exception as e:  # see `read_rgb`
+    except UserError:
+        raise
+    except Image.DecompressionBombError as e:
+        got, limit = (int(number) / 1e6 for number in re.findall(r"(\d+) pixels", str(e)))
+        raise UserError(
+            f"{path}: {got:.0f} megapixels, expected {limit:.0f} at most in a data set. Cut it and its partner into "
+            "smaller images; deblur.py restores single photos of any size, see its --max_pixels."
+        ) from e
+    except Exception as e:  # see `_read`
         raise UserError(f"{path}: not a readable image ({_reason(e)}). Fetch or save this file again.") from e
     if mode not in READABLE_MODES and not _is_sixteen_bit(mode, file_format):
         raise UserError(
@@ -148,7 +198,7 @@ def probe(path: Path | str) -> ImageInfo:
             raise UserError(
                 f"{path}: this {file_format} file is cut off, {words} is missing. Fetch or save this file again."
             )
-    return ImageInfo(width, height, mode)
+    return ImageInfo(width, height, mode, orientation, sixteen)
 
 
 def _is_sixteen_bit(mode: str, file_format: str | None) -> bool:
@@ -292,7 +342,7 @@ def _check_layout(root: Path, split: str) -> None:
     )
 
 
-def check_pairs(pairs: Sequence[Pair], min_side: int = 0, option: str = "--crop_size") -> dict[str, int]:
+def check_pairs(pairs: Sequence[Pair], min_side: int = 0, option: str = "--crop_size") -> str:
     """Look into every file's header and end, and at the sizes of each pair.
 
     Args:
@@ -301,7 +351,7 @@ def check_pairs(pairs: Sequence[Pair], min_side: int = 0, option: str = "--crop_
         option: what the user gives for a smaller side.
 
     Returns:
-        How many files `read_rgb` converts from each mode other than RGB, e.g. {"L": 3, "RGBA": 1}, most frequent first.
+        What reading changes, for a line of output: ' (converted to 8-bit RGB: 3 L, 1 RGBA)'; '' if nothing.
 
     Raises:
         UserError: unreadable files; else pairs of two sizes; else images below `min_side`. The first five are named.
@@ -320,7 +370,13 @@ def check_pairs(pairs: Sequence[Pair], min_side: int = 0, option: str = "--crop_
             f"{_common_folder(paths)}: expected images of {min_side}x{min_side} or more, the size of the crops, "
             f"but got {first_few(small)}. Remove them or give {option} {largest} or less."
         )
-    return dict(Counter(info.mode for both in infos for info in both if info.mode != "RGB").most_common())
+    kinds = Counter(info.kind for both in infos for info in both if info.kind != "RGB").most_common()
+    turned = sum(blur.orientation == sharp.orientation > 1 for blur, sharp in infos)
+    unlike = sum(blur.orientation != sharp.orientation for blur, sharp in infos)
+    notes = [f"converted to 8-bit RGB: {', '.join(f'{count} {kind}' for kind, count in kinds)}"] if kinds else []
+    notes += [f"{turned} turned upright by their EXIF orientation"] if turned else []
+    notes += [f"{unlike} with different EXIF orientations in blur and sharp, read as stored"] if unlike else []
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def probe_pairs(pairs: Sequence[Pair]) -> list[tuple[ImageInfo, ImageInfo]]:
@@ -337,13 +393,14 @@ def probe_pairs(pairs: Sequence[Pair]) -> list[tuple[ImageInfo, ImageInfo]]:
             unreadable[0] if len(unreadable) == 1 else f"{len(unreadable)} bad files: {first_few(unreadable)}"
         )
     differ = [
-        f"{pair.name} (blur {blur.width}x{blur.height}, sharp {sharp.width}x{sharp.height})"
+        f"{pair.name} (blur {_size(blur, sharp)}, sharp {_size(sharp, blur)})"
         for pair, (blur, sharp) in zip(pairs, infos, strict=True)
         if (blur.width, blur.height) != (sharp.width, sharp.height)
     ]
     if differ:
         folder = _common_folder([path for pair in pairs for path in (pair.blur, pair.sharp)])
-        raise UserError(f"{folder}: blur and sharp must be of one size, but are not in {first_few(differ)}")
+        hint = ". Turn the pixels of both the same way" if any("EXIF" in text for text in differ) else ""
+        raise UserError(f"{folder}: blur and sharp must be of one size, but are not in {first_few(differ)}{hint}")
     return infos
 
 
@@ -356,10 +413,9 @@ def _common_folder(paths: Sequence[Path]) -> str:
     return "the pairs" if folder == os.path.dirname(folder) else folder
 
 
-def describe_conversion(counts: dict[str, int]) -> str:
-    """What `check_pairs` found, to be said once: '' if all files are 8-bit RGB."""
-    found = ", ".join(f"{count} {mode}" for mode, count in counts.items())
-    return f" (converted to 8-bit RGB: {found})" if found else ""
+def _size(info: ImageInfo, partner: ImageInfo) -> str:
+    tag = f" with EXIF orientation {info.orientation}" if info.orientation != partner.orientation else ""
+    return f"{info.width}x{info.height}{tag}"
 
 
 def _probe_or_error(path: Path) -> ImageInfo | UserError:

@@ -21,7 +21,7 @@ def test_both_halves_hold_what_the_files_hold(pair_folder, packed):
     for split in ("train", "test"):
         pairs, place = choose_pairs(packed, split)
         assert_equal_pixels(pairs, find_pairs(pair_folder, split))
-        assert place == f"{packed} (packed)" and check_pairs(pairs, min_side=40) == {}
+        assert place == f"{packed} (packed)" and check_pairs(pairs, min_side=40) == ""
     assert not pairs[0].read()[0].flags.writeable
     flat = np.load(packed / "test.npy")  # an ordinary .npy file, for other programs too
     assert flat.shape == (2 * 2 * 40 * 48 * 3,) and flat.dtype == np.uint8

@@ -1,14 +1,17 @@
 """Reading image files of every kind, and pairing folders by name."""
 
 import io
+import struct
 import tempfile
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from src.errors import UserError
 from src.picture_files import KINDS, Pair, check_pairs, find_pairs, natural_key, probe, read_rgb
@@ -96,11 +99,24 @@ def test_sixteen_bit_grey_over_its_whole_range(tmp_path):
 
 
 def test_float_and_32_bit_pixels_are_refused_by_name(tmp_path):
-    Image.fromarray(RGB[..., 0].astype(np.float32)).save(tmp_path / "f.tif")
-    Image.fromarray(RGB[..., 0].astype(np.int32) * 99999).save(tmp_path / "i.tif")
-    for name, mode in (("f.tif", "F"), ("i.tif", "I")):
+    # IM, one of the few other formats that have them; test_tiff_kind.py has those of TIFF.
+    Image.fromarray(RGB[..., 0].astype(np.float32)).save(tmp_path / "f.png", format="IM")
+    Image.fromarray(RGB[..., 0].astype(np.int32) * 99999).save(tmp_path / "i.png", format="IM")
+    for name, mode in (("f.png", "F"), ("i.png", "I")):
         with pytest.raises(UserError, match=f"{name}: got pixels of mode {mode}"):
             read_rgb(tmp_path / name)
+
+
+def test_images_beyond_the_limit_name_it_and_the_way_out(tmp_path):
+    data = bytearray(save(tmp_path / "a.png").read_bytes())
+    data[16:24] = struct.pack(">II", 14000, 13000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        probe(tmp_path / "a.png")
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / 'a.png'}: 182 megapixels, expected 179 at most in a data set. ")
+    assert "--max_pixels" in text and "bomb" not in text
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -112,6 +128,39 @@ def test_exif_orientation_is_not_applied(tmp_path, name, orientation):
     info = probe(tmp_path / name)
     assert (info.width, info.height) == (60, 40)
     np.testing.assert_array_equal(read_rgb(tmp_path / name), RGB)
+
+
+def oriented(path, orientation, array=RGB):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return save(path, array, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("names", [("a.png", "b.png"), ("a.tif", "b.png"), ("a.tif", "b.tif")])
+def test_pair_with_one_orientation_is_turned_upright(tmp_path, names, orientation):
+    pair = Pair("1", *(oriented(tmp_path / name, orientation) for name in names))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(oriented(tmp_path / "c.png", orientation))))
+    for image, info in zip(pair.read(), pair.probe(), strict=True):
+        np.testing.assert_array_equal(image, expected)
+        assert (info.height, info.width) == expected.shape[:2]
+    assert check_pairs([pair]) == " (1 turned upright by their EXIF orientation)"
+
+
+def test_pair_of_which_one_has_lost_its_orientation_stays_aligned(tmp_path):
+    pair = Pair("1", oriented(tmp_path / "a.png", 6), save(tmp_path / "b.png"))
+    assert all(np.array_equal(image, RGB) for image in pair.read())
+    assert check_pairs([pair]) == " (1 with different EXIF orientations in blur and sharp, read as stored)"
+
+
+def test_pair_of_which_one_is_turned_already_is_told_with_the_tag(tmp_path):
+    pair = Pair("1", oriented(tmp_path / "a.png", 6), save(tmp_path / "b.png", np.rot90(RGB, -1)))
+    with pytest.raises(UserError) as caught:
+        check_pairs([pair])
+    assert str(caught.value).endswith(
+        "1 (blur 60x40 with EXIF orientation 6, sharp 40x60 with EXIF orientation 1). Turn the pixels of both the same "
+        "way"
+    )
 
 
 @pytest.mark.parametrize("tolerant", [False, True])
@@ -286,11 +335,13 @@ def test_an_interrupted_preprocessing_is_not_taken_for_a_small_dataset(tmp_path)
 
 def test_good_pairs_report_what_will_be_converted(tmp_path):
     make_pairs(tmp_path)
-    assert check_pairs(find_pairs(tmp_path, "train"), min_side=40) == {}
+    assert check_pairs(find_pairs(tmp_path, "train"), min_side=40) == ""
     for name in ("1", "2"):
         save(tmp_path / f"train/blur/{name}.png", RGB[..., 0])
     save(tmp_path / "train/sharp/10.png", np.concatenate([RGB, RGB[..., :1]], axis=2))
-    assert check_pairs(find_pairs(tmp_path, "train")) == {"L": 2, "RGBA": 1}
+    assert check_pairs(find_pairs(tmp_path, "train")) == " (converted to 8-bit RGB: 2 L, 1 RGBA)"
+    cv2.imwrite(str(tmp_path / "train/sharp/10.png"), np.zeros((40, 60, 3), np.uint16))
+    assert check_pairs(find_pairs(tmp_path, "train")) == " (converted to 8-bit RGB: 2 L, 1 16-bit RGB)"
 
 
 def test_different_sizes_are_told_with_both(tmp_path):
