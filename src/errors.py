@@ -1,6 +1,7 @@
 """Mistakes of the user, told in one line: what was got, what was expected, where, and how to mend it."""
 
 import difflib
+import io
 import os
 import sys
 import traceback
@@ -44,6 +45,8 @@ def need_writable_folder(folder: Path | str, option: str) -> Path:
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run an entry script's `main` and end the process: 0, its own int, 2 for a UserError, 130 for Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr is so from the start
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name that cannot be printed must not end a run
     try:
         status = main()
         sys.stdout.flush()

@@ -168,7 +168,7 @@ def worst(rows: Sequence[Row], metric: str, count: int = 10) -> list[Row]:
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """One line per image, in full precision, so that the column's mean is the summary's figure."""
-    with open(path, "w", newline="", encoding="utf-8") as f:
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:  # file names may be no UTF-8
         writer = csv.DictWriter(f, fieldnames=list(rows[0]) if rows else ["name"])
         writer.writeheader()
         writer.writerows(rows)

@@ -2,6 +2,7 @@
 
 import filecmp
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,16 @@ def same_bytes(a: Path, b: Path) -> bool:
         return os.path.samefile(a, b) or filecmp.cmp(a, b, shallow=False)
     except OSError:
         return False
+
+
+def escaped(text: str) -> str:
+    """Text that can be written as UTF-8: what is not UTF-8 in a file name, `\\udcff` in Python, becomes six letters."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def unescaped(text: str) -> str:
+    """The inverse of `escaped`, but for names that hold such six letters themselves."""
+    return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda match: chr(int(match[1], 16)), text)
 
 
 def appear(path: Path, make: Callable[[Path], object]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from src.errors import UserError
-from src.files import appear
+from src.files import appear, escaped, unescaped
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def read_manifest(path: Path) -> list[Row]:
         UserError: it is not one of ours.
     """
     try:
-        header, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+        header, *lines = csv.reader(io.StringIO(unescaped(path.read_text(encoding="utf-8")), newline=""))
         if header != HEADER:
             raise ValueError(header)
         return [Row(*line) for line in lines]
@@ -55,4 +55,4 @@ def write_manifest(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     writer.writerows(astuple(row) for row in rows)
-    appear(path, lambda part: part.write_text(text.getvalue(), encoding="utf-8", newline=""))
+    appear(path, lambda part: part.write_text(escaped(text.getvalue()), encoding="utf-8", newline=""))

@@ -69,13 +69,14 @@ def pairs_from_list(list_file: Path | str, root: Path | str | None = None) -> li
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """(number, text) of the lines that say something: not blank, not starting with #.
 
-    UTF-8 with or without a byte order mark, LF or CRLF.
+    UTF-8 with or without a byte order mark, LF or CRLF. Single bytes that are no UTF-8 belong to file names.
 
     Raises:
         UserError: no such file, not UTF-8, or nothing in it.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig", "strict" if b"\0" in data else "surrogateescape")  # UTF-16 is full of zeros
     except FileNotFoundError as e:
         folder = path.parent
         there = sorted(p.name for p in folder.glob("*.txt")) if folder.is_dir() else []

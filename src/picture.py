@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from src.files import escaped
 from src.metric import psnr, to_uint8
 
 GAP = 8  # pixels between the images of a strip
@@ -55,7 +56,7 @@ def save_curves(path: Path, runs: Mapping[str, Mapping[str, Sequence[float | Non
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     loss_axes, psnr_axes = figure.subplots(1, 2)
-    for label, log in runs.items():
+    for label, log in ((escaped(label), log) for label, log in runs.items()):
         step, loss, psnr, psnr_input = (_as_floats(log[c]) for c in ("step", "loss", "psnr", "psnr_input"))
         known = np.isfinite(loss)
         marker = "o" if known.sum() == 1 else None  # a line of one point is invisible

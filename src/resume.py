@@ -185,7 +185,7 @@ def describe_run(
         "config": {f.name: options[f.name] for f in option_fields("train")},
         "batch": options["train_batch_size"] * options["accumulate_steps"] * world_size,
         "pairs": len(pairs),
-        "pairs_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        "pairs_sha256": hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest(),
         "steps_per_epoch": steps_per_epoch,
     }
 

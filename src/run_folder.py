@@ -67,7 +67,7 @@ def holds_run(folder: Path) -> bool:
 
 def describe(folder: Path, config_yaml: str) -> None:
     """Write the resolved settings and the versions of everything that could change the result."""
-    (folder / "config.yaml").write_text(config_yaml, encoding="utf-8")
+    (folder / "config.yaml").write_text(config_yaml, encoding="utf-8", errors="backslashreplace")
     (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from src.dataset_walk import Look, by_half, items_of, look_at, need_layout, scan
 from src.errors import UserError, first_few, need_writable_folder
-from src.files import appear, in_threads
+from src.files import appear, escaped, in_threads
 from src.findings import Finding, size_of
 from src.picture_checks import PICTURE_CHECKS, gamma_evidence
 from src.tree_checks import (
@@ -128,7 +128,7 @@ def run(root_src: Path | None, root_dst: Path | None, report_file: Path | None =
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Appears whole or not at all."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    text = escaped(json.dumps(content, indent=2, ensure_ascii=False) + "\n")  # such an escape is JSON's, too
     try:
         appear(path, lambda part: part.write_text(text, encoding="utf-8"))
     except OSError as e:

@@ -253,3 +253,11 @@ def test_sums_of_parts_are_the_summary_of_all(pairs):
 def test_worst_are_the_lowest_finite_scores():
     rows = [{"name": str(i), "psnr": v} for i, v in enumerate([30.0, math.inf, 20.0, 25.0])]
     assert [row["name"] for row in worst(rows, "psnr", 2)] == ["2", "3"]
+
+
+def test_reports_of_file_names_that_are_no_utf8(tmp_path):
+    rows = [{"name": "caf\udce9", "psnr": 30.0}, {"name": "a", "psnr": 31.0}]
+    write_csv(tmp_path / "all.csv", rows)
+    write_json(tmp_path / "report.json", {"worst": rows})
+    assert (tmp_path / "all.csv").read_text(encoding="utf-8").splitlines()[1] == "caf\\udce9,30.0"
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["worst"] == rows

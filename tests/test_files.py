@@ -1,8 +1,10 @@
 """Many files at once, and whole files only."""
 
+import os
+
 import pytest
 
-from src.files import appear, in_threads, same_bytes
+from src.files import appear, escaped, in_threads, same_bytes, unescaped
 
 
 def test_ctrl_c_leaves_the_rest_undone():
@@ -46,3 +48,11 @@ def test_half_a_file_is_never_seen(tmp_path):
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     appear(path, lambda part: part.write_text("new"))
     assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9.png", b"\xff\xfe", "caf\u00e9 \u6a21\u7cca".encode(), b"back\\slash\\x", b"plain"]
+)
+def test_file_names_are_written_as_utf8_and_come_back(name):
+    text = os.fsdecode(name)
+    assert os.fsencode(unescaped(escaped(text).encode("utf-8").decode("utf-8"))) == name

@@ -1,5 +1,6 @@
 """Pairs by list file, by two folders, and photographs."""
 
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -150,6 +151,13 @@ def test_lists_that_are_missing_empty_or_no_text(tmp_path):
     (tmp_path / "utf16.txt").write_text("gt/1.png blur/1.png", encoding="utf-16")
     assert "utf16.txt: not a text in UTF-8 (byte 0)" in error_of(pairs_from_list, tmp_path / "utf16.txt")
     assert "cannot be read (Is a directory)" in error_of(pairs_from_list, tmp_path)
+
+
+def test_list_names_files_that_are_no_utf8(tmp_path):
+    sharp, blur = (os.fsdecode(name) for name in (b"gt/n\xe9.png", b"blur/n\xe9.png"))
+    touch(tmp_path, sharp, blur)
+    (tmp_path / "list.txt").write_bytes(os.fsencode(f"{sharp} {blur}\n"))
+    assert pairs_from_list(tmp_path / "list.txt")[0].blur == tmp_path / blur
 
 
 def test_sizes_are_checked_as_those_of_folders(tmp_path):

@@ -121,3 +121,8 @@ def test_curves_of_a_log_file(tmp_path):
         run_log.add(1, step, loss=1 / step)
     run_log.flush()
     assert draw(tmp_path / "1.png", {"run": read_log(tmp_path / "log.csv")})[0] > empty[0] + 100
+
+
+def test_curves_of_a_folder_whose_name_is_no_text(tmp_path):
+    save_curves(tmp_path / "a.png", {"caf\udce9": {"step": [1.0], "loss": [2.0], "psnr": [3.0], "psnr_input": [None]}})
+    assert (tmp_path / "a.png").stat().st_size > 1000

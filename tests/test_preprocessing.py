@@ -1,5 +1,6 @@
 """The command line that arranges, packs and verifies a dataset."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from src import preprocessing
 from src.errors import UserError
 from src.packed_data import open_pairs
 from src.preprocessing import main
-from tests.data_trees import error_of, make_source, snapshot, texts
+from tests.data_trees import error_of, make_source, overwrite, snapshot, texts
 
 SCRIPT = Path(preprocessing.__file__)
 
@@ -85,3 +86,29 @@ def test_options_of_verify(sample_trees, tmp_path, monkeypatch, capsys):
         main(["--verify", "--link"])
     with pytest.raises(UserError, match="--report_file: needs --verify"):
         main(["--root_src", "GOPRO_Large", "--report_file", "report.json"])
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    for split in ("train", "test"):
+        for kind in ("blur", "sharp"):
+            folder = root / split / os.fsdecode(b"GOPR\xff") / kind
+            folder.mkdir(parents=True)
+            overwrite(folder / os.fsdecode(b"n\xe9.png"), seed=len(kind + split))
+
+    def run(*options):
+        command = [sys.executable, str(SCRIPT), "--root_src", str(root), *options]
+        env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}  # what a terminal in UTF-8 has
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "4 files copied" in run("--root_dst", "arranged")
+    assert "4 files were there already" in run("--root_dst", "arranged")  # the manifest knows the names again
+    assert "2 pairs decoded" in run("--root_dst", "packed", "--pack")
+    assert "2 were there already" in run("--root_dst", "packed", "--pack")
+    assert "caf\\udce9" in run("--verify", "--root_dst", "arranged", "--report_file", "report.json")
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["root_src"] == str(root)
+    for path in ("arranged/manifest.csv", "packed/manifest.csv"):
+        assert "GOPR\\udcff" in (tmp_path / path).read_text(encoding="utf-8")

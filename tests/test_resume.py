@@ -29,6 +29,12 @@ def test_equal_runs_have_no_differences():
     assert differences({}, {"num_worker": 1, "log_frequency": 1, "resume": "auto", "keep_checkpoint_max": 9}) == []
 
 
+def test_names_that_are_no_utf8_are_told_apart():
+    first = {"names": ("caf\udce9",)}
+    assert differences(first, first) == []
+    assert "the training pairs are others" in differences(first, {"names": ("caf\udce8",)})[0]
+
+
 @pytest.mark.parametrize(
     "name,value",
     [("model_name", "MIMO-UNetPlus"), ("seed", 2), ("crop_size", 128), ("learning_rate", 2e-4), ("fft_weight", 0.0),
