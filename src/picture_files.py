@@ -6,6 +6,7 @@ orientation: they must stay aligned pixel by pixel when only one of them still h
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -273,8 +274,12 @@ def list_image_tree(folder: Path) -> dict[str, Path]:
     return dict(sorted(images.items(), key=lambda item: natural_key(item[0])))
 
 
-def check_partners(blur: Iterable[str], sharp: Iterable[str], folder: Path) -> None:
-    """Raise a UserError unless `folder`/blur and `folder`/sharp hold the same names."""
+def check_partners(blur: Iterable[str], sharp: Iterable[str], folder: Path, list_option: str = "") -> None:
+    """Raise a UserError unless `folder`/blur and `folder`/sharp hold the same names.
+
+    Args:
+        list_option: the option that takes a list of pairs of other names, if there is one.
+    """
     blur, sharp = set(blur), set(sharp)
     problems = [
         f"{len(lonely)} in {kind} without a partner in {other}: {first_few(sorted(lonely, key=natural_key))}"
@@ -282,9 +287,13 @@ def check_partners(blur: Iterable[str], sharp: Iterable[str], folder: Path) -> N
         if lonely
     ]
     if problems:
-        raise UserError(
-            f"{folder}: {'; '.join(problems)}. Expected the same names in both; add the missing images or remove these."
-        )
+        way_out = "add the missing images or remove these"
+        if list_option:
+            way_out += (
+                f", or pair files of other names (1_blur.png, 1_sharp.png) with {list_option} FILE, one line "
+                "`sharp-path blurred-path` for each pair"
+            )
+        raise UserError(f"{folder}: {'; '.join(problems)}. Expected the same names in both; {way_out}.")
 
 
 def find_pairs(root: Path | str, split: str) -> list[Pair]:
@@ -308,8 +317,10 @@ def find_pairs(root: Path | str, split: str) -> list[Pair]:
         if not images[kind]:
             deeper = first_few(f.name for f in subfolders(folder / kind))
             hint = f" Sub-folders are not searched: {deeper}." if deeper else ""
+            if kind == "sharp":
+                hint += f" {_without_sharp(folder / 'blur')}"
             raise UserError(f"{folder / kind}: no image, expected files ending in {' '.join(IMAGE_SUFFIXES)}.{hint}")
-    check_partners(images["blur"], images["sharp"], folder)
+    check_partners(images["blur"], images["sharp"], folder, _list_option(split))
     return [Pair(name, path, images["sharp"][name]) for name, path in images["blur"].items()]
 
 
@@ -325,10 +336,12 @@ def _check_layout(root: Path, split: str) -> None:
     if not folder.is_dir():
         if any((root / kind).is_dir() for kind in KINDS):
             raise UserError(f"{root}: holds blur or sharp itself, {expected}. Give the folder above it.")
-        inside = first_few(f.name for f in subfolders(root)) or "nothing"
+        inside = first_few(f.name for f in subfolders(root)) or "no folder"
+        if images := list_images(root):
+            inside += f" but {len(images)} images"
         raise UserError(
             f"{root}: no folder {split} in it, got {inside}; {expected}. Sharp photographs alone can be trained on "
-            "with --blur synthetic."
+            f"with --blur synthetic. {_without_sharp(root)}"
         )
     if any((sequence / kind).is_dir() for sequence in subfolders(folder) for kind in KINDS):
         raise UserError(
@@ -336,10 +349,20 @@ def _check_layout(root: Path, split: str) -> None:
             f"`python src/preprocessing.py --root_src {root} --root_dst dataset` and give that folder."
         )
     inside = first_few(f.name for f in subfolders(folder)) or "none"
+    alone = folder / "blur" if missing == ["sharp"] else folder
     raise UserError(
         f"{folder}: no folder {' and no folder '.join(missing)} in it, got {inside}; {expected}. For folders of other "
-        "names give --blur_directory and --sharp_directory."
+        "names give --blur_directory and --sharp_directory, for pairs in one folder a list with "
+        f"{_list_option(split)}. {_without_sharp(alone)}"
     )
+
+
+def _list_option(split: str) -> str:
+    return "--train_list" if split == "train" else "--test_list"
+
+
+def _without_sharp(folder: Path) -> str:
+    return f"`python deblur.py {shlex.quote(str(folder))}` restores images without sharp ones."
 
 
 def check_pairs(pairs: Sequence[Pair], min_side: int = 0, option: str = "--crop_size") -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
 from src.errors import UserError
+from src.pair_sources import pairs_from_list
 from src.picture_files import KINDS, Pair, check_pairs, find_pairs, natural_key, probe, read_rgb
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
@@ -283,8 +284,27 @@ def test_missing_folders_say_what_was_expected(tmp_path):
     with pytest.raises(UserError, match="Give the folder above it"):
         find_pairs(tmp_path / "train", "test")
     (tmp_path / "test/blur").mkdir(parents=True)
-    with pytest.raises(UserError, match="test: no folder sharp in it"):
+    with pytest.raises(UserError, match="test: no folder sharp in it.*--test_list.*`python deblur.py .*test/blur` "):
         find_pairs(tmp_path, "test")
+
+
+def test_folder_of_images_alone_points_to_deblur(tmp_path):
+    save(tmp_path / "my photos/1.png")
+    with pytest.raises(UserError, match=r"got no folder but 1 images; .* `python deblur.py '.*/my photos'` "):
+        find_pairs(tmp_path / "my photos", "test")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_names_with_affixes_point_to_a_list_which_then_works(tmp_path, split):
+    for name in ("1", "2"):
+        for kind in KINDS:
+            save(tmp_path / f"{split}/{kind}/{name}_{kind}.png")
+    with pytest.raises(UserError, match=f"2 in blur without a partner in sharp: .*--{split}_list FILE, one line"):
+        find_pairs(tmp_path, split)
+    (tmp_path / "list.txt").write_text(
+        "".join(f"{split}/sharp/{i}_sharp.png {split}/blur/{i}_blur.png\n" for i in "12")
+    )
+    assert len(pairs_from_list(tmp_path / "list.txt")) == 2
 
 
 def test_gopro_large_itself_is_recognised(tmp_path):
@@ -297,7 +317,9 @@ def test_empty_folder_and_images_in_sub_folders(tmp_path):
     make_pairs(tmp_path)
     for path in (tmp_path / "train/sharp").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="sharp: no image, expected files ending in .png"):
+    with pytest.raises(
+        UserError, match=r"sharp: no image, expected files ending in .png .*`python deblur.py .*/blur` "
+    ):
         find_pairs(tmp_path, "train")
     save(tmp_path / "train/sharp/deep/1.png")
     with pytest.raises(UserError, match="Sub-folders are not searched: deep"):
