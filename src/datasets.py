@@ -18,7 +18,7 @@ from pathlib import Path
 from src.errors import UserError
 from src.packed_data import is_packed, open_pairs
 from src.pair_sources import pairs_from_folders, pairs_from_list, pairs_from_photos
-from src.picture_files import Pair, check_pairs, find_pairs
+from src.picture_files import KINDS, Pair, check_pairs, find_pairs
 from src.sample_data import dataset_or_samples
 from src.validation_split import split_validation
 
@@ -30,7 +30,7 @@ def choose_pairs(
 
     Args:
         root: dataset folder, packed or not; what the paths of a list are relative to. None or "" where not needed.
-        split: train or test; the option of the list file is called after it.
+        split: train, test or valid; the option of the list file is called after it.
 
     Returns:
         The pairs, and where they come from, for a line of output.
@@ -70,7 +70,8 @@ def training_and_validation_pairs(
 
     Args:
         root, train_list, blur_directory, sharp_directory: as for `choose_pairs`; nothing at all means the sample set.
-        test_list: validation pairs, if none are taken out of the training pairs. Default: `root`/test.
+        test_list: validation pairs, if none are taken out of the training pairs. Default: `root`/valid, which the
+            paper's code reads, or else `root`/test.
         val_list, val_fraction: which training pairs are taken out for validation (`split_validation`).
         validate: False: no validation pairs unless they are asked for by `val_list` or `val_fraction`.
         limit: use only the first pairs; 0 = all.
@@ -105,8 +106,17 @@ def training_and_validation_pairs(
         split = split_validation(pairs, val_fraction, val_list, seed, root)
         pairs, val_pairs, rule = split.train, split.val, f" ({split.rule})"
     elif validate:
+        own = bool(root) and not test_list and all((Path(root) / "valid" / kind).is_dir() for kind in KINDS)
         try:
-            val_pairs = choose_pairs(root, "test", test_list)[0][: limit or None]
+            val_pairs, source = choose_pairs(root, "valid" if own else "test", test_list)
+            val_pairs = val_pairs[: limit or None]
+            if own:
+                rule = f" (those of {Path(root) / 'valid'})"
+            else:
+                rule = (
+                    f" (the test pairs of {source}, so best.ckpt is chosen by its score on them; --val_fraction, "
+                    "--val_list or a folder valid beside train keep the test apart)"
+                )
         except UserError as e:
             raise UserError(f"{e} Without validation pairs: --val_fraction 0.1 or --val_acc_monitor_interval 0.") from e
     if sharp_photos:
@@ -115,11 +125,11 @@ def training_and_validation_pairs(
         count = sum(pair.is_photo for pair in pairs)
         place = f"{place}, {count} of them of the {len(photos)} photographs in {sharp_photos}, blurred anew each time"
     converted = check_pairs(pairs, min_side=min_side)
-    check_pairs(val_pairs)
+    val_converted = check_pairs(val_pairs)
     return (
         pairs,
         val_pairs,
-        f"{len(pairs)} training pairs from {place}{converted}, {len(val_pairs)} for validation{rule}",
+        f"{len(pairs)} training pairs from {place}{converted}, {len(val_pairs)} for validation{rule}{val_converted}",
     )
 
 

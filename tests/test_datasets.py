@@ -1,8 +1,10 @@
 """Which pairs a run uses."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from src.datasets import choose_pairs, choose_root, mix_in_photos, training_and_validation_pairs
 from src.pair_sources import pairs_from_folders, pairs_from_list
@@ -74,6 +76,32 @@ def test_synthetic_training_pairs_and_their_validation(tmp_path, make_dataset):
         assert "it does not go with" in error_of(
             training_and_validation_pairs, str(photos), blur="synthetic", validate=False, **other
         )
+
+
+def test_validation_pairs_are_those_of_valid_or_the_choice_by_test_is_told(make_dataset, tmp_path):
+    root = make_dataset(train=4, test=2)
+    _, val, text = training_and_validation_pairs(str(root))
+    assert {pair.blur.parent for pair in val} == {root / "test/blur"}
+    assert (
+        f"2 for validation (the test pairs of {root}, so best.ckpt is chosen by its score on them; --val_frac" in text
+    )
+    shutil.copytree(root / "train", root / "valid")
+    _, val, text = training_and_validation_pairs(str(root))
+    assert {pair.blur.parent for pair in val} == {root / "valid/blur"}
+    assert text.endswith(f"4 for validation (those of {root / 'valid'})")
+    # Other options that name the validation pairs come first.
+    file = write_list(root, "test/sharp/1.png test/blur/1.png")
+    _, val, text = training_and_validation_pairs(str(root), test_list=str(file))
+    assert len(val) == 1 and f"the test pairs of {file}" in text
+    train, val, _ = training_and_validation_pairs(str(root), val_fraction=0.5)
+    assert len(train) == len(val) == 2 and val[0].blur.parent == root / "train/blur"
+    assert training_and_validation_pairs(str(root), validate=False)[1] == []
+
+
+def test_conversions_of_the_validation_pairs_are_told(make_dataset):
+    root = make_dataset(train=4, test=2)
+    Image.new("L", (48, 40)).save(root / "test/blur/1.png")
+    assert training_and_validation_pairs(str(root))[2].endswith(" (converted to 8-bit RGB: 1 L)")
 
 
 def test_the_sample_set_stands_in_only_where_nothing_is_named(monkeypatch):
