@@ -63,12 +63,13 @@ def score(config: Config, pairs: list[Pair]) -> list[dict]:
 
     from src.evaluation import evaluate, make_scorer
     from src.picture import save_png, save_scored_strip
-    from src.restore import restore
+    from src.restore import TimedEngine, restore
 
     engine = load_engine(
         config.ckpt_file, model_name=config.model_name, weights=config.weights, precision=config.precision
     )
     print(engine.description)
+    timed = TimedEngine(engine)
 
     def save(pair, blur, restored, sharp):
         if config.img_save_directory:
@@ -78,14 +79,14 @@ def score(config: Config, pairs: list[Pair]) -> list[dict]:
 
     restored_by = partial(
         restore,
-        engine=engine,
+        engine=timed,
         ensemble=config.self_ensemble,
         max_pixels=int(device.available_memory() // 2 // engine.bytes_per_pixel),
     )
     scorer = make_scorer(config.metric_names(), config.crop_border, config.center_crop, config.align)
     with tqdm(total=len(pairs), unit="image", disable=None) as bar:
         rows = []
-        for row in evaluate(pairs, restored_by, scorer, config.eval_batch_size, save):
+        for row in evaluate(pairs, restored_by, scorer, config.eval_batch_size, save, lambda: timed.seconds):
             rows.append(row)
             bar.update()
     return rows
@@ -108,7 +109,10 @@ def report(config: Config, rows: list[dict]) -> None:
         left_out = summary.get(f"{metric}_inf", 0)
         note = f" ({left_out} images without a finite score are not in the mean)" if left_out else ""
         print(f"{metric}{settings}: {restored} (blurred input {blurred}, gain {gain}){note}")
-    print(f"{summary['images']} images, {summary['seconds_per_image']:.3f} s per image")
+    alone = f"the network alone {summary['network_seconds_per_image']:.4f} s"
+    if summary["warm_up_images"]:
+        alone += f" (without warm-up, the first {summary['warm_up_images']})"
+    print(f"{summary['images']} images, {summary['seconds_per_image']:.3f} s per image; {alone}")
     metric = config.metric_names()[0]
     print(f"worst by {metric}: " + ", ".join(f"{row['name']} {row[metric]:.2f}" for row in worst(rows, metric)))
     for folder in filter(None, (config.img_save_directory, config.strip_save_directory)):

@@ -24,6 +24,9 @@ Scorer = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 OnImage = Callable[[Pair, np.ndarray, np.ndarray, np.ndarray], None]
 
 
+WARM_UP = 20  # images: the authors' scripts leave as many out of their timing
+
+
 def make_scorer(metrics: Iterable[str], crop_border: int = 0, center_crop: int = 0, align: str = "none") -> Scorer:
     """Score by the named `METRICS`.
 
@@ -60,23 +63,29 @@ def scored_window(height: int, width: int, crop_border: int, center_crop: int) -
 
 
 def evaluate(
-    pairs: Sequence[Pair], restore: Restore, score: Scorer, batch_size: int = 1, on_image: OnImage | None = None
-) -> Iterator[Row]:
+    pairs: Sequence[Pair], restore: Restore, score: Scorer, batch_size: int = 1, on_image: OnImage | None = None,
+    network_clock: Callable[[], float] | None = None,
+) -> Iterator[Row]:  # fmt: skip
     """Restore every blurred image and score it.
 
     Args:
         batch_size: neighbours of one size that go through the network together; changes no score.
         on_image: called with (pair, blur, restored, sharp), restored not clipped.
+        network_clock: seconds that the network alone has worked so far (`src.restore.TimedEngine`).
 
     Yields:
-        name, seconds (of the restoring alone), and for each metric `<metric>_input`, `<metric>`, `<metric>_gain`.
+        name, seconds (of the restoring), network_seconds (if `network_clock` is given), and for each metric
+        `<metric>_input`, `<metric>`, `<metric>_gain`.
     """
     for names, blur, sharp in _batches(pairs, batch_size):
+        network_start = network_clock() if network_clock else 0.0
         start = time.perf_counter()
         restored = restore(blur)
-        seconds = (time.perf_counter() - start) / len(names)
+        seconds = {"seconds": (time.perf_counter() - start) / len(names)}
+        if network_clock:
+            seconds["network_seconds"] = (network_clock() - network_start) / len(names)
         for i, pair in enumerate(names):
-            row: Row = {"name": pair.name, "seconds": seconds}
+            row: Row = {"name": pair.name} | seconds
             before, after = score(blur[i], sharp[i]), score(restored[i], sharp[i])
             if "aligned" in after:
                 row["aligned"] = min(before.pop("aligned"), after.pop("aligned"))
@@ -147,12 +156,19 @@ def summary_of_sums(total: Sequence[float]) -> dict[str, float | None]:
 
 def summarize(rows: Sequence[Row]) -> dict[str, float | None]:
     """Means over the images with a finite score, None if there is none. Scores of inf (identical images) and nan (SSIM
-    of an image under 11 pixels) are counted as `<score>_inf`: a mean must not hide them."""
+    of an image under 11 pixels) are counted as `<score>_inf`: a mean must not hide them.
+
+    The network's own seconds are those without warm-up: the first `WARM_UP` images, at most half of all, are left out.
+    """
     summary: dict[str, float | None] = {"images": len(rows)}
     for key in rows[0] if rows else ():
         if key == "name":
             continue
         values = [row[key] for row in rows]
+        if key == "network_seconds":
+            skipped = min(WARM_UP, len(rows) // 2)
+            summary |= {"network_seconds_per_image": float(np.mean(values[skipped:])), "warm_up_images": skipped}
+            continue
         finite = [v for v in values if math.isfinite(v)]
         name = "seconds_per_image" if key == "seconds" else key
         summary[name] = float(np.mean(finite)) if finite else None

@@ -71,9 +71,13 @@ def test_eval_scores_and_saves(work):
     report = json.loads((work / "out/report.json").read_text())
     assert report["images"] == 2
     keys = ["images", "psnr_input", "psnr", "psnr_gain", "ssim_input", "ssim", "ssim_gain", "seconds_per_image"]
+    keys += ["network_seconds_per_image", "warm_up_images"]
     assert set(keys) <= set(report)
     assert report["psnr_gain"] == pytest.approx(report["psnr"] - report["psnr_input"], abs=1e-9)
     assert f"psnr: {report['psnr']:.4f}" in out
+    assert re.search(
+        r"2 images, [0-9.]+ s per image; the network alone [0-9.]+ s \(without warm-up, the first 1\)", out
+    )
     for name in ("1.png", "2.png"):  # 42 x 49 is no multiple of 4: padded, and cropped back
         with Image.open(work / "out/images" / name) as image:
             assert image.size == (49, 42)

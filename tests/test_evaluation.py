@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +22,7 @@ from src.evaluation import (
 )
 from src.metric import METRICS
 from src.picture_files import Pair, read_rgb
-from src.restore import restore
+from src.restore import TimedEngine, restore
 
 SIZES = [(16, 20), (16, 20), (16, 20), (13, 17), (16, 20), (9, 30)]
 
@@ -176,6 +177,27 @@ def test_summary_counts_what_is_not_finite_apart():
     assert (summary["psnr"], summary["psnr_inf"]) == (25.0, 1)
     assert (summary["ssim"], summary["ssim_inf"]) == (None, 3)
     assert "seconds_per_image_inf" not in summary
+
+
+@pytest.mark.parametrize("count,skipped", [(1, 0), (2, 1), (5, 2), (40, 20), (200, 20)])
+def test_network_is_timed_without_warm_up(count, skipped):
+    rows = [{"name": str(i), "seconds": 9.0, "network_seconds": 50.0 if i < skipped else 0.1} for i in range(count)]
+    summary = summarize(rows)
+    assert summary["network_seconds_per_image"] == pytest.approx(0.1) and summary["warm_up_images"] == skipped
+    assert summary["seconds_per_image"] == 9.0
+
+
+def test_network_seconds_are_its_own_alone(pairs):
+    def slow(images, engine):
+        time.sleep(0.05)  # padding, turning, a self-ensemble
+        return restore(images, engine)
+
+    timed = TimedEngine(Engine())
+    rows = list(
+        evaluate(pairs, partial(slow, engine=timed), make_scorer(["psnr"]), network_clock=lambda: timed.seconds)
+    )
+    assert sum(row["network_seconds"] for row in rows) == pytest.approx(timed.seconds)
+    assert all(0 < row["network_seconds"] <= row["seconds"] - 0.05 for row in rows)
 
 
 def test_summary_of_nothing():
