@@ -21,6 +21,7 @@ from mindspore import Tensor, nn
 
 from src.errors import UserError, first_few
 from src.mimo_unet import MODELS, MIMOUNet, build_net
+from src.state_dicts import PARAMETER
 from src.weight_files import (
     CHECKPOINT_SUFFIXES,
     META,
@@ -114,9 +115,13 @@ def require_network(arrays: Mapping[str, Any], meta: Mapping[str, Any], path: Pa
     """`identify` of arrays, or a UserError if their names are not those of a MIMO-UNet."""
     variant, num_res = identify({name: tuple(a.shape) for name, a in arrays.items()}, meta)
     if num_res == 0 or num_res > MAX_BLOCKS:
+        target = Path(path).with_name(f"{Path(path).stem}_converted.ckpt")
+        command = f"python convert.py {shlex.join([str(path), str(target)])}"
+        has_prefix = any((match := PARAMETER.match(name)) and match[1] for name in arrays)
+        hint = f". To remove the prefix: {command}" if has_prefix else ""
         raise UserError(
             f"{path} holds no MIMO-UNet: expected names like Encoder.0.layers.0.main.0.main.0.weight, "
-            f"got {first_few(arrays) or 'none'}"
+            f"got {first_few(arrays) or 'none'}{hint}"
         )
     return variant, num_res
 

@@ -115,6 +115,12 @@ def read_rgb(path: Path | str) -> np.ndarray:
     return _read(path, probe(path))
 
 
+def read_upright(path: Path | str) -> np.ndarray:
+    """As `read_rgb`, with the EXIF orientation applied."""
+    info = probe(path)
+    return upright(_read(path, info), info.orientation)
+
+
 def _read(path: Path | str, info: ImageInfo) -> np.ndarray:
     try:
         with Image.open(path) as image:

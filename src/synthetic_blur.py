@@ -26,7 +26,7 @@ if not __package__:  # run as a file: Python has put src/ on its path, where the
 
 from src.config import ArgumentParser
 from src.errors import UserError, run_main
-from src.picture_files import Pair, check_pairs, list_image_tree, read_rgb
+from src.picture_files import Pair, check_pairs, list_image_tree, read_upright
 
 GAMMA = 2.2  # of the GoPro dataset's blur_gamma
 INTERPOLATION_REACH = 2  # pixels that cubic interpolation looks at around a point
@@ -269,9 +269,9 @@ def read_photo(path: Path, min_side: int) -> np.ndarray:
         min_side: the reduction keeps each side at least so long, pixels.
 
     Raises:
-        UserError: as `read_rgb`.
+        UserError: as `read_upright`.
     """
-    photo = read_rgb(path)
+    photo = read_upright(path)
     height, width = photo.shape[:2]
     photo = reduced(photo, min(math.sqrt(height * width / MAX_PIXELS), min(height, width) / min_side))
     photo.flags.writeable = False

@@ -500,6 +500,16 @@ def test_deepest_network_that_is_believed():
     assert "holds no MIMO-UNet" in text and text.endswith(f"got {deeper}")
 
 
+def test_names_with_a_prefix_point_to_convert(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, {"model.Encoder.0.layers.0.main.0.main.0.weight": np.ones(2, np.float32)}, {})
+    target = tmp_path / "a_converted.ckpt"
+    expected = (
+        f"got model.Encoder.0.layers.0.main.0.main.0.weight. To remove the prefix: python convert.py {path} {target}"
+    )
+    assert message(load_network, path, "MIMO-UNet").endswith(expected)
+
+
 def test_wrong_shape_is_named(network, tmp_path):
     name = "feat_extract.0.main.0.weight"
     arrays = parameter_arrays(network) | {name: np.zeros((32, 4, 3, 3), np.float32)}

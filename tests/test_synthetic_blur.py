@@ -324,3 +324,11 @@ def test_the_file_runs_by_itself(tmp_path):
         [sys.executable, script, "--photos=a", "--root=b", "--cuont=3"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 2 and "Did you mean --count?" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_photographs_are_read_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = rng().integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.png", 16), np.rot90(pixels, -1))
