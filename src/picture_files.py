@@ -7,6 +7,7 @@ orientation: they must stay aligned pixel by pixel when only one of them still h
 import os
 import re
 import shlex
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -414,6 +415,8 @@ def probe_pairs(pairs: Sequence[Pair]) -> list[tuple[ImageInfo, ImageInfo]]:
     Raises:
         UserError: unreadable files; else pairs of two sizes. The first five are named.
     """
+    # Pillow's warning speaks of an attack at half the size that `probe` refuses.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     with ThreadPoolExecutor(max_workers=8) as pool:  # network disks answer slowly: ask for several files at once
         infos = [tuple(both) for both in pool.map(lambda pair: pair.probe(), pairs)]
     unreadable = [str(info) for both in infos for info in both if isinstance(info, UserError)]

@@ -108,16 +108,27 @@ def test_float_and_32_bit_pixels_are_refused_by_name(tmp_path):
             read_rgb(tmp_path / name)
 
 
-def test_images_beyond_the_limit_name_it_and_the_way_out(tmp_path):
-    data = bytearray(save(tmp_path / "a.png").read_bytes())
-    data[16:24] = struct.pack(">II", 14000, 13000)
+def declare_size(path, width, height):
+    """Write a PNG whose header promises this size."""
+    data = bytearray(save(path).read_bytes())
+    data[16:24] = struct.pack(">II", width, height)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    (tmp_path / "a.png").write_bytes(data)
+    path.write_bytes(data)
+    return path
+
+
+def test_images_beyond_the_limit_name_it_and_the_way_out(tmp_path):
     with pytest.raises(UserError) as caught:
-        probe(tmp_path / "a.png")
+        probe(declare_size(tmp_path / "a.png", 14000, 13000))
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'a.png'}: 182 megapixels, expected 179 at most in a data set. ")
     assert "--max_pixels" in text and "bomb" not in text
+
+
+def test_images_below_the_limit_raise_no_alarm(tmp_path, recwarn):
+    path = declare_size(tmp_path / "a.png", 14000, 7000)
+    assert check_pairs([Pair("1", path, path)]) == ""
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
