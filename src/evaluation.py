@@ -63,9 +63,13 @@ def scored_window(height: int, width: int, crop_border: int, center_crop: int) -
 
 
 def evaluate(
-    pairs: Sequence[Pair], restore: Restore, score: Scorer, batch_size: int = 1, on_image: OnImage | None = None,
+    pairs: Sequence[Pair],
+    restore: Restore,
+    score: Scorer,
+    batch_size: int = 1,
+    on_image: OnImage | None = None,
     network_clock: Callable[[], float] | None = None,
-) -> Iterator[Row]:  # fmt: skip
+) -> Iterator[Row]:
     """Restore every blurred image and score it.
 
     Args:

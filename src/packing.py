@@ -40,7 +40,7 @@ from src.packed_data import (
     to_line,
     windows,
 )  # fmt: skip
-from src.picture_files import MANIFEST, Pair, probe_pairs
+from src.picture_files import MANIFEST, ImageInfo, Pair, changes_by_reading, probe_pairs
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -67,13 +67,15 @@ def pack(root_src: Path | str, root_dst: Path | str, patch_size: int = 0, progre
     pairs = {split: list_source(root_src, split) for split in splits}
     source = os.path.relpath(root_src.resolve(), root_dst.resolve())
     header = {"format": FORMAT, "version": VERSION, "patch_size": patch_size, "source": source}
-    entries = lay_out(root_src, pairs, header)
+    infos = {split: probe_pairs(group) for split, group in pairs.items()}
+    entries = lay_out(root_src, pairs, infos, header)
     old = kept_entries(root_dst, header, splits)
     need_writable_folder(root_dst, "--root_dst")
     sizes = split_sizes(header, entries)
     counts = ", ".join(f"{len(pairs[split])} {split} pairs" for split in splits)
     if progress:
-        print(f"packing {counts} into {root_dst}: {sum(sizes.values()) / 1e9:.2f} GB", flush=True)
+        changes = changes_by_reading([info for group in infos.values() for info in group])
+        print(f"packing {counts}{changes} into {root_dst}: {sum(sizes.values()) / 1e9:.2f} GB", flush=True)
     old_sizes = {split: _size(root_dst / f"{split}.npy") for split in splits}
     try:
         make_room(root_dst, sizes, old_sizes)
@@ -89,16 +91,17 @@ def pack(root_src: Path | str, root_dst: Path | str, patch_size: int = 0, progre
     return sizes
 
 
-def lay_out(root_src: Path, pairs: Mapping[str, Sequence[Pair]], header: Mapping[str, Any]) -> list[Entry]:
-    """Where every pair will lie, from the headers of the files.
-
-    Raises:
-        UserError: as `picture_files.probe_pairs`.
-    """
+def lay_out(
+    root_src: Path,
+    pairs: Mapping[str, Sequence[Pair]],
+    infos: Mapping[str, Sequence[tuple[ImageInfo, ImageInfo]]],
+    header: Mapping[str, Any],
+) -> list[Entry]:
+    """Where every pair will lie, by the sizes in `infos`."""
     entries = []
     for split, group in pairs.items():
         offset = 0
-        for pair, (info, _) in zip(group, probe_pairs(group), strict=True):
+        for pair, (info, _) in zip(group, infos[split], strict=True):
             files = relative_files(root_src, pair)
             entries.append(Entry(split, pair.name, info.height, info.width, offset, *files, stamps_of(pair)))
             offset += stored_bytes(entries[-1], patch_size_of(header, split))

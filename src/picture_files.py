@@ -381,7 +381,7 @@ def check_pairs(pairs: Sequence[Pair], min_side: int = 0, option: str = "--crop_
         option: what the user gives for a smaller side.
 
     Returns:
-        What reading changes, for a line of output: ' (converted to 8-bit RGB: 3 L, 1 RGBA)'; '' if nothing.
+        `changes_by_reading`.
 
     Raises:
         UserError: unreadable files; else pairs of two sizes; else images below `min_side`. The first five are named.
@@ -400,6 +400,11 @@ def check_pairs(pairs: Sequence[Pair], min_side: int = 0, option: str = "--crop_
             f"{_common_folder(paths)}: expected images of {min_side}x{min_side} or more, the size of the crops, "
             f"but got {first_few(small)}. Remove them or give {option} {largest} or less."
         )
+    return changes_by_reading(infos)
+
+
+def changes_by_reading(infos: Sequence[tuple[ImageInfo, ImageInfo]]) -> str:
+    """For a line of output: ' (converted to 8-bit RGB: 3 L, 1 RGBA)'; '' if all files are upright 8-bit RGB."""
     kinds = Counter(info.kind for both in infos for info in both if info.kind != "RGB").most_common()
     turned = sum(blur.orientation == sharp.orientation > 1 for blur, sharp in infos)
     unlike = sum(blur.orientation != sharp.orientation for blur, sharp in infos)

@@ -315,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     photos = list(list_image_tree(source).values()) if source.is_dir() else []
     if not photos:
         raise UserError(f"--photos: got {source}, expected a folder with photographs")
-    check_pairs(
+    changes = check_pairs(
         [Pair(path.name, path, path) for path in photos],
         min_side=max(args.height, args.width),
         option="--height and --width",
@@ -326,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_set(folder, photos, args.count, args.height, args.width, args.seed)
     except OSError as e:
         raise UserError(f"--root: cannot write {folder} ({e.strerror or e}). Give a folder you may write to.") from e
-    print(f"{folder}: {args.count} pairs of {args.width}x{args.height} pixels from {len(photos)} photographs")
+    print(f"{folder}: {args.count} pairs of {args.width}x{args.height} pixels from {len(photos)} photographs{changes}")
     print(f"next: python eval.py --dataset_root {args.root} --ckpt_file FILE")
     return 0
 

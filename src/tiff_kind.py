@@ -9,8 +9,16 @@ from src.errors import UserError
 
 BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA, FORMAT = 258, 259, 262, 277, 284, 338, 339  # tags
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6  # values of PHOTOMETRIC
-COLOURS = {4: "a transparency mask", 8: "CIELAB colours", 9: "ICCLAB colours", 10: "ITULAB colours",
-           32803: "raw sensor data", 32844: "LogL", 32845: "LogLuv colours", 34892: "raw linear data"}  # fmt: skip
+COLOURS = {
+    4: "a transparency mask",
+    8: "CIELAB colours",
+    9: "ICCLAB colours",
+    10: "ITULAB colours",
+    32803: "raw sensor data",
+    32844: "LogL",
+    32845: "LogLuv colours",
+    34892: "raw linear data",
+}
 UNCOMPRESSED, SEPARATE, PREMULTIPLIED = 1, 2, 1
 SIGNED, FLOAT = 2, 3
 NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of tags

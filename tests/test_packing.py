@@ -37,6 +37,22 @@ def test_images_of_many_sizes_and_kinds(tmp_path):
         check_pairs(pairs, min_side=64)
 
 
+def test_conversions_are_told_and_orientations_applied(tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("blur", "sharp"):
+        (tmp_path / "d/train" / kind).mkdir(parents=True)
+        Image.fromarray(np.arange(24 * 16, dtype=np.uint8).reshape(24, 16)).save(
+            tmp_path / f"d/train/{kind}/1.png", exif=exif
+        )
+    pack(tmp_path / "d", tmp_path / "packed")
+    expected = "packing 1 train pairs (converted to 8-bit RGB: 2 L; 1 turned upright by their EXIF orientation) into "
+    assert expected in capsys.readouterr().out
+    pairs = open_pairs(tmp_path / "packed", "train")
+    assert_equal_pixels(pairs, find_pairs(tmp_path / "d", "train"))
+    assert pairs[0].read()[0].shape == (16, 24, 3)
+
+
 def make_gopro(root, sequences=4, frames=5):
     for s in range(sequences):
         for kind in ("blur", "sharp"):
