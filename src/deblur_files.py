@@ -15,6 +15,7 @@ from src.errors import UserError, first_few, nearest
 from src.photo import FORMATS, read_header
 from src.picture_files import natural_key
 
+LONGEST_NAME = 255  # bytes of one file name, on nearly every file system
 SUFFIX_OF = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp"}
 
 
@@ -67,13 +68,13 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
     found = Found()
     by_place: dict[Path, Source] = {}
     for given in inputs:
-        if Path(given).is_dir():
+        if os.path.isdir(given):  # unlike those of `Path`, these tests raise nothing
             sources = _in_folder(Path(given), output, found)
             if not sources and found.failures:
                 raise UserError(found.failures[-1])
             if not sources:
                 raise UserError(f"{given}: no photo in it; expected files ending in {' '.join(FORMATS)}")
-        elif Path(given).exists() or Path(given).is_symlink():  # a broken link fails when it is read, by its name
+        elif os.path.lexists(given):  # a broken link fails when it is read, by its name
             sources = [Source(Path(given), Path(Path(given).name))]
         elif glob.has_magic(given):
             sources = _matching(given, output, found)
@@ -104,7 +105,7 @@ def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
             path = folder / entry.name
             if entry.name.startswith("."):
                 continue
-            if path.is_dir():
+            if os.path.isdir(path):
                 folders.append(path)
             elif path.suffix.lower() in FORMATS:
                 sources.append(Source(path, path.relative_to(root)))
@@ -129,7 +130,7 @@ def _matching(pattern: str, output: Path, found: Found) -> list[Source]:
     results = None if _is_inside(root, _identity(output)) else _identity(output)  # an output above is not set apart
     sources = []
     for path in (Path(p) for p in sorted(glob.glob(pattern, recursive=True), key=natural_key)):
-        if path.is_dir():
+        if os.path.isdir(path):
             if _identity(path) != results and "**" not in parts:  # ** comes by all files by itself
                 inside = _in_folder(path, output, found)
                 sources += [Source(s.path, s.path.relative_to(root)) for s in inside]
@@ -174,7 +175,7 @@ def nearest_file(path: Path) -> str:
 
 def plan(
     sources: Sequence[Source], output: Path, file_format: str = "", compare: bool = False
-) -> tuple[list[Job], str]:
+) -> tuple[list[Job], list[str]]:
     """One job per photo, all outputs apart from each other and from all inputs.
 
     Args:
@@ -183,7 +184,7 @@ def plan(
         compare: also a strip for each.
 
     Returns:
-        The jobs, and a line about photos whose outputs would have had one name, or ''.
+        The jobs, and lines about outputs that could not be named like their photos.
 
     Raises:
         UserError: an output would lie in a folder that holds inputs.
@@ -203,7 +204,7 @@ def plan(
     for name in names:
         strip = None
         if compare:
-            choices = (name.with_name(f"{name.stem}_compare.png"), name.with_name(f"{name.name}_compare.png"))
+            choices = (_with_ending(name, "_compare.png"), _with_ending(name, f"{name.suffix}_compare.png"))
             strip = next(n for n in itertools.chain(choices, _numbered(choices[0])) if key(n) not in taken)
             taken.add(key(strip))
         strips.append(strip)
@@ -212,7 +213,18 @@ def plan(
         for source, name, strip, (_, kind) in zip(sources, names, strips, wanted, strict=True)
     ]
     _keep_apart(jobs, output)
-    return jobs, f"photos of one name, told apart: {first_few(renamed)}" if renamed else ""
+    shortened = [
+        f"{source.path} -> {name}"
+        for source, *written in zip(sources, names, strips, strict=True)
+        for name in filter(None, written)
+        if not name.name.startswith(source.name.stem)
+    ]
+    lines = []
+    if renamed:
+        lines.append(f"photos of one name, told apart: {first_few(renamed)}")
+    if shortened:
+        lines.append(f"names shortened to {LONGEST_NAME} bytes: {first_few(shortened)}")
+    return jobs, lines
 
 
 def _target_name(source: Source, file_format: str) -> tuple[Path, str]:
@@ -221,31 +233,39 @@ def _target_name(source: Source, file_format: str) -> tuple[Path, str]:
     if own and file_format in ("", own):
         return source.name, own
     if own:
-        return source.name.with_suffix(SUFFIX_OF[file_format]), file_format
+        return _with_ending(source.name, SUFFIX_OF[file_format]), file_format
     if not file_format:  # a name that tells nothing: the content does
         try:
             file_format = read_header(source.path).file_format
         except UserError:  # told when its turn comes
             file_format = "PNG"
-    return source.name.with_name(source.name.name + SUFFIX_OF[file_format]), file_format
+    return _with_ending(source.name, SUFFIX_OF[file_format], source.name.name), file_format
+
+
+def _with_ending(name: Path, ending: str, stem: str = "") -> Path:
+    """`ending` in place of the suffix, or after `stem`; what leaves no room for it loses characters from its end."""
+    stem = stem or name.stem
+    while stem and len(os.fsencode(stem + ending)) > LONGEST_NAME:
+        stem = stem[:-1]
+    return name.with_name(stem + ending)
 
 
 def _other_names(source: Source, name: Path) -> Iterator[Path]:
     """a_jpg.png for a.jpg; a.png itself keeps its name if it alone has it; then a_<folder>.png; then a_2.png ..."""
     suffix = source.name.suffix
-    if suffix and suffix.lower() != name.suffix.lower():
-        name = name.with_name(f"{name.stem}_{suffix[1:]}{name.suffix}")
+    if suffix.lower() in FORMATS and suffix.lower() != name.suffix.lower():
+        name = _with_ending(name, f"_{suffix[1:]}{name.suffix}")
     yield name
     folder = Path(os.path.realpath(source.path.parent)).name
-    if folder:
-        yield name.with_name(f"{name.stem}_{folder}{name.suffix}")
+    if folder and len(os.fsencode(folder)) < LONGEST_NAME // 2:
+        yield _with_ending(name, f"_{folder}{name.suffix}")
     yield from _numbered(name)
 
 
 def _numbered(name: Path) -> Iterator[Path]:
     number = 2
     while True:
-        yield name.with_name(f"{name.stem}_{number}{name.suffix}")
+        yield _with_ending(name, f"_{number}{name.suffix}")
         number += 1
 
 
@@ -262,10 +282,11 @@ def _name_key(output: Path) -> Callable[[Path], str]:
 def _keep_apart(jobs: Sequence[Job], output: Path) -> None:
     inputs = {_identity(job.source): job.source for job in jobs}
     input_folders = {_identity(job.source.parent): job.source for job in jobs}
-    input_folders.pop(None, None)
+    for known in (inputs, input_folders):
+        known.pop(None, None)
     for job in jobs:
         for path in filter(None, (job.target, job.strip)):
-            near = input_folders.get(_identity(path.parent)) or (path.exists() and inputs.get(_identity(path)))
+            near = input_folders.get(_identity(path.parent)) or inputs.get(_identity(path))
             if near:
                 raise UserError(
                     f"--output {output}: {path} would lie among the inputs, beside or in place of {near}; give a "

@@ -4,6 +4,7 @@ stop the others.
 
 import contextlib
 import os
+import secrets
 import sys
 import time
 import traceback
@@ -29,9 +30,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Hidden while it is written; removed on any error and on Ctrl-C. Folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    partial = path.with_name(f".deblur_{secrets.token_hex(8)}.part")  # short, however long the final name is
     try:
-        with open(partial, "wb+") as file:
+        with open(partial, "xb+") as file:
             yield file
         os.replace(partial, path)
     finally:
@@ -48,20 +49,19 @@ def restore_file(
         restore: (pixels (H, W, 3) uint8 or uint16, the photo's path) -> the same shape and type.
 
     Raises:
-        UserError, OSError: nothing was written, or the photo without its strip.
+        UserError, OSError: nothing was written, or the photo without its strip if only that one's renaming failed.
     """
     header = read_header(job.source)
     check_fits(header.width, header.height, job.file_format, job.source)
     photo = read_photo(job.source, max_pixels)
     restored = photo.with_pixels(restore(photo.pixels, job.source))
-    if job.strip:
-        with whole_file(job.strip) as file:
-            save_strip(file, photo.pixels, restored.pixels)
     notes = photo.notes
-    del photo  # its pixels are not needed while writing
-    restored, left_out = fit_format(restored, job.file_format)
-    with whole_file(job.target) as file:
-        write_photo(file, restored, job.file_format, quality)
+    with contextlib.ExitStack() as stack:  # both files get their names at its end, the photo first
+        if job.strip:
+            save_strip(stack.enter_context(whole_file(job.strip)), photo.pixels, restored.pixels)
+        del photo  # its pixels are not needed while writing
+        restored, left_out = fit_format(restored, job.file_format)
+        write_photo(stack.enter_context(whole_file(job.target)), restored, job.file_format, quality)
     return notes + left_out
 
 

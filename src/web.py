@@ -8,12 +8,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from src.deblur_files import Job, Source, plan
+from src.deblur_files import LONGEST_NAME, Job, Source, plan
 from src.deblur_run import one_line, restore_file
 from src.photo import read_header, read_photo, reduced
 
 PREVIEW_SIDE = 2000  # pixels: longest side of the pictures on the page
-LONGEST_NAME = 200  # bytes; file systems take 255, and the hidden name while writing is longer than the name
 
 
 @dataclass(frozen=True)

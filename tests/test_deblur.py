@@ -191,6 +191,15 @@ def test_failures_are_one_line_each_and_do_not_stop_the_others(work):
     assert len(work.calls) == 2
 
 
+def test_strange_names_do_not_stop_the_others(work):
+    for name in ("x" * 246 + ".png", "李" * 82 + ".png", "b.png"):
+        save("in/a.png").rename(f"in/{name}")
+    status, out, err = work("in", "--output", "out", "--compare")
+    assert status == 0 and err == "" and "3 restored" in out
+    names = [f"{'x' * 246}.png", f"{'x' * 243}_compare.png", f"{'李' * 82}.png", f"{'李' * 81}_compare.png"]
+    assert files() == sorted([*names, "b.png", "b_compare.png"])
+
+
 def test_engine_errors_and_lack_of_memory_fail_one_photo(work):
     save("in/a.png")
     save("in/b.png", RGB[:8])

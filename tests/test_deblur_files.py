@@ -64,8 +64,8 @@ def test_the_nearest_name_is_suggested(tmp_path, monkeypatch):
 
 def planned(inputs, file_format="", output="out"):
     Path(output).mkdir(exist_ok=True)
-    jobs, line = plan(find_photos(inputs, Path(output)).sources, Path(output), file_format)
-    return {str(job.source): str(job.target.relative_to(output)) for job in jobs}, line
+    jobs, lines = plan(find_photos(inputs, Path(output)).sources, Path(output), file_format)
+    return {str(job.source): str(job.target.relative_to(output)) for job in jobs}, "; ".join(lines)
 
 
 def test_one_name_in_another_format(tmp_path, monkeypatch):
@@ -101,6 +101,22 @@ def test_names_that_differ_in_case_only(tmp_path, monkeypatch):
         monkeypatch.setattr(Path, "exists", lambda p: p.name == ".CASE_TEST" or exists(p))
         assert len({name.lower() for name in planned(["in"])[0].values()}) == 2
     assert files("out") == []
+
+
+def test_long_names_are_cut_at_a_character(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x" * 246 + ".png", "李" * 83 + ".png", "y" * 250 + "1.bmp", "y" * 250 + "2.bmp", "s." + "x" * 253):
+        save("a.png").rename(name)
+    Path("out").mkdir()
+    sources = find_photos([str(p) for p in sorted(Path().glob("*")) if p.is_file()], Path("out")).sources
+    jobs, (apart, line) = plan(sources, Path("out"), "WEBP", compare=True)
+    names = [path.name for job in jobs for path in (job.target, job.strip)]
+    assert "x" * 246 + ".webp" in names and "x" * 243 + "_compare.png" in names and "李" * 81 + "_compare.png" in names
+    assert len(set(names)) == 10 and max(len(os.fsencode(name)) for name in names) <= 255
+    for name in names:
+        name.encode()  # a character that is cut in two would fail
+    assert apart.startswith("photos of one name, told apart: ")
+    assert line.startswith("names shortened to 255 bytes: ") and "\n" not in line
 
 
 # ---- what is done

@@ -9,6 +9,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from src import deblur_run
 from src.checkpoint import parameter_arrays
 from src.deblur_files import Job
 from src.deblur_run import Restorer, difference_in_db, one_line, restore_file, whole_file
@@ -50,6 +51,27 @@ def test_one_photo_and_its_strip(tmp_path):
     np.testing.assert_array_equal(read_photo(job.strip).pixels[:, -width:], 255 - RGB)
     with pytest.raises(UserError, match="max_pixels"):
         restore_file(job, None, quality=95, max_pixels=10)
+
+
+def test_a_failure_leaves_neither_the_photo_nor_its_strip(tmp_path, monkeypatch):
+    job = Job(save(tmp_path / "a.png"), tmp_path / "out/a.png", "PNG", tmp_path / "out/a_compare.png")
+    for name in ("save_strip", "write_photo"):
+
+        def full(file, *args):
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr(deblur_run, name, full)
+            restore_file(job, lambda pixels, path: pixels, quality=95, max_pixels=10**6)
+        assert files(tmp_path / "out") == []
+
+
+def test_a_name_as_long_as_file_systems_take(tmp_path):
+    for name in ("x" * 251 + ".png", "李" * 83 + ".png"):
+        with whole_file(tmp_path / name) as file:
+            file.write(b"whole")
+        assert (tmp_path / name).read_bytes() == b"whole"
 
 
 def test_failures_in_one_line(tmp_path):

@@ -80,6 +80,11 @@ def test_success_is_0():
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
+def test_a_file_name_that_is_no_text_is_printed_all_the_same():
+    done = run(r"print('\udcff.png')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\\udcff.png\n", "")
+
+
 def test_own_status_is_kept():
     assert run("return 7").returncode == 7
 
