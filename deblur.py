@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 
 from src.config import ArgumentParser
-from src.deblur_files import Job, find_photos, is_done, plan
+from src.deblur_files import Job, find_photos, plan
+from src.deblur_index import Index
 from src.deblur_options import add_options, check_options, choose_model, open_engine
 from src.deblur_run import Restorer, restore_files
 from src.errors import need_writable_folder, run_main
 from src.interrupts import Interrupts, interrupt_main
+from src.weight_files import sha256_of
 
 FORMAT_NAMES = {"same": "", "png": "PNG", "jpg": "JPEG", "tif": "TIFF", "webp": "WEBP", "bmp": "BMP"}
 
@@ -46,19 +48,21 @@ def main(argv: list[str] | None = None) -> int:
         print(line)
     for line in found.failures:
         print(f"failed: {line}", file=sys.stderr)
-    todo = jobs if args.overwrite else [job for job in jobs if not is_done(job)]
-    done = (
-        f", {len(jobs) - len(todo)} done by an earlier run, by whatever model that had (--overwrite repeats them)"
-        if len(todo) < len(jobs)
-        else ""
-    )
+    made_by = {"weights": sha256_of(model), "self_ensemble": args.self_ensemble, "quality": args.quality}
+    # Tiles are left out: they hardly show, and a photo that failed for lack of memory asks for smaller ones.
+    index = Index(output, made_by | {"precision": args.precision})
+    earlier = index.sort([] if args.overwrite else jobs)
+    todo = jobs if args.overwrite else earlier.todo
+    for line in filter(None, (index.problem, *earlier.lines())):
+        print(line)
+    done = f", {len(jobs) - len(todo)} done by an earlier run" if len(todo) < len(jobs) else ""
     print(f"photos: {len(todo)} to restore into {output}{done}", flush=True)
     with Interrupts(interrupt_main):
-        failed = deblur(args, todo, model, tile) if todo else 0
+        failed = deblur(args, todo, model, tile, index) if todo else 0
     return 1 if failed or found.failures else 0
 
 
-def deblur(args, jobs: list[Job], model: Path, tile: int | None) -> int:
+def deblur(args, jobs: list[Job], model: Path, tile: int | None, index: Index) -> int:
     """Restore all jobs; returns how many failed."""
     from tqdm import tqdm
 
@@ -74,7 +78,7 @@ def deblur(args, jobs: list[Job], model: Path, tile: int | None) -> int:
             engine, tile, args.tile_overlap, args.self_ensemble, on_tile, args.verify_tiles, tell=bar.write
         )
         failed, seconds = restore_files(
-            jobs, restore, bar=bar, quality=args.quality, max_pixels=args.max_pixels, debug=args.debug
+            jobs, restore, index, bar=bar, quality=args.quality, max_pixels=args.max_pixels, debug=args.debug
         )
     restored = len(jobs) - failed
     failures = f", {failed} failed" if failed else ""

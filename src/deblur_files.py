@@ -39,6 +39,10 @@ class Job:
     strip: Path | None = None
     """The before/after picture."""
 
+    @property
+    def outputs(self) -> list[Path]:
+        return [self.target, self.strip] if self.strip else [self.target]
+
 
 # ---- finding photos
 
@@ -285,7 +289,7 @@ def _keep_apart(jobs: Sequence[Job], output: Path) -> None:
     for known in (inputs, input_folders):
         known.pop(None, None)
     for job in jobs:
-        for path in filter(None, (job.target, job.strip)):
+        for path in job.outputs:
             near = input_folders.get(_identity(path.parent)) or inputs.get(_identity(path))
             if near:
                 raise UserError(
@@ -297,14 +301,20 @@ def _keep_apart(jobs: Sequence[Job], output: Path) -> None:
 # ---- what is done
 
 
-def is_done(job: Job) -> bool:
-    """Whether an earlier run has written all of a job: whole files by construction, newer than the photo, of its
-    size."""
+def is_whole(job: Job) -> bool:
+    """Whether all outputs are there, the photo in its size and format."""
+    if not all(os.path.isfile(path) for path in job.outputs):
+        return False
     try:
-        since = job.source.stat().st_mtime
-        if any(path.stat().st_mtime < since for path in (job.target, job.strip) if path):
-            return False
         before, after = read_header(job.source), read_header(job.target)
-    except (OSError, UserError):
+    except UserError:
         return False
     return (before.width, before.height, job.file_format) == (after.width, after.height, after.file_format)
+
+
+def is_newer(job: Job) -> bool:
+    """Whether all outputs are at least as new as the photo."""
+    try:
+        return min(path.stat().st_mtime for path in job.outputs) >= job.source.stat().st_mtime
+    except OSError:
+        return False

@@ -17,6 +17,7 @@ import numpy as np
 
 from src import device
 from src.deblur_files import Job
+from src.deblur_index import Index, stamp
 from src.errors import UserError
 from src.photo import read_header, read_photo, save_strip
 from src.photo_writer import check_fits, fit_format, write_photo
@@ -71,6 +72,7 @@ def restore_file(
 def restore_files(
     jobs: Sequence[Job],
     restore: Callable[[np.ndarray, Path], np.ndarray],
+    index: Index,
     *,
     bar: Any,
     quality: int,
@@ -80,6 +82,7 @@ def restore_files(
     """Restore one photo after the other; one that fails is told in one line and does not stop the others.
 
     Args:
+        index: told what is done.
         bar: a tqdm bar over the photos.
         debug: tracebacks of failures.
 
@@ -89,8 +92,9 @@ def restore_files(
     failed, start = 0, time.perf_counter()
     for done, job in enumerate(jobs):
         try:
-            notes = restore_file(job, restore, quality, max_pixels)
-            if notes:
+            before = stamp(job.source)
+            notes = [*restore_file(job, restore, quality, max_pixels), index.add(job, before)]
+            if notes := list(filter(None, notes)):
                 bar.write(f"{job.source}: {'; '.join(notes)}")
         except Exception as e:  # whatever a strange photo causes, the others are worth restoring
             failed += 1

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from src import deblur_index
 from src import photo as photo_module
 from src.photo_writer import fit_format, write_photo
 
@@ -26,7 +27,9 @@ def save(path, array=RGB, mode=None, **kwargs):
 
 
 def files(folder="out"):
-    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+    """All but the record of `deblur.py`."""
+    found = (p for p in Path(folder).rglob("*") if p.is_file() and p.name != deblur_index.NAME)
+    return sorted(str(p.relative_to(folder)) for p in found)
 
 
 def write(path, photo, quality=95):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import deblur
-from src import deblur_run, device, weight_files
+from src import deblur_index, deblur_run, device, weight_files
 from src.errors import UserError
 from src.photo import read_header, read_photo
 from tests.photos import files
@@ -157,21 +157,55 @@ def test_second_run_does_what_is_missing(work):
     written = {name: Path("out", name).stat().st_mtime_ns for name in files()}
     status, out, _ = work("in", "--output", "out")
     assert status == 0 and len(work.calls) == 1  # the model was not even loaded
-    assert (
-        "photos: 0 to restore into out, 4 done by an earlier run, by whatever model that had (--overwrite repeats them)"
-        in out
-    )
+    assert "photos: 0 to restore into out, 4 done by an earlier run\n" in out and "kept" not in out
     Path("out/a.png").unlink()
     save("out/b.png", RGB[:5])  # another size
-    os.utime("in/c.png", (time.time() + 10, time.time() + 10))  # edited since
+    save("in/c.png", 255 - RGB)
+    os.utime("in/c.png", (1, 1))  # replaced since by an older photo
+    os.utime("in/d.png")  # touched, but the same
     _, out, _ = work("in", "--output", "out")
+    np.testing.assert_array_equal(pixels("out/c.png"), 255 - RGB)
     assert "photos: 3 to restore" in out and files() == ["a.png", "b.png", "c.png", "d.png"]
     np.testing.assert_array_equal(pixels("out/b.png"), RGB)
     assert Path("out/d.png").stat().st_mtime_ns == written["d.png"]
-    os.utime("in/c.png", (1, 1))
     assert "4 to restore" in work("in", "--output", "out", "--compare")[1]  # the strips are missing
     assert "0 to restore" in work("in", "--output", "out", "--compare")[1]
     assert "4 to restore" in work("in", "--output", "out", "--overwrite")[1]
+
+
+def test_results_of_other_weights_are_named_and_kept(work):
+    for name in ("a.png", "b.jpg"):
+        save(f"in/{name}")
+    work("in", "--output", "out")
+    before = {name: Path("out", name).read_bytes() for name in files()}
+    Path("model.onnx").write_text("other weights")
+    save("in/c.png")
+    status, out, _ = work("in", "--output", "out", "--quality", "80", engine=invert)
+    assert status == 0 and "photos: 1 to restore into out, 2 done by an earlier run" in out
+    assert "kept, though made with other quality, weights: out/a.png, out/b.jpg (--overwrite redoes them" in out
+    assert {name: Path("out", name).read_bytes() for name in before} == before
+    assert "kept" not in work("in", "--output", "out", "--quality", "80", "--overwrite")[1]
+    out = work("in", "--output", "out", "--quality", "80")[1]
+    assert "0 to restore" in out and "kept" not in out
+    out = work("in", "--output", "out", "--quality", "70")[1]
+    assert "made with other quality: out/b.jpg (" in out  # PNG has none
+
+
+def test_without_a_record_dates_decide(work):
+    save("in/a.png")
+    work("in", "--output", "out")
+    index = Path("out", deblur_index.NAME)
+    index.write_text("[1]\n{half")
+    out = work("in", "--output", "out")[1]
+    assert f"{index}: 2 damaged lines are ignored" in out
+    assert "kept by date, without a record of the weights: out/a.png" in out and "0 to restore" in out
+    index.unlink()
+    os.utime("in/a.png", (time.time() + 10, time.time() + 10))
+    assert "1 to restore" in work("in", "--output", "out")[1]
+    index.unlink()
+    index.mkdir()
+    status, out, err = work("in", "--output", "out", "--overwrite")
+    assert status == 0 and err == "" and f"{index}: cannot be written" in out
 
 
 def test_failures_are_one_line_each_and_do_not_stop_the_others(work):
@@ -409,7 +443,7 @@ def test_a_signal_leaves_whole_files_and_the_same_command_goes_on(number, status
     assert process.returncode == status, err
     assert "photos are done; the same command does the rest" in err
     assert "Traceback" not in err
-    done = os.listdir(tmp_path / "out")
+    done = files(tmp_path / "out")
     assert 2 <= len(done) < 20 and all(name.endswith(".png") and name[0] != "." for name in done)
     for name in done:
         assert pixels(tmp_path / "out" / name).shape == (121, 162, 3)
@@ -419,7 +453,7 @@ def test_a_signal_leaves_whole_files_and_the_same_command_goes_on(number, status
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert f"{20 - len(done)} restored; " in out and f"{len(done)} done by an earlier run" in out
-    assert len(os.listdir(tmp_path / "out")) == 20
+    assert len(files(tmp_path / "out")) == 20
 
 
 def test_a_model_that_is_none(tmp_path, cpu):

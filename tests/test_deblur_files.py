@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from src.deblur_files import Job, find_photos, is_done, nearest_file, plan
+from src.deblur_files import Job, find_photos, is_newer, is_whole, nearest_file, plan
 from tests.photos import RGB, files, save
 
 # ---- finding
@@ -122,12 +122,14 @@ def test_long_names_are_cut_at_a_character(tmp_path, monkeypatch):
 # ---- what is done
 
 
-def test_done_needs_time_size_and_format(tmp_path):
+def test_done_needs_size_and_format(tmp_path):
     job = Job(save(tmp_path / "a.png"), tmp_path / "out.png", "PNG")
-    assert not is_done(job)
+    assert not is_whole(job) and not is_newer(job)
     save(job.target)
-    assert is_done(job)
+    assert is_whole(job) and is_newer(job)
     job.target.write_bytes(job.target.read_bytes()[:20])
-    assert not is_done(job)
+    assert not is_whole(job)
     Image.fromarray(RGB).save(job.target, "JPEG")
-    assert not is_done(job)
+    assert not is_whole(job)
+    os.utime(job.target, (1, 1))
+    assert not is_newer(job)
