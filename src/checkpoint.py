@@ -130,6 +130,7 @@ def load_network(path: Path | str, model_name: str, weights: str = "raw") -> tup
     """Build the network of a checkpoint and fill it.
 
     Args:
+        model_name: expected variant; '' takes the one that the file names, or MIMO-UNet of the file's depth.
         weights: `ema` takes the moving average where the file has one, `raw` never. The description's `weights` says
             which was taken.
 
@@ -142,6 +143,7 @@ def load_network(path: Path | str, model_name: str, weights: str = "raw") -> tup
     """
     arrays, meta = read_checkpoint(path)
     variant, num_res = require_network(arrays, meta, path)
+    model_name = model_name or variant or "MIMO-UNet"
     if variant not in (None, model_name):
         raise UserError(
             f"{path} holds {variant} ({num_res} residual blocks a stage), expected {model_name}. "
@@ -150,7 +152,7 @@ def load_network(path: Path | str, model_name: str, weights: str = "raw") -> tup
     network = build_net(model_name, num_res)
     chosen, taken, left_out = choose_weights(arrays, {p.name for p in network.get_parameters()}, weights)
     fill_network(network, chosen, path)
-    return network, meta | {"weights": taken}, left_out
+    return network, meta | {"variant": model_name, "weights": taken}, left_out
 
 
 def choose_weights(

@@ -233,13 +233,11 @@ def runs_on_mindspore(path: Path | str) -> bool:
 
 
 def _checkpoint_engine(path: Path, model_name: str, weights: str) -> MindSporeEngine:
-    from src.checkpoint import describe_loading, load_network, read_checkpoint, require_network
+    from src.checkpoint import describe_loading, load_network
 
-    arrays, meta = read_checkpoint(path)
-    model_name = model_name or require_network(arrays, meta, path)[0] or "MIMO-UNet"
     network, meta, left_out = load_network(path, model_name, weights)
     loading = describe_loading(path, meta, left_out)
-    return MindSporeEngine(network, loading.replace(f"{path}:", f"{path}: {model_name}, MindSpore, fp32,", 1))
+    return MindSporeEngine(network, loading.replace(f"{path}:", f"{path}: {meta['variant']}, MindSpore, fp32,", 1))
 
 
 class ExportedShape(NamedTuple):

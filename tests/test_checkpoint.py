@@ -406,7 +406,7 @@ def test_checkpoint_of_an_earlier_port(network, tmp_path):
     ms.save_checkpoint(step, str(path), append_dict={"epoch_num": 3, "step_num": 12})
     loaded, meta, left_out = load_network(path, "MIMO-UNet")
     assert_same(parameter_arrays(loaded), parameter_arrays(network))
-    assert meta == {"weights": "raw"}
+    assert meta == {"variant": "MIMO-UNet", "weights": "raw"}
     text = describe_left_out(left_out, limit=None)
     assert text.startswith("161 entries left out: ")
     assert set(text.split(": ")[1].split(", ")) == {

@@ -9,6 +9,7 @@ import psutil
 import pytest
 from mindspore import Tensor
 
+from src import checkpoint
 from src import engine as engine_module
 from src.checkpoint import parameter_arrays, save_checkpoint
 from src.config import ROOT
@@ -62,6 +63,13 @@ def message(function, *args, **kwargs):
     text = str(caught.value)
     assert "\n" not in text and len(text) < 500
     return text
+
+
+def test_a_checkpoint_is_read_once(files, monkeypatch, cpu):
+    reads, read = [], checkpoint.read_checkpoint
+    monkeypatch.setattr(checkpoint, "read_checkpoint", lambda path: reads.append(path) or read(path))
+    assert "net.ckpt: MIMO-UNet, MindSpore" in load_engine(files / "net.ckpt").description
+    assert reads == [files / "net.ckpt"]
 
 
 # ---- the same answer from every kind of file
