@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     found = find_photos(args.inputs, Path(args.output))
     output = need_writable_folder(args.output, "--output")
     jobs, renamed = plan(found.sources, output, FORMAT_NAMES[args.format], args.compare)
-    for line in (*found.passed_over, *renamed):
+    for line in filter(None, (found.left_out(), *found.passed_over, *renamed)):
         print(line)
     for line in found.failures:
         print(f"failed: {line}", file=sys.stderr)

@@ -6,6 +6,7 @@ No output ever replaces an input or another output.
 import glob
 import itertools
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from src.errors import UserError, first_few, nearest
 from src.photo import FORMATS, read_header
 from src.picture_files import natural_key
 
+NO_FILE = "a pipe, socket or device; expected a file or folder"
 LONGEST_NAME = 255  # bytes of one file name, on nearly every file system
 SUFFIX_OF = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp"}
 
@@ -53,9 +55,26 @@ class Found:
 
     sources: list[Source] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
-    """Links that were not followed, one line each."""
+    """Links that were not followed and files that are none, one line each."""
     failures: list[str] = field(default_factory=list)
-    """Folders that could not be searched, one line each."""
+    """Inputs and folders that could not be read, one line each."""
+    other_files: set[Path] = field(default_factory=set)
+    """Files in the inputs that are no photos by their names."""
+
+    def left_out(self) -> str:
+        """'left out: 3 .gif, 1 .psd', or '' if all files were taken."""
+        counts = Counter(path.suffix.lower() or "without suffix" for path in self.other_files)
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return f"left out: {first_few((f'{n} {suffix}' for suffix, n in ordered), 8)}" if ordered else ""
+
+    def take(self, source: Source, sources: list[Source]) -> None:
+        """Add a file of a folder or pattern to `sources`, or say what it is instead."""
+        if _is_special(source.path):
+            self.passed_over.append(f"{source.path}: passed over, {NO_FILE}")
+        elif source.path.suffix.lower() in FORMATS:
+            sources.append(source)
+        else:
+            self.other_files.add(_place(source.path))
 
 
 def find_photos(inputs: Sequence[str], output: Path) -> Found:
@@ -78,6 +97,9 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
                 raise UserError(found.failures[-1])
             if not sources:
                 raise UserError(f"{given}: no photo in it; expected files ending in {' '.join(FORMATS)}")
+        elif _is_special(Path(given)):
+            found.failures.append(f"{given}: {NO_FILE}")
+            continue
         elif os.path.lexists(given):  # a broken link fails when it is read, by its name
             sources = [Source(Path(given), Path(Path(given).name))]
         elif glob.has_magic(given):
@@ -85,10 +107,20 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
         else:
             raise UserError(f"{given}: no such file or folder.{nearest_file(Path(given))}")
         for source in sources:
-            place = Path(os.path.realpath(source.path.parent)) / source.path.name  # one file may be given in two ways
-            by_place.setdefault(place, source)
+            by_place.setdefault(_place(source.path), source)
     found.sources = list(by_place.values())
+    found.other_files -= by_place.keys()
     return found
+
+
+def _place(path: Path) -> Path:
+    """The same for one file that is given in two ways."""
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _is_special(path: Path) -> bool:
+    """Whether opening it may wait without end, as for a pipe or a device. False for a broken link."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
@@ -111,8 +143,8 @@ def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
                 continue
             if os.path.isdir(path):
                 folders.append(path)
-            elif path.suffix.lower() in FORMATS:
-                sources.append(Source(path, path.relative_to(root)))
+            else:
+                found.take(Source(path, path.relative_to(root)), sources)
         for path in folders:
             identity = _identity(path)
             if identity in seen:
@@ -132,14 +164,14 @@ def _matching(pattern: str, output: Path, found: Found) -> list[Source]:
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
     results = None if _is_inside(root, _identity(output)) else _identity(output)  # an output above is not set apart
-    sources = []
+    sources: list[Source] = []
     for path in (Path(p) for p in sorted(glob.glob(pattern, recursive=True), key=natural_key)):
         if os.path.isdir(path):
             if _identity(path) != results and "**" not in parts:  # ** comes by all files by itself
                 inside = _in_folder(path, output, found)
                 sources += [Source(s.path, s.path.relative_to(root)) for s in inside]
-        elif path.suffix.lower() in FORMATS and not _is_inside(path.parent, results):
-            sources.append(Source(path, path.relative_to(root)))
+        elif not _is_inside(path.parent, results):
+            found.take(Source(path, path.relative_to(root)), sources)
     if not sources:
         raise UserError(f"{pattern}: matches no photo; expected files ending in {' '.join(FORMATS)}")
     return sources
@@ -275,12 +307,9 @@ def _numbered(name: Path) -> Iterator[Path]:
 
 def _name_key(output: Path) -> Callable[[Path], str]:
     """What makes two names one file in `output`: some file systems do not tell a from A."""
-    lower, upper = output / ".case_test", output / ".CASE_TEST"
-    lower.touch()
-    try:
-        return (lambda name: str(name).casefold()) if upper.exists() else str
-    finally:
-        lower.unlink(missing_ok=True)  # another run may have the same output
+    with tempfile.NamedTemporaryFile(prefix=".case_test_", dir=output) as file:
+        probe = Path(file.name)
+        return (lambda name: str(name).casefold()) if probe.with_name(probe.name.upper()).exists() else str
 
 
 def _keep_apart(jobs: Sequence[Job], output: Path) -> None:

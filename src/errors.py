@@ -1,9 +1,12 @@
 """Mistakes of the user, told in one line: what was got, what was expected, where, and how to mend it."""
 
+import contextlib
 import difflib
 import io
 import os
 import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -33,14 +36,24 @@ def need_writable_folder(folder: Path | str, option: str) -> Path:
         UserError: naming the option and the reason.
     """
     folder = Path(folder)
-    probe = folder / ".write_test"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # without a name where the system can, so that no crash leaves it
+            pass
+        _remove_stale_probes(folder)
     except OSError as e:
         raise UserError(f"{option}: cannot write into {folder} ({e.strerror}). Give a folder you may write to.") from e
     return folder
+
+
+def _remove_stale_probes(folder: Path) -> None:
+    """Empty probe files that runs, also of earlier versions, left when they were killed."""
+    for pattern in (".write_test", ".case_test*"):
+        for probe in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                status = probe.lstat()
+                if status.st_size == 0 and time.time() - status.st_mtime > 60:  # no other run is just using it
+                    probe.unlink()
 
 
 def run_main(main: Callable[[], int | None]) -> None:

@@ -85,6 +85,7 @@ def test_folder_with_sub_folders(work):
         np.testing.assert_array_equal(pixels(f"out/{name}"), 255 - RGB)
         np.testing.assert_array_equal(pixels(f"in/{name}"), RGB)
     assert out.splitlines()[0] == "model: model.onnx"
+    assert "left out: 1 .txt\n" in out
     assert "engine: a stand-in" in out and re.search(r"^4 restored; [\d.e+]+ images/s$", out, re.M)
 
 
@@ -232,6 +233,15 @@ def test_strange_names_do_not_stop_the_others(work):
     assert status == 0 and err == "" and "3 restored" in out
     names = [f"{'x' * 246}.png", f"{'x' * 243}_compare.png", f"{'李' * 82}.png", f"{'李' * 81}_compare.png"]
     assert files() == sorted([*names, "b.png", "b_compare.png"])
+
+
+def test_a_pipe_does_not_stop_the_others(work):
+    save("in/a.png")
+    os.mkfifo("in/x.png")
+    status, out, err = work("in", "--output", "out")
+    assert status == 0 and err == "" and files() == ["a.png"] and "in/x.png: passed over, a pipe" in out
+    status, _, err = work("in/x.png", "in", "--output", "out")
+    assert status == 1 and err.startswith("failed: in/x.png: a pipe")
 
 
 def test_engine_errors_and_lack_of_memory_fail_one_photo(work):

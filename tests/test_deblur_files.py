@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from src.deblur_files import Job, find_photos, is_newer, is_whole, nearest_file, plan
+from src.deblur_files import NO_FILE, Job, find_photos, is_newer, is_whole, nearest_file, plan
 from tests.photos import RGB, files, save
 
 # ---- finding
@@ -49,6 +49,34 @@ def test_links_are_followed_but_not_in_circles(tmp_path, monkeypatch):
     found = find_photos(["in"], Path("out"))
     assert names(found) == ["a.png", "self.png", "link/b.png"]
     assert [line.split(":")[0] for line in found.passed_over] == ["in/back", "in/link/up"]
+
+
+def test_what_is_left_out_is_counted_by_suffix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save("in/a.png")
+    for name in ("b.gif", "sub/c.GIF", "d.psd", "README", ".hidden.gif"):
+        Path("in", name).parent.mkdir(exist_ok=True)
+        Path("in", name).touch()
+    found = find_photos(["in", "in/*", "in/d.psd"], Path("out"))
+    assert names(found) == ["a.png", "d.psd"]  # a file given by its name is taken
+    assert found.left_out() == "left out: 2 .gif, 1 without suffix"
+    assert find_photos(["in/a.png"], Path("out")).left_out() == ""
+
+
+def test_pipes_are_named_and_not_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save("in/a.png")
+    os.mkfifo("in/pipe.png")
+    os.mkfifo("pipe")
+    Path("in/link.png").symlink_to("../pipe")
+    for given in (["in"], ["in/*"]):
+        found = find_photos(given, Path("out"))
+        assert names(found) == ["a.png"] and found.failures == []
+        assert [line.split(",")[0] for line in found.passed_over] == [
+            "in/link.png: passed over",
+            "in/pipe.png: passed over",
+        ]
+    assert find_photos(["pipe", "in/a.png"], Path("out")).failures == [f"pipe: {NO_FILE}"]
 
 
 def test_the_nearest_name_is_suggested(tmp_path, monkeypatch):
@@ -98,7 +126,7 @@ def test_names_that_differ_in_case_only(tmp_path, monkeypatch):
     if len(os.listdir("in")) == 2:
         assert set(planned(["in"])[0].values()) == {"a.png", "A.png"}
         exists = Path.exists
-        monkeypatch.setattr(Path, "exists", lambda p: p.name == ".CASE_TEST" or exists(p))
+        monkeypatch.setattr(Path, "exists", lambda p: p.name.startswith(".CASE_") or exists(p))
         assert len({name.lower() for name in planned(["in"])[0].values()}) == 2
     assert files("out") == []
 

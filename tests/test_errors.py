@@ -43,6 +43,31 @@ def test_what_is_in_a_folder_stays(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
+def test_what_killed_runs_left_is_removed(tmp_path):
+    for name in (".write_test", ".case_test", ".case_test_a1"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    (tmp_path / ".case_test_now").touch()  # of a run beside this one
+    (tmp_path / ".case_tests").write_text("of somebody else")
+    need_writable_folder(tmp_path, "--option")
+    assert sorted(os.listdir(tmp_path)) == [".case_test_now", ".case_tests"]
+
+
+def test_a_run_that_is_killed_leaves_no_probe(tmp_path):
+    """Killed when it comes to remove a file."""
+    try:
+        os.close(os.open(tmp_path, os.O_TMPFILE | os.O_RDWR))
+    except (AttributeError, OSError):
+        pytest.skip("this file system has no files without a name")
+    code = (
+        "import os, sys\nfrom src.errors import need_writable_folder\n"
+        "os.unlink = os.remove = lambda *args, **kwargs: os.kill(os.getpid(), 9)\n"
+        "need_writable_folder(sys.argv[1], '--option')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, timeout=60, check=False)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("below", ["", "a", "a/b"])
 def test_file_in_the_way(tmp_path, below):
     (tmp_path / "file").write_text("x")
@@ -55,10 +80,10 @@ def test_file_in_the_way(tmp_path, below):
 
 
 def test_folder_without_permission(tmp_path, monkeypatch):
-    def refuse(self, *args, **kwargs):
+    def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.touch", refuse)  # the tests may run as root, whom no mode bits stop
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # the tests may run as root, whom no mode bits stop
     with pytest.raises(UserError, match="cannot write into .* \\(Permission denied\\)"):
         need_writable_folder(tmp_path, "--option")
 
