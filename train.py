@@ -109,7 +109,8 @@ def build_step(config: Config, runtime: device.Runtime, steps: int):
     parts = device.micro_batches(runtime.target, config.train_batch_size, config.crop_size, native)
     decay_steps, all_steps = config.lr_decay_epochs * steps, config.epochs_num * steps
     return TrainStep(
-        network, MultiScaleLoss(config.fft_weight), Adam(network.trainable_params()),
+        network, MultiScaleLoss(config.fft_weight, split_products=not runtime.float32_products),
+        Adam(network.trainable_params()),
         make_schedule(config.lr_schedule, rate, config.lr_min, decay_steps, all_steps),
         micro_batches=config.accumulate_steps * parts, clip_norm=config.clip_norm, ema_decay=config.ema_decay,
         scaler=make_scaler(config.loss_scale) if is_float16 else None, world_size=runtime.world_size,

@@ -81,7 +81,7 @@ def make_parts(whole) -> dict[str, Callable[[], None]]:
     import mindspore as ms
     from mindspore import Tensor, nn, ops
 
-    from src.loss import MultiScaleLoss, fft_l1, label_pyramid
+    from src.loss import MultiScaleLoss, label_pyramid
     from src.train_step import to_unit
 
     step, network = whole.train_step, whole.train_step.network
@@ -106,7 +106,7 @@ def make_parts(whole) -> dict[str, Callable[[], None]]:
         return loss((a, b, c), sharp)[0]
 
     def fourier_only(a, b, c):
-        return fft_l1(a) + fft_l1(b) + fft_l1(c)
+        return loss.fourier_l1(a) + loss.fourier_l1(b) + loss.fourier_l1(c)
 
     def both_to_unit(one, other):
         return to_unit(one), to_unit(other)

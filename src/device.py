@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
 import zlib
@@ -34,6 +35,8 @@ class Runtime:
     target: str
     rank: int = 0
     world_size: int = 1
+    float32_products: bool = True
+    """Whether matrices are multiplied in float32; see `has_float32_products`."""
 
 
 def best_device() -> tuple[str, str]:
@@ -154,10 +157,48 @@ def setup(target: str, device_id: int = 0, distributed: bool = False, debug: boo
         ms.runtime.launch_blocking()
     if target == "CPU":
         disarm_convolution_trap()
-    if target == "Ascend":
-        # Keep float32 where it is written (the loss); the network's precision is chosen by --amp_level alone.
-        ms.device_context.ascend.op_precision.precision_mode("must_keep_origin_dtype")
-    return _join_ranks(target) if distributed else Runtime(target)
+    float32_products = target != "Ascend" or _set_ascend_precision(device_id)
+    rank, world_size = _join_ranks(target) if distributed else (0, 1)
+    return Runtime(target, rank, world_size, float32_products)
+
+
+def has_float32_products(chip: str) -> bool:
+    """Whether the matrix unit of an Ascend chip, by its name in CANN, multiplies float32.
+
+    That of the first generation (Ascend910A, Ascend910B, Ascend910ProA, ...) and of 310P does not. 910B and 910C do;
+    CANN calls them Ascend910B1 to Ascend910B4 and Ascend910_9391 or the like, so Ascend910B without a number is not a
+    910B.
+    """
+    return re.fullmatch(r"Ascend(910((Pro|Premium)?[AB])?|310(P\d?)?)", chip) is None
+
+
+def takes_any_size() -> bool:
+    """Whether graphs with an open input shape run on the device of `setup`.
+
+    Not on Ascend: its first generation compiles whole graphs (jit level O2), which excludes dynamic shapes.
+    """
+    import mindspore as ms
+
+    return ms.get_context("device_target") != "Ascend"
+
+
+def _set_ascend_precision(device_id: int) -> bool:
+    """Prepare the matrix unit; returns `has_float32_products`.
+
+    MindSpore's default, must_keep_origin_dtype, keeps float32 where it is written (the loss) and leaves the network's
+    precision to --amp_level. Where the matrix unit has no float32 that mode ends in errors or on the host's slow
+    kernels; CANN documents force_fp32 as float16 operands and float32 results, which `src.loss.split_product` needs.
+    """
+    import mindspore as ms
+
+    chip = ms.hal.get_device_name(device_id, "Ascend")
+    if has_float32_products(chip):
+        return True
+    ms.device_context.ascend.op_precision.precision_mode("force_fp32")
+    if early_rank() == 0:
+        print(f"{chip} multiplies matrices in float16: results are float32 (precision_mode force_fp32), and the "
+              "Fourier loss splits its operands to keep float32 precision", flush=True)  # fmt: skip
+    return False
 
 
 @contextlib.contextmanager
@@ -280,7 +321,8 @@ def _cluster_from_mpirun() -> None:
     env["MS_ROLE"] = "MS_WORKER"
 
 
-def _join_ranks(target: str) -> Runtime:
+def _join_ranks(target: str) -> tuple[int, int]:
+    """(rank, world size)"""
     import mindspore as ms
     from mindspore import communication
 
@@ -302,7 +344,7 @@ def _join_ranks(target: str) -> Runtime:
     rank = communication.get_rank()
     if "OMPI_COMM_WORLD_RANK" not in os.environ:  # of a rank that dies mpirun tells the number, msrun only the process
         print(f"rank {rank} is process {os.getpid()}", flush=True)
-    return Runtime(target, rank, world_size)
+    return rank, world_size
 
 
 def _first_line(e: Exception) -> str:

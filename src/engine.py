@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from src.device import takes_any_size
 from src.errors import UserError
 from src.weight_files import CHECKPOINT_SUFFIXES, TORCH_SUFFIXES, need_file
 
@@ -87,18 +88,21 @@ class Engine:
 class MindSporeEngine(Engine):
     """Full-resolution output of a MindSpore network.
 
-    Compiled once for every size: the graph takes dynamic batch, height and width, so images of many sizes do not
-    compile one graph each.
+    Args:
+        one_graph: compile one graph for all sizes, with dynamic batch, height and width, so that images of many sizes
+            do not compile one each. False compiles each size when it first occurs; None lets the device decide.
     """
 
-    def __init__(self, network: "MIMOUNet", description: str = "MindSpore, fp32"):
+    def __init__(self, network: "MIMOUNet", description: str = "MindSpore, fp32", one_graph: bool | None = None):
         from src.mindir import FullResolution, any_size
 
-        self.description = description
+        one_graph = takes_any_size() if one_graph is None else one_graph
+        self.description = description if one_graph else f"{description}, compiled for each image size"
         self.multiple = network.variant.multiple
         self.cell = FullResolution(network).set_train(False)
-        self.cell.set_inputs(any_size())
-        self(np.zeros((1, 3, 8, 8), np.float32))  # compile now, so that the first image's time is its own
+        if one_graph:
+            self.cell.set_inputs(any_size())
+            self(np.zeros((1, 3, 8, 8), np.float32))  # compile now, so that the first image's time is its own
 
     def run(self, images: np.ndarray) -> np.ndarray:
         from mindspore import Tensor

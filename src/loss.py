@@ -5,6 +5,7 @@ fragile on Ascend; on CPU both give the same value and gradient to 5e-7, and the
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 from mindspore import Tensor, nn, ops
@@ -35,33 +36,96 @@ def dft_constants(height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tens
     return tuple(Tensor(a.astype(np.float32)) for a in (rows, np.cos(col_angle), np.sin(col_angle), count))
 
 
-def fft_l1(diff: Tensor) -> Tensor:
+def transform(diff: Tensor, product: Callable[[Tensor, Tensor], Tensor] = ops.matmul) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of the left half of FFT2(diff), (N, C, H, F) each, by matrix products."""
+    rows, cos, sin, _ = dft_constants(*diff.shape[-2:])
+    num_freq = rows.shape[1] // 2
+    spectrum = product(diff, rows)  # (N, C, H, 2F): real | imaginary part of the transform along the width
+    by_cos = product(cos, spectrum)
+    by_sin = product(sin, spectrum)
+    return by_cos[..., :num_freq] + by_sin[..., num_freq:], by_cos[..., num_freq:] - by_sin[..., :num_freq]
+
+
+def split_product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in float32 from products whose operands may be rounded to float16, if they are summed in float32.
+
+    Scaled to +-2048 an operand is an integer, which float16 holds exactly, plus a rest of at most 0.5, of which float16
+    keeps 11 bits. The product of the two rests, 2**-24 of the largest product, is left out. The scale also keeps the
+    operands away from both ends of float16's range: the DC term of a 256x256 difference reaches 65,536, and without a
+    loss scale gradients are below 1e-7.
+    """
+    scale_a, whole_a, rest_a = _split(a)
+    scale_b, whole_b, rest_b = _split(b)
+    parts = ops.matmul(whole_a, whole_b) + (ops.matmul(whole_a, rest_b) + ops.matmul(rest_a, whole_b))
+    return parts * scale_a * scale_b
+
+
+def _split(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(scale, whole, rest) with x = scale * (whole + rest)."""
+    scale = ops.maximum(ops.abs(x).max(), 1e-30) / 2048  # an all-black difference has no largest value to divide by
+    scaled = x / scale
+    whole = ops.round(scaled)
+    return scale, whole, scaled - whole
+
+
+class SplitTransform(nn.Cell):
+    """`transform` by `split_product`, and its gradient too, which is the transposed transform."""
+
+    def construct(self, diff: Tensor) -> tuple[Tensor, Tensor]:
+        return transform(diff, split_product)
+
+    def bprop(self, diff: Tensor, output: tuple[Tensor, Tensor], gradient: tuple[Tensor, Tensor]) -> tuple[Tensor]:
+        rows, cos, sin, _ = dft_constants(*diff.shape[-2:])
+        real, imag = gradient
+        spectrum = split_product(cos, ops.concat((real, imag), -1)) + split_product(sin, ops.concat((-imag, real), -1))
+        return (split_product(spectrum, rows.T),)
+
+
+def spectrum_l1(real: Tensor, imag: Tensor, width: int) -> Tensor:
+    """Mean over all real and imaginary parts of a two-sided spectrum `width` wide, from its left half."""
+    n, c, h, _ = real.shape
+    count = dft_constants(h, width)[3]
+    return ops.sum((ops.abs(real) + ops.abs(imag)) * count) / (2 * n * c * h * width)
+
+
+class FourierL1(nn.Cell):
     """Mean over all real and imaginary parts of |FFT2(diff)|, two-sided and unnormalised.
 
     Args:
-        diff: (N, C, H, W) float32. The transform is linear, so FFT(prediction) - FFT(label) = FFT(prediction - label).
+        split_products: use a `SplitTransform`.
     """
-    n, c, h, w = diff.shape
-    rows, cos, sin, count = dft_constants(h, w)
-    num_freq = w // 2 + 1
-    spectrum = ops.matmul(diff, rows)  # (N, C, H, 2F): real | imaginary part of the transform along the width
-    by_cos = ops.matmul(cos, spectrum)
-    by_sin = ops.matmul(sin, spectrum)
-    real = by_cos[..., :num_freq] + by_sin[..., num_freq:]  # (N, C, H, F)
-    imag = by_cos[..., num_freq:] - by_sin[..., :num_freq]
-    return ops.sum((ops.abs(real) + ops.abs(imag)) * count) / (2 * n * c * h * w)
+
+    def __init__(self, split_products: bool = False):
+        super().__init__()
+        self.transform = SplitTransform() if split_products else transform
+
+    def construct(self, diff: Tensor) -> Tensor:
+        """`diff` (N, C, H, W) float32. The transform is linear, so FFT(prediction) - FFT(label) = FFT(prediction -
+        label)."""
+        real, imag = self.transform(diff)
+        return spectrum_l1(real, imag, diff.shape[-1])
 
 
 def label_pyramid(sharp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels for the three outputs, coarse to fine, from (N, 3, H, W).
+    """Labels for the three outputs, coarse to fine, from (N, 3, H, W); H and W are multiples of 4.
 
     x0.5 is the mean of each 2x2 block, x0.25 the mean of the central 2x2 of each 4x4 block: what bilinear resizing with
     half-pixel centres and no antialiasing gives, as the paper's code does to labels (inputs are resized by nearest).
     """
-    half = ops.avg_pool2d(sharp, 2, 2)  # (N, 3, H/2, W/2)
-    centre = sharp[:, :, 1:-1, 1:-1]  # its 2x2 blocks at stride 4 are the central ones
-    quarter = ops.avg_pool2d(centre, 2, 4)  # (N, 3, H/4, W/4)
-    return quarter, half, sharp
+    return _mean_of_four(sharp, 4), _mean_of_four(sharp, 2), sharp
+
+
+def _mean_of_four(image: Tensor, size: int) -> Tensor:
+    """Mean of the central 2x2 pixels of each block of `size`, (N, 3, H/size, W/size).
+
+    Bit-equal to `ops.avg_pool2d` on CPU. That one runs as AvgPool3D, which Ascend 910 has in float16 only and
+    MindSpore's documentation excludes from Atlas A2 (910B).
+    """
+    n, c, h, w = image.shape
+    blocks = image.reshape(n, c, h // size, size, w // size, size)
+    i, j = size // 2 - 1, size // 2
+    top = blocks[:, :, :, i, :, i] + blocks[:, :, :, i, :, j]
+    return (top + blocks[:, :, :, j, :, i] + blocks[:, :, :, j, :, j]) * 0.25
 
 
 class MultiScaleLoss(nn.Cell):
@@ -69,11 +133,15 @@ class MultiScaleLoss(nn.Cell):
 
     The DC term of a 256x256 difference reaches 65,536, above float16's largest number, so predictions are cast up
     first.
+
+    Args:
+        split_products: for devices that multiply matrices in float16 only, see `split_product`.
     """
 
-    def __init__(self, fft_weight: float = FFT_WEIGHT):
+    def __init__(self, fft_weight: float = FFT_WEIGHT, split_products: bool = False):
         super().__init__()
         self.fft_weight = fft_weight
+        self.fourier_l1 = FourierL1(split_products)
 
     def construct(self, predictions: tuple[Tensor, Tensor, Tensor], sharp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(total, content, fft) scalars; total = content + fft_weight * fft. Predictions coarse to fine, sharp (N, 3,
@@ -82,5 +150,5 @@ class MultiScaleLoss(nn.Cell):
         for prediction, label in zip(predictions, label_pyramid(sharp.float())):  # noqa: B905  (unknown to the graph compiler)
             diff = prediction.float() - label
             content += ops.abs(diff).mean()
-            fft += fft_l1(diff)
+            fft += self.fourier_l1(diff)
         return content + self.fft_weight * fft, content, fft

@@ -121,3 +121,31 @@ def test_distributed_without_a_launcher_is_one_line(monkeypatch, cpu):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="run_distribute_train_cpu.sh"):
         device.setup("CPU", distributed=True)
+
+
+@pytest.mark.parametrize(
+    "chip", ["Ascend910", "Ascend910A", "Ascend910B", "Ascend910ProB", "Ascend910PremiumA", "Ascend310P3"]
+)
+def test_chips_without_float32_products(chip):
+    assert not device.has_float32_products(chip)
+
+
+@pytest.mark.parametrize("chip", ["Ascend910B1", "Ascend910B4", "Ascend910B2C", "Ascend910_9391", "Ascend950PR"])
+def test_chips_with_float32_products(chip):
+    assert device.has_float32_products(chip)
+
+
+@pytest.mark.parametrize("chip, modes", [("Ascend910ProA", ["force_fp32"]), ("Ascend910B3", [])])
+def test_ascend_precision_is_the_chips(monkeypatch, capsys, cpu, chip, modes):
+    """MindSpore's own functions are replaced: there is no Ascend here."""
+    import mindspore as ms
+
+    monkeypatch.setattr(device, "ascend_devices", lambda: ["/dev/davinci0"])
+    monkeypatch.setattr(ms, "set_device", lambda *args: None)
+    monkeypatch.setattr(ms.hal, "get_device_name", lambda device_id, target: chip)
+    seen = []
+    monkeypatch.setattr(ms.device_context.ascend.op_precision, "precision_mode", seen.append)
+    runtime = device.setup("Ascend")
+    assert seen == modes
+    assert runtime.float32_products == (not modes)
+    assert capsys.readouterr().out.count(chip) == len(modes)

@@ -1,9 +1,9 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
-from src.loss import MultiScaleLoss, fft_l1, label_pyramid
+from src.loss import FourierL1, MultiScaleLoss, SplitTransform, label_pyramid, transform
 from src.train_step import ForwardLoss
 from tests.conftest import DATA, REFERENCES
 
@@ -16,12 +16,12 @@ def numpy_fft_l1(diff):
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 3, 6, 10), (1, 1, 5, 7), (1, 2, 32, 16)])
 def test_fft_term_is_numpys(cpu, shape):
     diff = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    assert float(fft_l1(Tensor(diff))) == pytest.approx(numpy_fft_l1(diff), rel=1e-6)
+    assert float(FourierL1()(Tensor(diff))) == pytest.approx(numpy_fft_l1(diff), rel=1e-6)
 
 
 def test_fft_gradient_by_finite_differences(cpu):
     diff = np.random.default_rng(1).normal(size=(1, 1, 6, 6))
-    gradient = ms.grad(fft_l1)(Tensor(diff.astype(np.float32))).asnumpy()
+    gradient = ms.grad(FourierL1())(Tensor(diff.astype(np.float32))).asnumpy()
     for index in ((0, 0, 0, 0), (0, 0, 2, 5), (0, 0, 5, 3)):
         step = np.zeros_like(diff)
         step[index] = 1e-6
@@ -36,6 +36,75 @@ def test_label_pyramid_takes_the_central_pixels(cpu):
     np.testing.assert_allclose(half, sharp.reshape(2, 3, 4, 2, 6, 2).mean((3, 5)), atol=1e-6)
     blocks = sharp.reshape(2, 3, 2, 4, 3, 4)[:, :, :, 1:3, :, 1:3]
     np.testing.assert_allclose(quarter, blocks.mean((3, 5)), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 12), (1, 3, 64, 40), (4, 3, 256, 256)])
+def test_label_pyramid_is_bit_equal_to_average_pooling(cpu, shape):
+    sharp = Tensor(np.random.default_rng(0).random(shape, dtype=np.float32))
+    quarter, half, _ = label_pyramid(sharp)
+    np.testing.assert_array_equal(half.asnumpy(), ops.avg_pool2d(sharp, 2, 2).asnumpy())
+    np.testing.assert_array_equal(quarter.asnumpy(), ops.avg_pool2d(sharp[:, :, 1:-1, 1:-1], 2, 4).asnumpy())
+
+
+@pytest.fixture
+def float16_products(monkeypatch):
+    """Matrices are multiplied as Ascend's first generation does it: float16 operands, float32 sums."""
+    exact = ops.matmul
+
+    def rounded(a, b):
+        return exact(a.astype(ms.float16).astype(ms.float32), b.astype(ms.float16).astype(ms.float32))
+
+    monkeypatch.setattr(ops, "matmul", rounded)
+    return rounded
+
+
+DIFFERENCES = {
+    "noise": np.random.default_rng(0).uniform(-1, 1, (1, 3, 256, 256)),
+    "white on black": np.ones((1, 1, 256, 256)),  # its DC term, 65,536, is beyond float16
+    "gradient": np.broadcast_to(np.linspace(0, 0.01, 256), (1, 1, 256, 256)),
+    "none": np.zeros((1, 1, 256, 256)),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_split_transform_is_float32_on_float16_products(cpu, float16_products, name):
+    diff = DIFFERENCES[name].astype(np.float32)
+    expected = np.fft.fft2(diff.astype(np.float64))[..., :129]
+
+    def error(parts):
+        real, imag = (part.asnumpy() for part in parts)
+        return np.abs(real + 1j * imag - expected).max()
+
+    assert error(SplitTransform()(Tensor(diff))) <= 1e-5 * np.abs(expected).max()
+    if name == "noise":  # what it is for
+        assert error(transform(Tensor(diff), float16_products)) > 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("loss_scale", [1.0, 65536.0])
+def test_gradient_of_the_split_transform_on_float16_products(cpu, float16_products, loss_scale):
+    """Without a loss scale the gradients at a spectrum are 6e-8, the smallest number that float16 has."""
+    rng = np.random.default_rng(0)
+    diff = Tensor(rng.uniform(-1, 1, (1, 3, 256, 256)).astype(np.float32))
+    at_real, at_imag = (Tensor(rng.choice([-1, 1], (1, 3, 256, 129)).astype(np.float32)) for _ in range(2))
+    split = SplitTransform()
+
+    def dot(diff):
+        real, imag = split(diff)
+        return (real * at_real + imag * at_imag).sum() * (6e-8 * loss_scale)
+
+    # The transposed transform is an unnormalised inverse one: each part belongs to one column of the whole spectrum.
+    spectrum = np.zeros((1, 3, 256, 256), np.complex128)
+    spectrum[..., :129] = at_real.asnumpy() + 1j * at_imag.asnumpy()
+    expected = (np.fft.ifft2(spectrum).real * 256**2) * (6e-8 * loss_scale)
+    assert np.abs(ms.grad(dot)(diff).asnumpy() - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_split_loss_is_the_loss(cpu):
+    rng = np.random.default_rng(0)
+    sharp = Tensor(rng.random((2, 3, 32, 48), dtype=np.float32))
+    outputs = [Tensor(rng.random((2, 3, 32 // s, 48 // s), dtype=np.float32)) for s in (4, 2, 1)]
+    plain, split = ([float(v) for v in MultiScaleLoss(split_products=s)(outputs, sharp)] for s in (False, True))
+    assert split == pytest.approx(plain, rel=1e-6)
 
 
 def test_loss_is_float32_for_a_float16_network(cpu):

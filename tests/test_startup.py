@@ -62,6 +62,21 @@ def test_images_of_many_sizes_share_one_graph(cpu, compiled):
     assert compiled == ["FullResolution"]
 
 
+def test_where_shapes_must_be_fixed_each_size_is_compiled_once(cpu, compiled, monkeypatch):
+    network = build_net("MIMO-UNet", 1)
+    engine, any_size = MindSporeEngine(network, one_graph=False), MindSporeEngine(network)
+    compiled.clear()
+    images = np.random.default_rng(0).random((3, 3, 16, 24), dtype=np.float32)
+    for count, height, graphs in ((1, 16, 1), (1, 16, 1), (2, 16, 2), (1, 8, 3), (2, 16, 3)):
+        part = images[:count, :, :height]
+        np.testing.assert_array_equal(engine(part), any_size(part))
+        assert compiled == ["FullResolution"] * graphs
+    assert "for each image size" in engine.description
+    monkeypatch.setattr("mindspore.get_context", {"device_target": "Ascend"}.get)
+    assert MindSporeEngine(network).description == engine.description
+    assert len(compiled) == 3
+
+
 def test_validation_images_of_several_sizes_share_one_graph(cpu, compiled, make_dataset):
     root = make_dataset(train=0, test=3)
     pairs = find_pairs(root, "test")
