@@ -22,15 +22,16 @@ from src.weight_files import need_file, sample_model
 
 def main(argv: list[str] | None = None) -> None:
     config = load_config("eval", argv, device.best_device)
+    chosen = ""
     if not config.ckpt_file:
         model, why = sample_model("--ckpt_file")
-        print(f"model: {model}{why}")
+        chosen = f"model: {model}{why}\n"
         config = replace(config, ckpt_file=str(model))
-    print(f"settings: {config.origin}", flush=True)
     need_file(Path(config.ckpt_file), "checkpoint or exported network")
     on_mindspore = runs_on_mindspore(config.ckpt_file)
     if on_mindspore:
         device.require_device(config.device_target)
+    print(f"{chosen}settings: {config.origin}", flush=True)
     sources = config.test_list, config.blur_directory, config.sharp_directory
     pairs, source = choose_pairs(choose_root(config.dataset_root, *sources), "test", *sources)
     pairs = pairs[: config.slice_dataset or None]

@@ -21,9 +21,9 @@ from src.picture_files import Pair
 def main(argv: list[str] | None = None) -> int:
     config = load_config("train", argv, device.best_device)
     is_main = device.early_rank() == 0
+    device.require_device(config.device_target)
     if is_main:
         print(f"settings: {config.origin}", flush=True)
-    device.require_device(config.device_target)
     pairs, val_pairs, described = training_and_validation_pairs(
         config.dataset_root, config.train_list, config.blur_directory, config.sharp_directory,
         test_list=config.test_list, val_list=config.val_list, val_fraction=config.val_fraction, seed=config.seed,

@@ -135,10 +135,11 @@ def check_gpu() -> list[Row]:
         return [Row("NVIDIA GPU", OK, "not present"), Row("CUDA 11 libraries", OK, "not present, and no GPU for them")]
     proc = Path("/proc/driver/nvidia/version")
     found = proc.read_text().splitlines()[0] if proc.exists() else "a device file, no /proc/driver/nvidia/version"
-    fix = f"once: {SETUP} --gpu; then in each shell: source scripts/gpu_env.sh"
     loadable = device.cuda_libraries_present()
     found_libraries = "libcudart.so.11.0 and libcudnn.so.8 " + ("load" if loadable else "are not on LD_LIBRARY_PATH")
-    return [Row("NVIDIA GPU", OK, found), judge("CUDA 11 libraries", loadable, found_libraries, fix)]
+    if not loadable and device.cuda_libraries_installed():
+        loadable, found_libraries = True, "in .venv; train.py and eval.py restart themselves to load them"
+    return [Row("NVIDIA GPU", OK, found), judge("CUDA 11 libraries", loadable, found_libraries, f"once: {SETUP} --gpu")]
 
 
 def check_ascend(homes: Iterable[str] | None = None) -> list[Row]:
@@ -263,7 +264,7 @@ def check_devices() -> list[Row]:
     from src import device
 
     targets = ["CPU"]
-    if device.gpu_driver_present() and device.cuda_libraries_present():
+    if device.gpu_driver_present() and (device.cuda_libraries_present() or device.cuda_libraries_installed()):
         targets.append("GPU")
     if device.ascend_devices():
         targets.append("Ascend")
@@ -273,7 +274,7 @@ def check_devices() -> list[Row]:
 def run_probe(target: str, python: str = sys.executable, timeout: float = 600) -> list[Row]:
     name = f"{target}: training step"
     fix = {
-        "GPU": f"{SETUP} --gpu; source scripts/gpu_env.sh; nvidia-smi must list the GPU",
+        "GPU": f"{SETUP} --gpu; nvidia-smi must list the GPU",
         "Ascend": "npu-smi info must list the device; driver, firmware and CANN of one release",
     }.get(target, INSTALL)
     with tempfile.TemporaryDirectory() as folder:

@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.errors import UserError
+from src.config import ROOT
+from src.errors import Restart, UserError
 
 if TYPE_CHECKING:
     from mindspore import nn
 
 MICRO_BATCH_PIXELS = {"framework": 128 * 128, "native": 4 * 256 * 256}  # on CPU; see micro_batches()
+
+
+RESTARTED = "MIMO_UNET_RESTARTED"  # in the environment of a process that has been restarted for its libraries
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,7 @@ def best_device() -> tuple[str, str]:
     if ascend_devices():
         return "Ascend", "an Ascend device is present"
     if gpu_driver_present():
-        if cuda_libraries_present():
-            return "GPU", "an NVIDIA GPU is present"
-        return "CPU", "an NVIDIA GPU is present but not the CUDA 11 libraries (bash scripts/setup.sh --gpu brings them)"
+        return "GPU", "an NVIDIA GPU is present"
     return "CPU", "no Ascend device and no NVIDIA GPU is present"
 
 
@@ -66,6 +68,28 @@ def cuda_libraries_present() -> bool:
     except OSError:
         return False
     return True
+
+
+def cuda_libraries_installed() -> bool:
+    """Whether `setup.sh --gpu` has put CUDA into .venv; scripts/gpu_env.sh makes it known."""
+    return (ROOT / ".venv/cuda").is_dir()
+
+
+def _require_cuda_libraries() -> None:
+    """Restart through scripts/gpu_env.sh if that can help: the loader reads LD_LIBRARY_PATH when a process starts."""
+    if cuda_libraries_present():
+        return
+    tried = RESTARTED in os.environ
+    if cuda_libraries_installed() and not tried:
+        line = f"restarting with the CUDA libraries of {ROOT / '.venv'} (scripts/gpu_env.sh)"
+        shell = ["bash", "-c", 'source "$1" && shift && exec "$@"', "bash", str(ROOT / "scripts/gpu_env.sh")]
+        command = [*shell, sys.executable, *sys.orig_argv[1:]]
+        raise Restart(line if early_rank() == 0 else "", command, {RESTARTED: "1"})
+    found = f"those in {ROOT / '.venv'} do not load" if tried else "no CUDA 11 libraries are installed"
+    raise UserError(
+        f"an NVIDIA GPU is present, but {found}. Run once: bash scripts/setup.sh --gpu. "
+        "Or add --device_target CPU to use the processor."
+    )
 
 
 def core_count() -> int:
@@ -215,15 +239,17 @@ def operator_by_operator() -> Iterator[None]:
 
 
 def require_device(target: str) -> None:
-    """Raise a one-line UserError when the device is not there: the framework's own message is a page long."""
+    """Check that the device can be used, before the framework does, whose message is a page long.
+
+    Raises:
+        UserError: it is not there, or lacks its libraries.
+        Restart: its libraries are in .venv, and the process has to start again to find them.
+    """
     hint = "Add --device_target CPU to run the same command on this machine."
     if target == "GPU" and not gpu_driver_present():
         raise UserError(f"--device_target GPU: no NVIDIA driver on this machine. {hint}")
-    if target == "GPU" and not cuda_libraries_present():
-        raise UserError(
-            "--device_target GPU: the CUDA 11 libraries are not on LD_LIBRARY_PATH. Once: bash scripts/setup.sh --gpu; "
-            f"then, in each shell: source scripts/gpu_env.sh. {hint}"
-        )
+    if target == "GPU":
+        _require_cuda_libraries()
     if target == "Ascend" and not ascend_devices():
         raise UserError(f"--device_target Ascend: no Ascend device (/dev/davinci*) on this machine. {hint}")
 

@@ -8,12 +8,26 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 
 class UserError(Exception):
     """Something the user can mend. Entry scripts print its text as one line and exit with 2, without a traceback."""
+
+
+class Restart(Exception):
+    """The process has to start again with another environment, which only `run_main` does: a test or a notebook that
+    calls `main` must not be replaced.
+
+    Args:
+        command: what replaces the process.
+        environment: variables to add.
+    """
+
+    def __init__(self, message: str, command: Sequence[str], environment: Mapping[str, str]):
+        super().__init__(message)
+        self.command, self.environment = list(command), dict(environment)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -57,12 +71,17 @@ def _remove_stale_probes(folder: Path) -> None:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run an entry script's `main` and end the process: 0, its own int, 2 for a UserError, 130 for Ctrl-C."""
+    """Run an entry script's `main` and end the process: 0, its own int, 2 for a UserError, 130 for Ctrl-C. A `Restart`
+    starts it again instead."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # stderr is so from the start
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name that cannot be printed must not end a run
     try:
         status = main()
         sys.stdout.flush()
+    except Restart as e:
+        if str(e):
+            print(e, flush=True)
+        os.execvpe(e.command[0], e.command, os.environ | e.environment)
     except UserError as e:
         if "--debug" in sys.argv:
             traceback.print_exc()

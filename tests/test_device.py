@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -61,10 +62,6 @@ def test_best_device_is_the_best_present(monkeypatch):
     monkeypatch.setattr(device, "gpu_driver_present", lambda: False)
     assert device.best_device()[0] == "CPU"
     monkeypatch.setattr(device, "gpu_driver_present", lambda: True)
-    monkeypatch.setattr(device, "cuda_libraries_present", lambda: False)
-    target, reason = device.best_device()
-    assert target == "CPU" and "setup.sh --gpu" in reason
-    monkeypatch.setattr(device, "cuda_libraries_present", lambda: True)
     assert device.best_device()[0] == "GPU"
     monkeypatch.setattr(device, "ascend_devices", lambda: ["/dev/davinci0"])
     assert device.best_device()[0] == "Ascend"
@@ -77,6 +74,80 @@ def test_absent_device_is_one_line(monkeypatch, target):
     with pytest.raises(UserError, match="--device_target CPU") as e:
         device.setup(target)
     assert "\n" not in str(e.value)
+
+
+@pytest.fixture
+def gpu_machine(tmp_path):
+    """run(script, *options): an entry script in a copy of the repository, on a machine with an NVIDIA driver and no
+    CUDA of its own."""
+    for name in ("src", "configs", "scripts"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("train.py", "eval.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    code = """
+import sys
+from src import device
+from src.errors import run_main
+device.gpu_driver_present = lambda: True
+device.ascend_devices = lambda: []
+sys.argv = sys.argv[1:]
+run_main(__import__(sys.argv[0]).main)
+"""
+    hidden = ("LD_LIBRARY_PATH", "CUDA_HOME", device.RESTARTED)
+    env = {k: v for k, v in os.environ.items() if k not in hidden} | {"PYTHONPATH": str(tmp_path)}
+
+    def run(script, *options):
+        command = [sys.executable, "-c", code, script, "--dataset_root", "nowhere", *options]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+def install_cuda(folder, loadable=True):
+    """What setup.sh --gpu leaves in .venv, with any library in place of those of CUDA."""
+    site = folder / ".venv/lib/python3.11/site-packages/nvidia/cudnn/lib"
+    site.mkdir(parents=True)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    real = next(line.split()[-1] for line in maps if "/libc.so" in line)
+    for name in ("libcudart.so.11.0", "libcudnn.so.8"):
+        (site / name).symlink_to(real) if loadable else (site / name).touch()
+    nvcc = folder / ".venv/cuda/bin/nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.touch(0o755)
+
+
+@pytest.mark.parametrize("script", ["train", "eval"])
+@pytest.mark.parametrize("options", [[], ["--device_target", "GPU"]])
+def test_cuda_in_the_venv_is_found_by_a_restart(gpu_machine, tmp_path, script, options):
+    install_cuda(tmp_path)
+    if script == "eval":
+        (tmp_path / "net.ckpt").write_bytes(b"weights")
+        options = [*options, "--ckpt_file", "net.ckpt"]
+    done = gpu_machine(script, *options)
+    restart, settings = done.stdout.splitlines()
+    assert restart == f"restarting with the CUDA libraries of {tmp_path / '.venv'} (scripts/gpu_env.sh)"
+    assert settings.startswith("settings: configs/gpu_config.yaml: ")
+    assert done.returncode == 2 and "nowhere" in done.stderr  # the options have arrived
+
+
+def test_cuda_that_does_not_load_is_tried_once(gpu_machine, tmp_path):
+    install_cuda(tmp_path, loadable=False)
+    done = gpu_machine("train")
+    assert done.returncode == 2 and done.stdout.count("restarting") == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "do not load" in done.stderr and "bash scripts/setup.sh --gpu" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["train", "eval"])
+def test_a_gpu_without_cuda_does_not_train_on_the_cpu_unasked(gpu_machine, tmp_path, script):
+    (tmp_path / "net.ckpt").write_bytes(b"weights")
+    model = ["--ckpt_file", "net.ckpt"] if script == "eval" else []
+    done = gpu_machine(script, *model)
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "bash scripts/setup.sh --gpu" in done.stderr and "--device_target CPU" in done.stderr
+    asked = gpu_machine(script, "--device_target", "CPU", *model)
+    assert asked.stdout == "settings: configs/cpu_config.yaml: as asked\n" and "nowhere" in asked.stderr
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,13 @@ def test_import_of_mindspore(tmp_path):
     assert doctor.check_import(str(tmp_path / "absent")).status == FAIL
 
 
-@pytest.mark.parametrize("driver, libraries, expected", [(False, False, OK), (True, True, OK), (True, False, FAIL)])
-def test_gpu(monkeypatch, driver, libraries, expected):
+@pytest.mark.parametrize(
+    "driver, libraries, installed, expected",
+    [(False, False, False, OK), (True, True, False, OK), (True, False, True, OK), (True, False, False, FAIL)],
+)
+def test_gpu(monkeypatch, driver, libraries, installed, expected):
     monkeypatch.setattr(device, "gpu_driver_present", lambda: driver)
+    monkeypatch.setattr(device, "cuda_libraries_installed", lambda: installed)
     monkeypatch.setattr(device, "cuda_libraries_present", lambda: libraries)
     gpu, cuda = doctor.check_gpu()
     assert (gpu.status, cuda.status) == (OK, expected)
