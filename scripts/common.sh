@@ -431,9 +431,10 @@ mpirun_command() {
 }
 
 shared_variables() {
-  if $DRY_RUN && [ "$DEVICE" = gpu ]; then printf '%s\n' CUDA_HOME LD_LIBRARY_PATH; fi # gpu_env.sh will set them
-  compgen -e | grep -E '^(CUDA_HOME|LD_LIBRARY_PATH|GLOG_v|(ASCEND|HCCL|NCCL|MS)_.*)$' | grep -v '^MS_SCHED_' |
-    if $DRY_RUN && [ "$DEVICE" = gpu ]; then grep -vE '^(CUDA_HOME|LD_LIBRARY_PATH)$'; else cat; fi || true
+  local set_by_gpu_env='CUDA_HOME|LD_LIBRARY_PATH|CUDA_CACHE_MAXSIZE'
+  if $DRY_RUN && [ "$DEVICE" = gpu ]; then tr '|' '\n' <<<"$set_by_gpu_env"; fi
+  compgen -e | grep -E "^($set_by_gpu_env|GLOG_v|(ASCEND|HCCL|NCCL|MS)_.*)\$" | grep -v '^MS_SCHED_' |
+    if $DRY_RUN && [ "$DEVICE" = gpu ]; then grep -vE "^($set_by_gpu_env)\$"; else cat; fi || true
 }
 
 # The address of the machine of rank 0, as the other machines see it.

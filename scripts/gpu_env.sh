@@ -20,6 +20,9 @@ _mimo_gpu_env() {
   esac
   # MindSpore asks nvcc for its version, for nothing else, and picks its CUDA plug-in by the answer.
   export CUDA_HOME="$venv/cuda"
+  # GPUs newer than the plug-in compile its 819 MB of kernels at the first start. 4 GiB is the largest cache that CUDA
+  # allows; with its default size the start of every run might compile again.
+  export CUDA_CACHE_MAXSIZE="${CUDA_CACHE_MAXSIZE:-4294967296}"
 }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then

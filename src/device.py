@@ -199,7 +199,8 @@ def has_float32_products(chip: str) -> bool:
 def takes_any_size() -> bool:
     """Whether graphs with an open input shape run on the device of `setup`.
 
-    Not on Ascend: its first generation compiles whole graphs (jit level O2), which excludes dynamic shapes.
+    Not on Ascend: where CANN's GraphEngine compiles whole graphs, dynamic shapes are excluded (docs/devices.md), and
+    fixed ones suit every backend.
     """
     import mindspore as ms
 

@@ -575,8 +575,9 @@ def test_gpu_libraries_are_found(tree):
     (site / "nvidia/cudnn/lib/libcudnn.so.8").touch()
     (site / "nvidia/cufft/lib").mkdir(parents=True)
     executable(tree / ".venv/cuda/bin/nvcc", "#!/bin/sh\n")
-    show = 'echo "$LD_LIBRARY_PATH|$CUDA_HOME"'
+    show = 'echo "$LD_LIBRARY_PATH|$CUDA_HOME|$CUDA_CACHE_MAXSIZE"'
     env = {**os.environ, "LD_LIBRARY_PATH": "/mine"}
+    env.pop("CUDA_CACHE_MAXSIZE", None)
     result = subprocess.run(["bash", "-c", f"{source}; {source}; {show}"], capture_output=True, text=True, env=env)
     folders = [
         site / "nvidia/cudnn/lib",
@@ -584,7 +585,10 @@ def test_gpu_libraries_are_found(tree):
         site / "mindspore/lib",
         site / "mindspore/lib/plugin/gpu",
     ]
-    assert result.stdout == ":".join(map(str, folders)) + f":/mine|{tree}/.venv/cuda\n", result.stderr
+    assert result.stdout == ":".join(map(str, folders)) + f":/mine|{tree}/.venv/cuda|{4 * 2**30}\n", result.stderr
+    env["CUDA_CACHE_MAXSIZE"] = "7"  # the user's own
+    result = subprocess.run(["bash", "-c", f"{source}; {show}"], capture_output=True, text=True, env=env)
+    assert result.stdout.endswith("|7\n")
 
 
 # ---- packaging -------------------------------------------------------------------------------------------------------
