@@ -125,6 +125,7 @@ help_text() {
     standalone_train) echo "Trains on one $DEVICE device, with configs/${DEVICE}_config.yaml." ;;
     distribute_train)
       echo "Trains on N $DEVICE devices, data parallel, with configs/${DEVICE}_config.yaml: of this machine, or of several together."
+      [ "$DEVICE" = cpu ] || echo "N = 8 takes --recipe paper_8p (learning rate 5e-4) unless --recipe, --learning_rate or --config_path is given."
       echo "--launcher     starts the N ranks: mpirun (default for gpu) or msrun (default for ascend and cpu)"
       echo "--master_port  where the ranks meet; default on one machine: a free port"
       echo "Logs of the ranks go to CKPT_DIR_logs. Ends with a status other than 0 when a rank fails, and shows its last lines."
@@ -199,6 +200,7 @@ launch() {
   if [ "$ACTION" = distribute_train ]; then
     is_number "${third:-8}" && [ "${third:-8}" != 0 ] ||
       die "N, the number of devices: got '$third', expected a whole number of 1 or more"
+    choose_learning_rate "${third:-8}" "${POSITIONAL[1]}"
     launch_ranks "${third:-8}" "${POSITIONAL[1]}" "$script" "${arguments[@]}" --is_train_distributed true "${OPTIONS[@]}"
   else
     prepare_device any
@@ -206,6 +208,54 @@ launch() {
     show_and_end_if_dry "${cmd[@]}"
     exec "${cmd[@]}" # in the foreground and in our place: Ctrl-C and the exit status are the program's own
   fi
+}
+
+# has_option NAME: whether the user gave --NAME to the Python script.
+has_option() {
+  local option
+  for option in "${OPTIONS[@]}"; do
+    if [ "$option" = "--$1" ] || [[ $option = "--$1="* ]]; then return 0; fi
+  done
+  return 1
+}
+
+# choose_learning_rate N CKPT_DIR: the recipe for eight devices, unless the user chose. Adds to OPTIONS and says why in
+# RATE_REMARK. A CPU's ranks share one machine's cores and use the small crops and few epochs of cpu_config.yaml, which
+# the recipe would replace.
+choose_learning_rate() {
+  local count=$1 name rate
+  RATE_REMARK=""
+  for name in learning_rate recipe config_path; do
+    if has_option "$name"; then return 0; fi
+  done
+  if has_option resume; then
+    rate=$(sed -n 's/^learning_rate: //p' "$2/config.yaml" 2>/dev/null) || true
+    [ -z "$rate" ] || OPTIONS+=(--learning_rate "$rate") RATE_REMARK=", of the run that is resumed"
+  elif [ "$count" = 8 ] && [ "$DEVICE" != cpu ]; then
+    OPTIONS+=(--recipe paper_8p)
+    RATE_REMARK=", of recipe paper_8p, the default on 8 devices; --recipe or --learning_rate choose otherwise"
+  elif [ "$count" != 1 ] && ! has_option lr_scaling; then
+    RATE_REMARK=", as on one device; --lr_scaling linear multiplies it by the number of ranks"
+  fi
+}
+
+# describe_training N SCRIPT ARGUMENTS...: prints batch and learning rate of all ranks together. A mistake in the options
+# ends here, in one line, before the ranks start.
+describe_training() {
+  [ -x "$VENV_PYTHON" ] || return 0 # a dry run needs none
+  "$VENV_PYTHON" -c '
+import sys
+root, ranks, remark = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+sys.path.insert(0, root)
+from src.config import load_config
+from src.errors import run_main
+def main():
+    config = load_config("train", sys.argv[5:])
+    batch = config.train_batch_size * config.accumulate_steps
+    rate = config.learning_rate * (ranks if config.lr_scaling == "linear" else 1)
+    print(f"training: batch {batch} on each of {ranks} rank(s), {batch * ranks} in all; learning rate {rate:g}{remark}")
+run_main(main)
+' "$ROOT" "$1" "$RATE_REMARK" "${@:2}" || exit $?
 }
 
 show_and_end_if_dry() {
@@ -288,6 +338,7 @@ launch_ranks() {
     msrun_command "$count" "$logs" "$port" "$node" "$@"
   fi
   echo "preflight: ${name}devices: $FOUND; ranks: $count; launcher: $LAUNCHER ($LAUNCHER_PATH); port: $port; logs: $logs"
+  describe_training "$count" "$@"
   show_and_end_if_dry "${cmd[@]}"
 
   # Not inside CKPT_DIR: train.py refuses a run folder that already holds something.
@@ -469,6 +520,7 @@ show_all_nodes_and_end() {
   local count=$1 logs=$2 port=$3 node
   shift 3
   echo "preflight: machines: $NNODES; ranks: $count, $((count / NNODES)) on each; launcher: msrun; port: $port; logs: $logs/node_*"
+  describe_training "$count" "$@"
   for ((node = 0; node < NNODES; node++)); do
     msrun_command "$count" "$logs/node_$node" "$port" "$node" "$@"
     if [ "$node" -eq 0 ]; then echo "# machine 0, $MASTER_ADDR:"; else echo "# machine $node:"; fi

@@ -155,10 +155,45 @@ def test_distributed_command(device, launcher):
         assert command[:2] == [str(ROOT / ".venv/bin/python"), str(ROOT / ".venv/bin/msrun")]
         assert {"--worker_num=8", "--local_worker_num=8", "--join=True", "--log_dir=runs/x_logs"} <= set(command)
         assert f"PATH={ROOT}/.venv/bin:$PATH " in result.stdout.replace("\\ ", " ")
+    recipe = [] if device == "cpu" else ["--recipe", "paper_8p"]
     assert command[command.index(str(ROOT / "train.py")) + 1 :] == [
         *("--config_path", str(ROOT / f"configs/{device}_config.yaml"), "--dataset_root", "d"),
-        *("--ckpt_save_directory", "runs/x/", "--is_train_distributed", "true", "--seed", "3"),
+        *("--ckpt_save_directory", "runs/x/", "--is_train_distributed", "true", "--seed", "3", *recipe),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "device, options, batch, rate, remark",
+    [
+        ("gpu", [], "8 rank(s), 32", "0.0005", "recipe paper_8p, the default on 8 devices"),
+        ("ascend", ["8"], "8 rank(s), 32", "0.0005", "recipe paper_8p, the default on 8 devices"),
+        ("gpu", ["4"], "4 rank(s), 16", "0.0001", "as on one device"),
+        ("cpu", ["8"], "8 rank(s), 32", "0.0001", "as on one device"),
+        ("gpu", ["1"], "1 rank(s), 4", "0.0001", ""),
+        ("gpu", ["--learning_rate", "2e-4", "--accumulate_steps=2"], "8 rank(s), 64", "0.0002", ""),
+        ("gpu", ["--recipe=paper"], "8 rank(s), 32", "0.0001", ""),
+        ("cpu", ["4", "--lr_scaling", "linear"], "4 rank(s), 16", "0.0004", ""),
+    ],
+)
+def test_batch_and_learning_rate_of_all_ranks(device, options, batch, rate, remark):
+    result = bash(f"run_distribute_train_{device}.sh", "d", "c", *options, "--dry_run")
+    line = next(line for line in result.stdout.splitlines() if line.startswith("training: "))
+    assert f"on each of {batch} in all; learning rate {rate}{', ' if remark else ''}" in line
+    assert remark in line and (remark or line.endswith(rate))
+
+
+def test_a_resumed_run_keeps_its_learning_rate(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 1\nlearning_rate: 0.0003\n")
+    result = bash("run_distribute_train_gpu.sh", "d", str(tmp_path), "--resume", "auto", "--dry_run")
+    assert "learning rate 0.0003, of the run that is resumed" in result.stdout
+    assert "paper_8p" not in result.stdout
+
+
+def test_a_mistake_in_the_options_ends_before_the_ranks_start(fake_msrun, tmp_path):
+    script = fake_msrun / "scripts/run_distribute_train_cpu.sh"
+    result = bash(script, "d", "c", "2", "--learning_rat", "1", cwd=tmp_path, FAKE_STATUS="0")
+    assert result.returncode == 2 and result.stderr.startswith("error: unknown option --learning_rat.")
+    assert len(result.stderr.splitlines()) == 1 and not list(tmp_path.glob("c_logs"))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +235,8 @@ def test_commands_of_all_machines(device):
     """Asking for msrun's machines is asking for msrun, also where mpirun is the default."""
     result = bash(f"run_distribute_train_{device}.sh", "d", "runs/x", "4", *NODES, "--dry_run", "--seed", "3")
     assert result.returncode == 0, result.stderr
-    first, label_0, node_0, label_1, node_1 = result.stdout.splitlines()
+    first, training, label_0, node_0, label_1, node_1 = result.stdout.splitlines()
+    assert training.startswith("training: batch 4 on each of 4 rank(s), 16 in all")
     assert first.startswith("preflight: machines: 2; ranks: 4, 2 on each; ")
     assert (label_0, label_1) == ("# machine 0, 10.0.0.1:", "# machine 1:")
     meeting = "--worker_num=4 --local_worker_num=2 --master_addr=10.0.0.1 --master_port=2300"
@@ -315,6 +351,8 @@ def test_fewer_gpus_than_ranks(tree, tmp_path):
 @pytest.fixture
 def fake_msrun(tree) -> Path:
     """A tree whose .venv holds the present Python and an msrun that writes two logs and fails as FAKE_STATUS says."""
+    for folder in ("src", "configs"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
     executable(tree / ".venv/bin/python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     text = """
         import os, pathlib, shutil, sys, time
