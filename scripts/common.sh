@@ -571,16 +571,31 @@ descendants() {
   done
 }
 
+# Copies lines, but not those with which MindSpore's cluster ends on each rank: it writes them at any log level.
+without_farewells() {
+  local line
+  trap '' INT TERM HUP # the ranks have more to say after Ctrl-C
+  while IFS= read -r line || [ -n "$line" ]; do
+    [[ $line = "[INFO] DISTRIBUTED("*"] Event base dispatch success!" ]] || printf '%s\n' "$line"
+  done
+}
+
 # run_in_front FILE COMMAND...: run a launcher and wait for it; STATUS is its exit status, FILE gets its error messages
 # too. It gets a process group of its own, so that a signal to this script reaches it and everything it started in that
 # group.
 run_in_front() {
-  local child messages=$1
+  local child messages=$1 out err pid filters
   shift
+  exec {out}> >(without_farewells)
+  filters=$!
+  exec {err}> >(tee -i "$messages" | without_farewells >&2)
+  filters+=" $!"
   set -m
-  "$@" </dev/null 2> >(exec tee -i "$messages" >&2) & # a process in the background may not read from the terminal
+  # A process in the background may not read from the terminal.
+  "$@" </dev/null >&"$out" 2>&"$err" {out}>&- {err}>&- &
   child=$!
   set +m
+  exec {out}>&- {err}>&-
   trap 'interrupt_ranks "$child" 130' INT
   trap 'interrupt_ranks "$child" 143' TERM HUP
   STATUS=0 INTERRUPTED=0
@@ -588,6 +603,13 @@ run_in_front() {
   while kill -0 "$child" 2>/dev/null; do # a signal to us ends `wait` before the launcher has ended
     STATUS=0
     wait "$child" || STATUS=$?
+  done
+  # What the ranks said comes before what is said about them. Not for ever: somebody they left behind may hold the pipe.
+  for pid in $filters; do
+    for _ in {1..100}; do
+      kill -0 "$pid" 2>/dev/null || break
+      sleep 0.05
+    done
   done
   trap - INT TERM HUP
   [ "$INTERRUPTED" -eq 0 ] || exit "$INTERRUPTED"

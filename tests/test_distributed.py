@@ -114,6 +114,7 @@ def finish(process, log, expect=0, timeout=TIMEOUT):
 def test_two_ranks_are_one_process_with_twice_the_batch(launcher, work):
     folder = f"two_{launcher}"
     text = finish(launch(folder, launcher, *RUN, "--train_batch_size", 2, cwd=work), work / f"{folder}.txt")
+    assert "[INFO] DISTRIBUTED" not in text
     assert "2 rank(s): 6 steps an epoch" in text  # the last 3 of 27 are dropped, as in one process
     assert text.count("settings:") == text.count("stopped at step 10 of 12") == 1  # rank 0 alone speaks
     one, two = log_rows(work / "one"), log_rows(work / folder)

@@ -396,6 +396,22 @@ def test_first_rank_that_ended_is_named_by_its_number(message, named, fake_msrun
     assert result.stderr.splitlines()[-1].startswith("error: msrun ended with status 1") and named in result.stderr
 
 
+def test_farewells_of_the_cluster_are_not_shown_but_its_errors_are(fake_msrun, tmp_path):
+    place = "(7,7f,python):2026-01-01-00:00:00.000.001 [mindspore/ccsrc/cluster/rpc/tcp_client.cc:367] Start]"
+    farewell = f"[INFO] DISTRIBUTED{place} Event base dispatch success!"
+    error = f"[ERROR] DISTRIBUTED{place} Event base dispatch failed!"
+    lines = [farewell, error, "epoch 1", farewell, "  indented", "no newline at the end"]
+    msrun = fake_msrun / ".venv/bin/msrun"
+    text = "\n".join(lines)
+    msrun.write_text(
+        msrun.read_text().replace("sys.exit(", f"sys.stdout.write({text!r})\nsys.stderr.write({text!r})\nsys.exit(")
+    )
+    result = bash(fake_msrun / "scripts/run_distribute_train_cpu.sh", "d", "c", "2", cwd=tmp_path, FAKE_STATUS="0")
+    kept = [error, "epoch 1", "  indented", "no newline at the end"]
+    assert result.stdout.splitlines()[-4:] == kept and farewell not in result.stdout
+    assert result.stderr.splitlines() == kept
+
+
 def test_success_is_passed_on(fake_msrun, tmp_path):
     result = bash(fake_msrun / "scripts/run_distribute_train_cpu.sh", "d", "c", "2", cwd=tmp_path, FAKE_STATUS="0")
     assert result.returncode == 0 and result.stderr == ""
