@@ -604,7 +604,7 @@ run_in_front() {
     STATUS=0
     wait "$child" || STATUS=$?
   done
-  # What the ranks said comes before what is said about them. Not for ever: somebody they left behind may hold the pipe.
+  # The ranks' output goes before ours. Five seconds at most: a process that they left behind may keep the pipe open.
   for pid in $filters; do
     for _ in {1..100}; do
       kill -0 "$pid" 2>/dev/null || break

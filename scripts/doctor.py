@@ -139,7 +139,11 @@ def check_gpu() -> list[Row]:
     found_libraries = "libcudart.so.11.0 and libcudnn.so.8 " + ("load" if loadable else "are not on LD_LIBRARY_PATH")
     if not loadable and device.cuda_libraries_installed():
         loadable, found_libraries = True, "in .venv; train.py and eval.py restart themselves to load them"
-    return [Row("NVIDIA GPU", OK, found), judge("CUDA 11 libraries", loadable, found_libraries, f"once: {SETUP} --gpu")]
+    rows = [Row("NVIDIA GPU", OK, found), judge("CUDA 11 libraries", loadable, found_libraries, f"once: {SETUP} --gpu")]
+    if os.environ.get("MS_DISABLE_KERNEL_BACKOFF") == "1":
+        found = "MS_DISABLE_KERNEL_BACKOFF=1: evaluation and validation fail on a GPU"
+        rows.append(Row("kernel back-off", WARN, found, "unset MS_DISABLE_KERNEL_BACKOFF"))
+    return rows
 
 
 def check_ascend(homes: Iterable[str] | None = None) -> list[Row]:

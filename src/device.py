@@ -221,8 +221,11 @@ def _set_ascend_precision(device_id: int) -> bool:
         return True
     ms.device_context.ascend.op_precision.precision_mode("force_fp32")
     if early_rank() == 0:
-        print(f"{chip} multiplies matrices in float16: results are float32 (precision_mode force_fp32), and the "
-              "Fourier loss splits its operands to keep float32 precision", flush=True)  # fmt: skip
+        print(
+            f"{chip} multiplies matrices in float16: results are float32 (precision_mode force_fp32), and the Fourier "
+            "loss splits its operands to keep float32 precision",
+            flush=True,
+        )
     return False
 
 

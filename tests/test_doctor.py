@@ -81,6 +81,17 @@ def test_gpu(monkeypatch, driver, libraries, installed, expected):
     assert (gpu.found == "not present") == (not driver)
 
 
+def test_forbidden_back_off_is_a_warning_on_a_gpu_machine(monkeypatch):
+    """Evaluation computes its shapes on the host."""
+    monkeypatch.setattr(device, "gpu_driver_present", lambda: True)
+    monkeypatch.setattr(device, "cuda_libraries_present", lambda: True)
+    monkeypatch.setenv("MS_DISABLE_KERNEL_BACKOFF", "0")
+    assert [row.status for row in doctor.check_gpu()] == [OK, OK]
+    monkeypatch.setenv("MS_DISABLE_KERNEL_BACKOFF", "1")
+    row = doctor.check_gpu()[-1]
+    assert row.status == WARN and row.fix == "unset MS_DISABLE_KERNEL_BACKOFF"
+
+
 def test_ascend(monkeypatch, tmp_path):
     monkeypatch.setattr(device, "ascend_devices", lambda: ["/dev/davinci0"])
     monkeypatch.delenv("ASCEND_OPP_PATH", raising=False)
