@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from mindspore import nn
 
 MICRO_BATCH_PIXELS = {"framework": 128 * 128, "native": 4 * 256 * 256}  # on CPU; see micro_batches()
-
-
 RESTARTED = "MIMO_UNET_RESTARTED"  # in the environment of a process that has been restarted for its libraries
 
 
@@ -85,7 +83,7 @@ def _require_cuda_libraries() -> None:
         shell = ["bash", "-c", 'source "$1" && shift && exec "$@"', "bash", str(ROOT / "scripts/gpu_env.sh")]
         command = [*shell, sys.executable, *sys.orig_argv[1:]]
         raise Restart(line if early_rank() == 0 else "", command, {RESTARTED: "1"})
-    found = f"those in {ROOT / '.venv'} do not load" if tried else "no CUDA 11 libraries are installed"
+    found = f"those in {ROOT / '.venv'} do not load" if tried else "no CUDA 11 libraries are found"
     raise UserError(
         f"an NVIDIA GPU is present, but {found}. Run once: bash scripts/setup.sh --gpu. "
         "Or add --device_target CPU to use the processor."
@@ -193,7 +191,7 @@ def has_float32_products(chip: str) -> bool:
     CANN calls them Ascend910B1 to Ascend910B4 and Ascend910_9391 or the like, so Ascend910B without a number is not a
     910B.
     """
-    return re.fullmatch(r"Ascend(910((Pro|Premium)?[AB])?|310(P\d?)?)", chip) is None
+    return re.fullmatch(r"Ascend(910((Pro|Premium)?[AB])?|310(P.*)?)", chip) is None
 
 
 def takes_any_size() -> bool:
