@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
+import train
+from src.config import load_config
 from src.loss import FourierL1, MultiScaleLoss, SplitTransform, label_pyramid, transform
 from src.train_step import ForwardLoss
 from tests.conftest import DATA, REFERENCES
@@ -153,3 +157,11 @@ def test_loss_and_gradients_are_the_reference(cpu, reference, name):
         (np.abs(norms / a["grad_l2"] - 1).max(), np.abs((sums - a["grad_sum"]) / a["grad_l2"]).max()) for a in answers
     ]
     assert any(of_norm < 1e-4 and of_sum < sum_tolerance for of_norm, of_sum in errors), errors
+
+
+@pytest.mark.parametrize("float32_products", [True, False])
+def test_training_splits_products_on_devices_that_need_it(cpu, float32_products):
+    options = ["--device_target=CPU", "--num_res=1", "--conv_kernels=framework"]
+    runtime = replace(cpu, float32_products=float32_products)
+    step = train.build_step(load_config("train", options), runtime, steps=2)
+    assert isinstance(step.forward_loss.loss.fourier_l1.transform, SplitTransform) == (not float32_products)
