@@ -114,6 +114,7 @@ def build_step(config: Config, runtime: device.Runtime, steps: int):
         make_schedule(config.lr_schedule, rate, config.lr_min, decay_steps, all_steps),
         micro_batches=config.accumulate_steps * parts, clip_norm=config.clip_norm, ema_decay=config.ema_decay,
         scaler=make_scaler(config.loss_scale) if is_float16 else None, world_size=runtime.world_size,
+        reduce_together=device.reduces_together(runtime.target),
     )  # fmt: skip
 
 

@@ -126,6 +126,12 @@ def micro_batches(target: str, batch_size: int, crop_size: int, native_convoluti
     )
 
 
+def reduces_together(target: str) -> bool:
+    """Whether ranks exchange all gradients in one piece. GPU must (`src.train_step.ReduceTogether`); elsewhere one by
+    one is faster."""
+    return target == "GPU"
+
+
 def native_convolutions(network: "nn.Cell", wanted: str, runtime: Runtime, is_float16: bool, debug: bool) -> bool:
     """Give a network in training on CPU the kernels of `src.native_conv`, if they are wanted and possible; rank 0 says
     what became of it.

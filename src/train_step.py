@@ -120,6 +120,40 @@ def to_unit(image: Tensor) -> Tensor:
     return image.astype(ms.float32) / 255 if image.dtype == ms.uint8 else image
 
 
+class ReduceEach(nn.Cell):
+    """Mean over the ranks, one AllReduce for each gradient: the fastest on CPU, and Ascend fuses them by itself."""
+
+    def __init__(self, parameters: tuple[Parameter, ...], world_size: int):
+        super().__init__(auto_prefix=False)
+        self.world_size = world_size
+        self.gradients = nn.DistributedGradReducer(parameters, mean=True, degree=world_size)
+        self.losses = ops.AllReduce()
+
+    def construct(self, losses: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.losses(losses) / self.world_size, self.gradients(gradients)
+
+
+class ReduceTogether(nn.Cell):
+    """Mean over the ranks by one AllReduce of everything, laid end to end.
+
+    MindSpore's GPU backend cannot start a compiled step with several of them: "The pointer[send_actor] is null".
+    """
+
+    def __init__(self, world_size: int):
+        super().__init__(auto_prefix=False)
+        self.world_size = world_size
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, losses: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        total = self.all_reduce(ops.concat([losses] + [g.reshape(-1) for g in gradients])) / self.world_size
+        start = losses.shape[0]
+        means = [total[:start]]
+        for gradient in gradients:
+            means.append(total[start : start + gradient.size].reshape(gradient.shape))
+            start += gradient.size
+        return means[0], tuple(means[1:])
+
+
 class ForwardLoss(nn.Cell):
     """Blurred batch -> (scaled total, total, content, fft)."""
 
@@ -144,6 +178,7 @@ class TrainStep(nn.Cell):
             min(ema_decay, (1 + t) / (10 + t)), so that the random start is soon forgotten.
         scaler: `ms.amp.DynamicLossScaler` or `StaticLossScaler` for a float16 network, None for float32.
         world_size: more than 1 averages gradients and reported losses over the ranks.
+        reduce_together: the ranks exchange all of them in one piece (`src.device.reduces_together`).
     """
 
     def __init__(
@@ -157,6 +192,7 @@ class TrainStep(nn.Cell):
         ema_decay: float = 0.0,
         scaler: ms.amp.LossScaler | None = None,
         world_size: int = 1,
+        reduce_together: bool = False,
     ):
         super().__init__(auto_prefix=False)
         self.network = network.set_train()
@@ -166,7 +202,6 @@ class TrainStep(nn.Cell):
         self.clip_norm = clip_norm
         self.ema_decay = ema_decay
         self.scaler = scaler
-        self.world_size = world_size
         self.global_step = Parameter(Tensor(0, ms.int32), name="global_step", requires_grad=False)
         self.skipped = Parameter(Tensor(0, ms.int32), name="skipped_steps", requires_grad=False)
         self.forward_loss = ForwardLoss(network, loss)
@@ -174,8 +209,10 @@ class TrainStep(nn.Cell):
         self.value_and_grad = ms.value_and_grad(self.forward_loss, None, optimizer.parameters, has_aux=True)
         self.totals = optimizer.parameters.clone("gradient", "zeros") if micro_batches > 1 else None
         self.ema = optimizer.parameters.clone("ema", "same") if ema_decay > 0 else None
-        self.reduce = nn.DistributedGradReducer(optimizer.parameters, mean=True) if world_size > 1 else nn.Identity()
-        self.reduce_sum = ops.AllReduce() if world_size > 1 else nn.Identity()
+        self.reduce = None
+        if world_size > 1:
+            each = optimizer.parameters
+            self.reduce = ReduceTogether(world_size) if reduce_together else ReduceEach(each, world_size)
 
     def construct(self, blur: Tensor, sharp: Tensor, channel_mask: Tensor) -> tuple[Tensor, ...]:
         """One step on (B, 3, h, w), (B, 3, h, w), (B, 96); images are uint8, or float32 in [0, 1].
@@ -192,8 +229,10 @@ class TrainStep(nn.Cell):
         else:
             values, gradients = self.value_and_grad(blur, sharp, channel_mask, scale)
             losses = ops.stack(values[1:])
-        gradients = _each(ops.partial(_scale, 1.0 / (scale * self.micro_batches)), self.reduce(gradients))
-        losses = self.reduce_sum(losses) / (self.micro_batches * self.world_size)  # (3,)
+        if self.reduce is not None:
+            losses, gradients = self.reduce(losses, gradients)
+        gradients = _each(ops.partial(_scale, 1.0 / (scale * self.micro_batches)), gradients)
+        losses = losses / self.micro_batches  # (3,)
         learning_rate = self.schedule(self.global_step)
 
         norm = ops.sqrt(ops.addn(_each(_square_sum, gradients)))

@@ -59,6 +59,28 @@ run_main(train.main)
 """
 
 
+# Each rank draws the numbers of both, and holds the means that it gets against its own.
+REDUCE = """
+import sys
+sys.path.insert(0, {root!r})
+import numpy as np
+from mindspore import Parameter, Tensor
+from src import device
+from src.train_step import ReduceEach, ReduceTogether
+
+rank = device.setup("CPU", distributed=True).rank
+shapes = [(3,), (4, 3, 2, 2), (1,), (5, 7), (2, 1, 1, 1)]
+drawn = [[np.random.default_rng(r).normal(size=s).astype(np.float32) for s in shapes] for r in (0, 1)]
+losses, *gradients = (Tensor(a) for a in drawn[rank])
+parameters = tuple(Parameter(g, name=f"p{{i}}") for i, g in enumerate(gradients))
+for reduce in (ReduceEach(parameters, 2), ReduceTogether(2)):
+    mean_losses, mean_gradients = reduce(losses, tuple(gradients))
+    for got, one, two in zip([mean_losses, *mean_gradients], *drawn, strict=True):
+        np.testing.assert_allclose(got.asnumpy(), (one + two) / 2, rtol=1e-6, atol=1e-7)
+print("equal on rank", rank)
+"""
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A data set of 27 training and 5 test pairs, and the run of a single process: batch 4, ten steps, two scores."""
@@ -144,22 +166,29 @@ def test_a_signal_stops_all_ranks_at_one_step_with_equal_weights_saved(launcher,
     assert f"stopped at step {step} of 600" in text and "--resume auto" in text
 
 
-@pytest.mark.slow
-def test_weights_are_equal_on_all_ranks(work, tmp_path):
-    shutil.copytree(work / "data", tmp_path / "data")
-    (tmp_path / "spy.py").write_text(SPY.format(root=str(ROOT)))
+def run_on_two_ranks(code, *options, cwd):
+    """Run a script, given as text, by msrun; returns what rank 0 printed."""
+    (cwd / "script.py").write_text(code.format(root=str(ROOT)))
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     msrun = [shutil.which("msrun", path=str(ROOT / ".venv/bin")) or "msrun", "--worker_num=2", "--local_worker_num=2",
              "--master_addr=127.0.0.1", f"--master_port={port}", "--log_dir=logs", "--join=True"]  # fmt: skip
-    options = ["spy.py", *PLAIN, "--is_train_distributed", "--max_steps", "4", "--ckpt_save_directory", "run",
-               "--ema_decay", "0.9"]  # fmt: skip
-    log = tmp_path / "out.txt"
-    process = start(
-        ["env", f"PATH={ROOT / '.venv/bin'}:/usr/bin:/bin", sys.executable, *msrun, *options], tmp_path, log
-    )
-    finish(process, log)
+    command = ["env", f"PATH={ROOT / '.venv/bin'}:/usr/bin:/bin", sys.executable, *msrun, "script.py", *options]
+    finish(start(command, cwd, cwd / "out.txt"), cwd / "out.txt")
+    return (cwd / "logs/worker_0.log").read_text()
+
+
+@pytest.mark.slow
+def test_both_ways_to_reduce_give_the_means_of_the_ranks(tmp_path):
+    assert "equal on rank 0" in run_on_two_ranks(REDUCE, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_weights_are_equal_on_all_ranks(work, tmp_path):
+    shutil.copytree(work / "data", tmp_path / "data")
+    options = ["--is_train_distributed", "--max_steps", "4", "--ckpt_save_directory", "run", "--ema_decay", "0.9"]
+    run_on_two_ranks(SPY, *PLAIN, *options, cwd=tmp_path)
     assert (tmp_path / "hash_0").read_text() == (tmp_path / "hash_1").read_text()
 
 
