@@ -27,7 +27,7 @@ class Validator:
     every world-size-th pair; sums and counts are gathered, so the score is that of a single process.
 
     Args:
-        folder: strips blurred | restored | sharp of the first pairs go to `folder`/samples/<step>/.
+        folder: strips blurred | restored | sharp of the first pairs of rank 0 go to `folder`/samples/<step>/.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class Validator:
             self.engine = MindSporeEngine(self.network)
         self.take_weights()
         rank, world_size = self.runtime.rank, self.runtime.world_size
-        shown = {pair.name for pair in self.pairs[:NUM_STRIPS]}
+        mine = self.pairs[rank::world_size]
+        shown = {pair.name for pair in mine[:NUM_STRIPS]} if rank == 0 else set()
 
         def show(pair: Pair, blur: np.ndarray, restored: np.ndarray, sharp: np.ndarray) -> None:
             if self.folder and pair.name in shown:
@@ -62,7 +63,6 @@ class Validator:
                 )
 
         rows = []
-        mine = self.pairs[rank::world_size]
         for row in evaluate(mine, partial(restore, engine=self.engine), make_scorer(["psnr"]), self.batch_size, show):
             rows.append(row)
             if world_size == 1 and should_stop():
