@@ -49,7 +49,8 @@ def train(config: Config, runtime: device.Runtime, interrupts: Interrupts, pairs
     is_main, world_size = runtime.rank == 0, runtime.world_size
     batch = config.train_batch_size * config.accumulate_steps  # samples a rank and step
     steps = data_load.steps_per_epoch(len(pairs), config.train_batch_size, config.accumulate_steps, world_size)
-    step = build_step(config, runtime, steps)
+    pace = device.pace(runtime.target, config.train_use_data_sink, config.sink_size, steps, config.log_frequency)
+    step = build_step(config, runtime, steps, pace.history)
     plan = resume.make_plan(
         step, config.ckpt_save_directory, resume.describe_run(vars(config), pairs, world_size, steps),
         resume=config.resume, force=config.force, max_steps=config.max_steps, quiet=not is_main,
@@ -66,24 +67,23 @@ def train(config: Config, runtime: device.Runtime, interrupts: Interrupts, pairs
         batches, workers=workers, processes=config.worker_type == "process", epoch=plan.first_step // steps,
         step=plan.first_step % steps,
     )  # fmt: skip
-    sink_size = min(config.sink_size, steps) if config.train_use_data_sink and runtime.target != "CPU" else 0
     if is_main:
         resumed_step = plan.first_step if plan.resumed_from else None
         run_folder.begin(plan.folder, config.to_yaml(), resumed_step, drop_part=bool(plan.log_part))
         if workers < config.num_worker:
             print(f"--num_worker {config.num_worker}: {workers} are used, one per core")
-        if config.train_use_data_sink and not sink_size:
+        if config.train_use_data_sink and not pace.sink:
             print("--train_use_data_sink: a CPU has no data sink, running without")
         size = sum(p.size for p in step.network.get_parameters())
         print(f"training {config.model_name} ({size:,} parameters) on {runtime.target}, {world_size} rank(s): {steps} "
               f"steps an epoch, batch {batch} a rank in {step.micro_batches} part(s), steps {plan.first_step + 1} to "
               f"{plan.stop_step}; run folder {plan.folder}", flush=True)  # fmt: skip
     score = Validator(step, val_pairs, config.eval_batch_size, runtime, plan.folder) if val_pairs else None
-    callbacks, clock, stopper, guard = build_callbacks(config, runtime, interrupts, plan, step, score, batches)
-    sinks = -(-(plan.stop_step - plan.first_step) // (sink_size or 1))  # an "epoch" of the framework is one of them
-    epochs = sinks if sink_size else config.epochs_num - plan.first_step // steps
+    callbacks, clock, stopper, guard = build_callbacks(config, runtime, interrupts, plan, step, score, batches, pace)
+    sinks = -(-(plan.stop_step - plan.first_step) // (pace.sink or 1))  # an "epoch" of the framework is one of them
+    epochs = sinks if pace.sink else config.epochs_num - plan.first_step // steps
     with guard, data_load.loader_errors():
-        Model(step).train(epochs, dataset, callbacks, dataset_sink_mode=sink_size > 0, sink_size=sink_size or -1)
+        Model(step).train(epochs, dataset, callbacks, dataset_sink_mode=pace.sink > 0, sink_size=pace.sink or -1)
     if world_size > 1:
         device.agree(0)  # nobody leaves before rank 0 has saved: launchers kill all ranks when one has ended
     if is_main:
@@ -91,7 +91,7 @@ def train(config: Config, runtime: device.Runtime, interrupts: Interrupts, pairs
     return 128 + stopper.received if stopper.received else 0
 
 
-def build_step(config: Config, runtime: device.Runtime, steps: int):
+def build_step(config: Config, runtime: device.Runtime, steps: int, history: int = 0):
     """Network, loss, optimizer and schedule as one training step; `steps` in an epoch."""
     import mindspore as ms
 
@@ -114,23 +114,25 @@ def build_step(config: Config, runtime: device.Runtime, steps: int):
         make_schedule(config.lr_schedule, rate, config.lr_min, decay_steps, all_steps),
         micro_batches=config.accumulate_steps * parts, clip_norm=config.clip_norm, ema_decay=config.ema_decay,
         scaler=make_scaler(config.loss_scale) if is_float16 else None, world_size=runtime.world_size,
-        reduce_together=device.reduces_together(runtime.target),
+        reduce_together=device.reduces_together(runtime.target), history=history,
     )  # fmt: skip
 
 
-def build_callbacks(config: Config, runtime: device.Runtime, interrupts: Interrupts, plan, step, score, batches):
+def build_callbacks(config: Config, runtime: device.Runtime, interrupts: Interrupts, plan, step, score, batches, pace):
     """What happens around the steps, in this order. Rank 0 alone writes."""
     from src import callback
     from src.resume import Saver
 
     log = run_folder.RunLog(plan.folder, plan.first_step, plan.log_part) if runtime.rank == 0 else None
     save = Saver(step, plan, log)
-    clock = callback.Clock(plan.first_step, plan.steps_per_epoch)
-    stopper = callback.StopOnSignal(interrupts, device.agree if runtime.world_size > 1 else int)
+    epoch, val_interval = plan.steps_per_epoch, config.val_acc_monitor_interval * plan.steps_per_epoch
+    # What is logged, scored or saved tells of all steps so far.
+    reads = [config.log_frequency, val_interval, config.ckpt_save_steps, config.ckpt_save_frequency * epoch]
+    clock = callback.Clock(plan.first_step, epoch, [pace.readings, *reads], step.recent if pace.history else None)
+    stopper = callback.StopOnSignal(interrupts, *((device.agree, pace.readings) if runtime.world_size > 1 else ()))
     guard = callback.StopOnDeadWorker(clock, stopper, UserError, batches.source.name_of)
     bad_loss = callback.StopOnBadLoss(step.scaler is not None, config.max_overflows, batches.names, UserError)
-    callbacks = [clock, guard, stopper, callback.StopAt(plan.stop_step), bad_loss]
-    val_interval = config.val_acc_monitor_interval * plan.steps_per_epoch
+    callbacks = [clock, guard, callback.StopAt(plan.stop_step), stopper, callback.LastReading(clock), bad_loss]
     if log:
         callbacks.append(callback.LogWriter(log, config.log_frequency))
     if score:

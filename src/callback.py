@@ -1,8 +1,8 @@
 """Training callbacks, one job each.
 
 `Clock` comes first: it turns the framework's counters, which restart when a run is resumed and advance by whole sinks
-with data sink on, into `global_step`, `previous_step`, `epoch` and `scalars` of the run, and leaves them in `cb_params`
-for the others. "Every N" therefore means: a multiple of N was reached or passed since the last call.
+with data sink on, into `global_step`, `previous_step`, `epoch`, `readings` and `scalars` of the run, and leaves them in
+`cb_params` for the others. "Every N" therefore means: a multiple of N was reached or passed since the last call.
 """
 
 import multiprocessing
@@ -12,9 +12,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mindspore.train import Callback, RunContext
@@ -40,14 +40,33 @@ def passed(state: Any, interval: int) -> bool:
     return interval > 0 and state.global_step // interval > state.previous_step // interval
 
 
-class Clock(Callback):
-    """Steps, epochs and times of the run."""
+class Reading(NamedTuple):
+    """What one step returned, by `VALUES`, and its times."""
 
-    def __init__(self, first_step: int, steps_per_epoch: int):
+    step: int
+    epoch: int
+    values: dict[str, float]
+
+
+class Clock(Callback):
+    """Steps, epochs, results and times of the run.
+
+    Reading a result makes the host wait for the device. So a device keeps those of several steps, and they are read
+    together: `readings` are those since the last time, oldest first, none where nothing was read.
+
+    Args:
+        read_intervals: steps between two readings; whatever needs all results so far adds its own.
+        recent: number of last steps -> their results (`TrainStep.recent`); None = what the step returns, after each.
+    """
+
+    def __init__(self, first_step: int, steps_per_epoch: int, read_intervals: Sequence[int] = (1,),
+                 recent: Callable[[int], np.ndarray] | None = None):  # fmt: skip
         self.first_step, self.steps_per_epoch = first_step, steps_per_epoch
-        self.global_step = first_step
+        self.read_intervals, self.recent = read_intervals, recent
+        self.global_step = self.read_step = first_step
         self.waiting_since: float | None = None  # for data; None while a step or a callback is at work
         self.in_callbacks = 0.0  # seconds, after the last step
+        self.spent = self.waited = self.called = 0.0  # seconds since the last reading
 
     def on_train_begin(self, run_context: RunContext) -> None:
         self.last_end = time.perf_counter()
@@ -61,16 +80,56 @@ class Clock(Callback):
         state = run_context.original_args()
         state.previous_step, self.global_step = self.global_step, self.first_step + state.cur_step_num
         state.global_step = self.global_step
-        state.epoch = (self.global_step - 1) // self.steps_per_epoch + 1  # counted from 1
-        # Reading a value waits for the device, so the clock stops after it.
-        outputs = state.net_outputs if isinstance(state.net_outputs, tuple | list) else (state.net_outputs,)
-        state.scalars = dict(zip(VALUES, (float(v.asnumpy()) for v in outputs), strict=True))
+        state.epoch = self.epoch_of(self.global_step)
+        state.readings = []
+        self.waited += self.begin - self.last_end
+        self.called += self.in_callbacks
+        # After the first step too: a run that cannot work should say so then.
+        if state.previous_step == self.first_step or any(passed(state, n) for n in self.read_intervals):
+            self.read(state)
+        else:
+            self.lap()
+
+    def read(self, state: Any) -> None:
+        """Fill in `readings`, and `scalars` from the last of them."""
+        steps = self.global_step - self.read_step
+        if self.recent is None:
+            outputs = state.net_outputs if isinstance(state.net_outputs, tuple | list) else (state.net_outputs,)
+            rows = [[float(v.asnumpy()) for v in outputs]]
+        else:
+            rows = self.recent(steps).astype(float).tolist()
+        self.lap()  # reading has waited for the device
+        steps = max(1, steps)
+        times = {
+            "seconds_per_step": self.spent / steps, "data_wait": self.waited / steps, "callbacks": self.called / steps,
+        }  # fmt: skip
+        numbers = range(self.global_step - len(rows) + 1, self.global_step + 1)
+        state.readings = [
+            Reading(n, self.epoch_of(n), dict(zip(VALUES, row, strict=True)) | times)
+            for n, row in zip(numbers, rows, strict=True)
+        ]
+        state.scalars = state.readings[-1].values
+        self.read_step = self.global_step
+        self.spent = self.waited = self.called = 0.0
+
+    def lap(self) -> None:
         now = time.perf_counter()
-        steps = max(1, self.global_step - state.previous_step)
-        state.scalars["seconds_per_step"] = (now - self.last_end) / steps
-        state.scalars["data_wait"] = (self.begin - self.last_end) / steps
-        state.scalars["callbacks"] = self.in_callbacks / steps
+        self.spent += now - self.last_end
         self.last_end = now
+
+    def epoch_of(self, step: int) -> int:
+        return (step - 1) // self.steps_per_epoch + 1  # counted from 1
+
+
+class LastReading(Callback):
+    """Where the run stops, the results since the last reading are read. Comes after the callbacks that stop it."""
+
+    def __init__(self, clock: Clock):
+        self.clock = clock
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        if run_context.get_stop_requested() and self.clock.read_step < self.clock.global_step:
+            self.clock.read(run_context.original_args())
 
 
 class ClockRestart(Callback):
@@ -141,11 +200,11 @@ class Progress(Callback):
 
     def data_share(self, state: Any) -> float:
         """Part of the steps' time so far that went into waiting for data."""
-        steps = state.global_step - state.previous_step
-        if state.previous_step > self.first_step:
-            self.steps += steps
-            self.spent += steps * state.scalars["seconds_per_step"]
-            self.waited += steps * state.scalars["data_wait"]
+        for reading in state.readings:
+            if state.previous_step > self.first_step:
+                self.steps += 1
+                self.spent += reading.values["seconds_per_step"]
+                self.waited += reading.values["data_wait"]
         return self.waited / self.spent if self.spent else 0.0
 
     def on_train_end(self, run_context: RunContext) -> None:
@@ -174,8 +233,9 @@ class LogWriter(Callback):
     def on_train_step_end(self, run_context: RunContext) -> None:
         state = run_context.original_args()
         sums = self.log.part
-        for name, value in [*state.scalars.items(), ("count", 1)]:
-            sums[name] = sums.get(name, 0) + value
+        for reading in state.readings:
+            for name, value in [*reading.values.items(), ("count", 1)]:
+                sums[name] = sums.get(name, 0) + value
         is_whole = passed(state, self.interval)
         if is_whole or run_context.get_stop_requested():
             self.write(state)
@@ -206,10 +266,12 @@ class StopOnSignal(Callback):
 
     Args:
         agree: signal number or 0 of this rank -> the largest of all ranks, so that all stop at the same step.
+        interval: steps between two agreements, each of which waits for the device and the other ranks. They also agree
+            where the run ends, so this comes after `StopAt`.
     """
 
-    def __init__(self, interrupts: Interrupts, agree: Callable[[int], int] = int):
-        self.interrupts, self.agree = interrupts, agree
+    def __init__(self, interrupts: Interrupts, agree: Callable[[int], int] = int, interval: int = 1):
+        self.interrupts, self.agree, self.interval = interrupts, agree, interval
         self.received = 0
 
     def on_train_begin(self, run_context: RunContext) -> None:
@@ -220,9 +282,10 @@ class StopOnSignal(Callback):
         os.write(2, f"\n{describe(number)}: finishing this step\n".encode())
 
     def on_train_step_end(self, run_context: RunContext) -> None:
-        self.received = self.agree(self.received)
-        if self.received:
-            run_context.request_stop()
+        if passed(run_context.original_args(), self.interval) or run_context.get_stop_requested():
+            self.received = self.agree(self.received)
+            if self.received:
+                run_context.request_stop()
 
 
 RESTARTED_WORKER = "cannot start a process twice"  # the loader's error when it meets a dead worker before we do
@@ -316,8 +379,11 @@ class StopOnBadLoss(Callback):
         self.overflows = 0
 
     def on_train_step_end(self, run_context: RunContext) -> None:
-        state = run_context.original_args()
-        v = state.scalars
+        for reading in run_context.original_args().readings:
+            self.look(reading)
+
+    def look(self, reading: Reading) -> None:
+        v = reading.values
         self.overflows = 0 if v["finite"] else self.overflows + 1
         if self.has_scaler and np.isfinite(v["loss"]) and self.overflows <= self.max_overflows:
             return
@@ -330,8 +396,8 @@ class StopOnBadLoss(Callback):
         else:
             what = "the gradients are not finite"
         raise self.fail(
-            f"{what} at epoch {state.epoch}, step {state.global_step}, lr {v['lr']:.2e}, scale {v['scale']:g}; batch: "
-            f"{', '.join(self.batch_names(state.global_step - 1))}. The update was not applied, the checkpoints "
+            f"{what} at epoch {reading.epoch}, step {reading.step}, lr {v['lr']:.2e}, scale {v['scale']:g}; batch: "
+            f"{', '.join(self.batch_names(reading.step - 1))}. The update was not applied, the checkpoints "
             "are good. Lower --learning_rate, or look at these images."
         )
 

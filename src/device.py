@@ -132,6 +132,24 @@ def reduces_together(target: str) -> bool:
     return target == "GPU"
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How many steps a device does without waiting for the host."""
+
+    sink: int  # handed over together; 0 = each by itself
+    readings: int  # between two readings of losses and overflows
+    history: int  # steps whose results the device keeps until they are read; 0 = they are read at once
+
+
+def pace(target: str, data_sink: bool, sink_size: int, steps_per_epoch: int, log_frequency: int) -> Pace:
+    """A CPU is read after each step: nothing waits meanwhile. It knows no sink."""
+    if target == "CPU":
+        return Pace(0, 1, 0)
+    sink = min(sink_size, steps_per_epoch) if data_sink else 0
+    readings = min(log_frequency, 100)
+    return Pace(sink, readings, readings + sink)  # a sink may end just before the next reading
+
+
 def native_convolutions(network: "nn.Cell", wanted: str, runtime: Runtime, is_float16: bool, debug: bool) -> bool:
     """Give a network in training on CPU the kernels of `src.native_conv`, if they are wanted and possible; rank 0 says
     what became of it.

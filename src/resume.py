@@ -20,13 +20,15 @@ from src.config import option_fields
 from src.errors import UserError, first_few
 from src.picture_files import Pair
 from src.run_folder import RunLog
+from src.train_step import HISTORY
 
 Arrays = dict[str, np.ndarray]
-BUFFERS = "gradient."  # accumulated within one step, so not part of the state between steps
+# Gradients are accumulated within one step, and the results of past steps go into the log: no step needs them.
+NOT_STATE = ("gradient.", HISTORY)
 
 
 def _state_parameters(step: nn.Cell) -> dict[str, Parameter]:
-    return {p.name: p for p in step.get_parameters() if not p.name.startswith(BUFFERS)}
+    return {p.name: p for p in step.get_parameters() if not p.name.startswith(NOT_STATE)}
 
 
 def training_state(step: nn.Cell) -> Arrays:

@@ -8,7 +8,10 @@ resumed.
 import math
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+HISTORY = "history"  # results of past steps: not part of the state that a resumed run needs
 
 # The framework's way to apply a function to every tensor of a tuple inside a compiled graph.
 _each = ops.HyperMap()
@@ -179,6 +182,7 @@ class TrainStep(nn.Cell):
         scaler: `ms.amp.DynamicLossScaler` or `StaticLossScaler` for a float16 network, None for float32.
         world_size: more than 1 averages gradients and reported losses over the ranks.
         reduce_together: the ranks exchange all of them in one piece (`src.device.reduces_together`).
+        history: the results of this many last steps stay on the device, to be read at once by `recent`; 0 = none.
     """
 
     def __init__(
@@ -193,6 +197,7 @@ class TrainStep(nn.Cell):
         scaler: ms.amp.LossScaler | None = None,
         world_size: int = 1,
         reduce_together: bool = False,
+        history: int = 0,
     ):
         super().__init__(auto_prefix=False)
         self.network = network.set_train()
@@ -204,6 +209,9 @@ class TrainStep(nn.Cell):
         self.scaler = scaler
         self.global_step = Parameter(Tensor(0, ms.int32), name="global_step", requires_grad=False)
         self.skipped = Parameter(Tensor(0, ms.int32), name="skipped_steps", requires_grad=False)
+        self.history = None
+        if history:
+            self.history = Parameter(Tensor(np.zeros((history, 7)), ms.float32), name=HISTORY, requires_grad=False)
         self.forward_loss = ForwardLoss(network, loss)
         # has_aux: only the scaled total is differentiated, not the sum of all outputs.
         self.value_and_grad = ms.value_and_grad(self.forward_loss, None, optimizer.parameters, has_aux=True)
@@ -251,7 +259,16 @@ class TrainStep(nn.Cell):
         if self.scaler is not None:
             losses = ops.depend(losses, self.scaler.adjust(finite))
         losses = ops.depend(losses, ops.assign_add(self.global_step, Tensor(1, ms.int32)))
+        if self.history is not None:
+            others = ops.stack((learning_rate, scale, norm, finite.astype(ms.float32)))
+            row = ops.concat((losses, others)).reshape(1, -1)
+            losses = ops.depend(losses, ops.assign(self.history, ops.concat((self.history[1:], row))))
         return losses[0], losses[1], losses[2], learning_rate, scale, norm, finite
+
+    def recent(self, steps: int) -> np.ndarray:
+        """What `construct` returned in the last `steps` steps, (steps, 7), oldest first. Waits for the device."""
+        assert self.history is not None and steps <= len(self.history), "a longer history was needed"
+        return self.history.asnumpy()[len(self.history) - steps :]
 
     def accumulate(self, blur: Tensor, sharp: Tensor, channel_mask: Tensor, scale: Tensor) -> tuple:
         """Sums of losses (3,) and gradients over the parts.

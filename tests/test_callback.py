@@ -18,6 +18,7 @@ from src.callback import (
     Clock,
     ClockRestart,
     Curves,
+    LastReading,
     LogWriter,
     Progress,
     SaveCheckpoints,
@@ -75,6 +76,31 @@ def train(callbacks, losses, sink=1):
 def stop_on_signal(agree=int):
     """Gets its signals from the test: through `interrupts.answer`."""
     return StopOnSignal(types.SimpleNamespace(answer=None), agree)
+
+
+class Device:
+    """Keeps what its steps return, as `TrainStep.recent` does; `read` has the number of steps of each reading."""
+
+    def __init__(self):
+        self.results, self.read = [], []
+
+    def recent(self, steps):
+        self.read.append(steps)
+        return np.array(self.results[-steps:], np.float32)
+
+
+def result(loss=1.0, scale=1.0, norm=2.0, finite=True):
+    return (loss, loss / 2, 10 * loss, 1e-4, scale, norm, finite)
+
+
+def train_on_device(callbacks, device, results, sink=1):
+    """As `train`; the device has the results of all steps, the host sees nothing of them but by `device.recent`."""
+
+    class Work(callback.Callback):
+        def on_train_step_begin(self, run_context):
+            device.results += results[len(device.results) :][:sink]
+
+    return train([Work(), *callbacks], [()] * (len(results) // sink), sink)
 
 
 class Spy(callback.Callback):
@@ -262,6 +288,79 @@ def test_finished_row_survives_a_crash_in_the_next_step(log):
     with pytest.raises(RuntimeError):
         train([Clock(0, 9), LogWriter(log, 2), Crash()], [1.0] * 5)
     assert read_log(log.path)["step"] == [2]
+
+
+# ---- results that stay on the device for some steps
+
+
+def test_log_row_of_a_sink_is_the_mean_of_its_steps_and_counts_all_that_were_skipped(log):
+    results = [result(loss, scale=loss, finite=loss not in (2, 3, 7)) for loss in range(1, 9)]
+    device = Device()
+    train_on_device([Clock(0, 9, [3], device.recent), LogWriter(log, 3)], device, results, sink=4)
+    columns = rows(log)
+    assert (columns["step"], columns["loss"], columns["fft"]) == ([4, 8], [2.5, 6.5], [25, 65])
+    assert (columns["skipped"], columns["scale"]) == ([2, 1], [4, 8])
+
+
+def test_device_is_read_at_the_first_step_at_intervals_and_where_the_run_stops(log):
+    device, clock = Device(), None
+    clock = Clock(10, 99, [4, 10], device.recent)
+    callbacks = [clock, StopAt(23), LastReading(clock), LogWriter(log, 10), ClockRestart(clock)]
+    train_on_device(callbacks, device, [result(loss) for loss in range(11, 24)])
+    assert device.read == [1, 1, 4, 4, 3]  # after steps 11, 12, 16, 20 and 23
+    columns = rows(log)
+    assert (columns["step"], columns["loss"]) == ([20, 23], [np.mean(range(11, 21)), 22])
+
+
+def test_times_are_means_over_the_steps_between_two_readings(fake_time):
+    class Data(callback.Callback):
+        """1 s, but 4 s for the third step."""
+
+        def on_train_step_begin(self, run_context):
+            fake_time.now += 4 if run_context.original_args().cur_step_num == 2 else 1
+
+    class Work(callback.Callback):
+        def on_train_step_begin(self, run_context):
+            fake_time.now += 2
+
+        def on_train_step_end(self, run_context):
+            fake_time.now += 7
+
+    device, spy = Device(), Spy("global_step", "seconds_per_step", "data_wait", "callbacks")
+    clock = Clock(0, 9, [3], device.recent)
+    train_on_device([Data(), clock, Work(), spy, ClockRestart(clock)], device, [result()] * 6)
+    first, second, third = (3, 1, 0), (4.5, 2.5, 7), (3, 1, 7)
+    assert [seen[1:] for seen in spy.seen] == [first, first, second, second, second, third]
+
+
+def test_signal_is_agreed_upon_at_intervals_and_where_the_run_ends():
+    asked = []
+    clock, device = Clock(0, 9, [3], (device := Device()).recent), device
+    stopper = stop_on_signal(lambda mine: asked.append(clock.global_step) or 0)
+    stopper.interval = 3
+    train_on_device([clock, StopAt(7), stopper], device, [result()] * 9)
+    assert asked == [3, 6, 7]
+
+
+@pytest.mark.parametrize("sink", [1, 4])
+def test_bad_loss_between_two_readings_is_found_with_its_step_and_files(sink):
+    device = Device()
+    results = [result(math.nan if step == 6 else 1.0, finite=step != 6) for step in range(1, 9)]
+    with pytest.raises(ZeroDivisionError, match="^the loss is nan at epoch 2, step 6, .*batch: 5a.png, 5b.png"):
+        train_on_device([Clock(0, 5, [4], device.recent), bad_loss()], device, results, sink)
+
+
+def test_overflows_in_a_row_are_counted_in_steps_whatever_the_readings():
+    overflow, good = result(norm=math.inf, finite=False), result()
+
+    def run(*results):
+        device = Device()
+        train_on_device([Clock(0, 99, [4], device.recent), bad_loss()], device, results, sink=4)
+        return device.read
+
+    assert run(overflow, overflow, good, overflow, overflow, good, good, overflow) == [4, 4]
+    with pytest.raises(ZeroDivisionError, match=r"^3 steps in a row overflowed \(--max_overflows 2\) at .* step 5, "):
+        run(good, good, overflow, overflow, overflow, good, good, good)
 
 
 # ---- when to stop

@@ -220,3 +220,23 @@ def test_ascend_precision_is_the_chips(monkeypatch, capsys, cpu, chip, modes):
     assert seen == modes
     assert runtime.float32_products == (not modes)
     assert capsys.readouterr().out.count(chip) == len(modes)
+
+
+@pytest.mark.parametrize(
+    "target, data_sink, log_frequency, expected",
+    [
+        ("CPU", True, 10, device.Pace(0, 1, 0)),
+        ("GPU", False, 10, device.Pace(0, 10, 10)),
+        ("GPU", False, 5000, device.Pace(0, 100, 100)),
+        ("Ascend", True, 10, device.Pace(50, 10, 60)),
+        ("Ascend", False, 1, device.Pace(0, 1, 1)),
+    ],
+)
+def test_pace(target, data_sink, log_frequency, expected):
+    assert device.pace(target, data_sink, 50, 500, log_frequency) == expected
+    assert device.pace("Ascend", True, 100, 7, 10).sink == 7  # an epoch at most
+
+
+@pytest.mark.parametrize("target, together", [("CPU", False), ("GPU", True), ("Ascend", False)])
+def test_gpus_alone_reduce_in_one_piece(target, together):
+    assert device.reduces_together(target) is together

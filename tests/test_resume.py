@@ -75,6 +75,26 @@ def test_option_that_is_newer_than_the_checkpoint_counts_as_its_default():
     assert resume.check_compatible(then, description(ema_decay=0.5)) == ["--ema_decay was 0.0, is 0.5"]
 
 
+# ---- the state
+
+
+def test_results_kept_on_the_device_are_no_state(cpu, tmp_path):
+    """A run may go on with another --log_frequency, and on a device that keeps none."""
+    from src.loss import MultiScaleLoss
+    from src.mimo_unet import build_net
+    from src.train_step import Adam, StepDecay, TrainStep
+
+    def make(history):
+        network = build_net("MIMO-UNet", 1)
+        return TrainStep(
+            network, MultiScaleLoss(), Adam(network.trainable_params()), StepDecay(1e-4, 10), history=history
+        )
+
+    one, other = make(0), make(7)
+    assert resume.training_state(one).keys() == resume.training_state(other).keys()
+    resume.restore_state(other, resume.training_state(one), tmp_path)
+
+
 # ---- real runs
 
 RUN = [*PLAIN, "--epochs_num", 4, "--val_acc_monitor_interval", 2, "--log_frequency", 5]  # 12 steps an epoch

@@ -106,6 +106,21 @@ def test_state_has_names_of_its_own(cpu):
     assert not {"global_step", "skipped_steps"} & {p.name for p in step.trainable_params()}
 
 
+def test_results_of_past_steps_are_kept(cpu):
+    network = Product()
+    scaler = ms.amp.DynamicLossScaler(4.0, 2, 2)
+    step = TrainStep(network, ThreeMeans(), Plain([network.weight]), StepDecay(0.1, 2), scaler=scaler, history=3)
+    sharp, mask = Tensor(np.ones((2, 1), np.float32)), Tensor(np.ones((2, 96), np.float32))
+    returned = []
+    for value in (0.5, 1.0, np.inf, 2.0, 0.25):
+        blur = Tensor(np.full((2, 1), value, np.float32))
+        returned.append([float(v) for v in step(blur, sharp, mask)])
+        count = min(3, len(returned))
+        np.testing.assert_array_equal(step.recent(count), np.array(returned[-count:], np.float32))
+    assert [bool(row[-1]) for row in returned] == [True, True, False, True, True]
+    assert [row[4] for row in returned] == [4, 4, 8, 4, 4]
+
+
 def test_adam_against_numpy_with_tiny_gradients(cpu):
     # gradients around eps tell PyTorch's form from the framework's, which adds eps before the bias correction
     gradients = [np.array([1e-9, -3e-8, 1e-3, 2.0], np.float32) * k for k in (1, 2, -1)]
