@@ -28,7 +28,8 @@ Makes .venv with what training, evaluation and export need on CPU. Options add t
   --torch   PyTorch, to convert .pkl weights
   --fast    ONNX and OpenVINO: export to .onnx, and inference several times faster on CPU
   --app     Gradio: the web page, app.py
-  --system  Debian packages: a C++ compiler (native convolutions), mpirun and a browser (slow tests), by apt-get
+  --system  Debian packages: a C++ compiler (native convolutions), a C compiler with binutils, mpirun and a browser
+            (slow tests), by apt-get
 PYTHON=/path/to/python chooses the Python, which must be $PYTHONS_WANTED.
 END
 }
@@ -108,7 +109,8 @@ check_ascend() {
   fi
 }
 
-# The slow tests start ranks by mpirun and look at the web page through a browser; native convolutions are compiled.
+# The slow tests start ranks by mpirun, compile a stand-in for CUDA and look at the web page through a browser; native
+# convolutions are compiled.
 install_system_packages() {
   local packages=() as_root=() log
   command -v mpirun >/dev/null || packages+=(openmpi-bin)
@@ -116,8 +118,10 @@ install_system_packages() {
   command -v chromium >/dev/null || command -v google-chrome >/dev/null || packages+=(chromium)
   command -v chromedriver >/dev/null || packages+=(chromium-driver)
   command -v g++ >/dev/null || packages+=(g++)
+  command -v gcc >/dev/null || packages+=(gcc)
+  command -v nm >/dev/null || packages+=(binutils)
   if [ ${#packages[@]} -eq 0 ]; then
-    say "system packages are there: mpirun, a browser and its driver, a C++ compiler"
+    say "system packages are there: mpirun, a browser and its driver, C and C++ compilers, binutils"
     return
   fi
   command -v apt-get >/dev/null || die "--system: this system has no apt-get;" \
