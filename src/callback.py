@@ -23,16 +23,7 @@ from tqdm import tqdm
 from src.interrupts import Interrupts, describe
 from src.picture import save_curves
 from src.run_folder import RunLog, checkpoint_name, numbered_checkpoints, read_log
-
-VALUES = (
-    "loss",
-    "content",
-    "fft",
-    "lr",
-    "scale",
-    "grad_norm",
-    "finite",
-)  # what src.train_step.TrainStep returns, in order
+from src.train_step import VALUES
 
 
 def passed(state: Any, interval: int) -> bool:

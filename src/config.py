@@ -147,7 +147,12 @@ class Config:
     overwrite: bool = option(False, "if the run folder holds a run, rename it aside and start anew")
     ckpt_save_frequency: int = option(1, "epochs between checkpoints", low=1)
     ckpt_save_steps: int = option(0, "also save every N steps, 0 = never", low=0)
-    log_frequency: int = option(10, "steps between two rows of log.csv, each the mean of its steps", low=1)
+    log_frequency: int = option(
+        10,
+        "steps between two rows of log.csv, each the mean of its steps; GPU and Ascend check their losses as often, "
+        "at least every 100 steps",
+        low=1,
+    )
     keep_checkpoint_max: int = option(5, "numbered checkpoints kept beside last.ckpt and best.ckpt", low=1)
     val_acc_monitor_interval: int = option(10, "epochs between validations, 0 = never", low=0)
 

@@ -11,6 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+VALUES = ("loss", "content", "fft", "lr", "scale", "grad_norm", "finite")  # what a step returns, in order
 HISTORY = "history"  # results of past steps: not part of the state that a resumed run needs
 
 # The framework's way to apply a function to every tensor of a tuple inside a compiled graph.
@@ -211,7 +212,8 @@ class TrainStep(nn.Cell):
         self.skipped = Parameter(Tensor(0, ms.int32), name="skipped_steps", requires_grad=False)
         self.history = None
         if history:
-            self.history = Parameter(Tensor(np.zeros((history, 7)), ms.float32), name=HISTORY, requires_grad=False)
+            nothing = Tensor(np.zeros((history, len(VALUES))), ms.float32)
+            self.history = Parameter(nothing, name=HISTORY, requires_grad=False)
         self.forward_loss = ForwardLoss(network, loss)
         # has_aux: only the scaled total is differentiated, not the sum of all outputs.
         self.value_and_grad = ms.value_and_grad(self.forward_loss, None, optimizer.parameters, has_aux=True)
@@ -266,7 +268,7 @@ class TrainStep(nn.Cell):
         return losses[0], losses[1], losses[2], learning_rate, scale, norm, finite
 
     def recent(self, steps: int) -> np.ndarray:
-        """What `construct` returned in the last `steps` steps, (steps, 7), oldest first. Waits for the device."""
+        """What `construct` returned in the last `steps` steps, oldest first, by `VALUES`. Waits for the device."""
         assert self.history is not None and steps <= len(self.history), "a longer history was needed"
         return self.history.asnumpy()[len(self.history) - steps :]
 
