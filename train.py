@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     if is_main:
         print(f"data: {described}")
-        run_folder.check(config.ckpt_save_directory, config.overwrite or bool(config.resume))
+        run_folder.check(config.ckpt_save_directory, config.overwrite, config.resume)
     with Interrupts() as interrupts:
         runtime = device.setup(config.device_target, config.device_id, config.is_train_distributed, config.debug)
         return train(config, runtime, interrupts, pairs, val_pairs)
@@ -68,8 +68,8 @@ def train(config: Config, runtime: device.Runtime, interrupts: Interrupts, pairs
         step=plan.first_step % steps,
     )  # fmt: skip
     if is_main:
-        resumed_step = plan.first_step if plan.resumed_from else None
-        run_folder.begin(plan.folder, config.to_yaml(), resumed_step, drop_part=bool(plan.log_part))
+        run = plan.description["run"]
+        run_folder.begin(plan.folder, config.to_yaml(), run, plan.saved, bool(plan.log_part), steps)
         if workers < config.num_worker:
             print(f"--num_worker {config.num_worker}: {workers} are used, one per core")
         if config.train_use_data_sink and not pace.sink:

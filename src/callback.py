@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from src.interrupts import Interrupts, describe
 from src.picture import save_curves
-from src.run_folder import RunLog, checkpoint_name, numbered_checkpoints, read_log
+from src.run_folder import RunLog, age, checkpoint_name, numbered_checkpoints, read_log
 from src.train_step import VALUES
 
 
@@ -460,7 +460,10 @@ class SaveCheckpoints(Callback):
                  epoch_interval: int, step_interval: int, keep: int, protected: Path | None = None):  # fmt: skip
         self.folder, self.model_name, self.save, self.clock = folder, model_name, save, clock
         self.intervals = (epoch_interval * clock.steps_per_epoch, step_interval)
-        self.keep, self.protected = keep, protected
+        self.keep, self.protected = keep, protected and protected.resolve()
+        # Oldest first. What this launch writes comes last: a run resumed from an older step writes smaller numbers than
+        # it finds.
+        self.numbered = sorted(numbered_checkpoints(folder, model_name), key=age)
         self.saved_step = clock.first_step
 
     def on_train_step_end(self, run_context: RunContext) -> None:
@@ -478,11 +481,11 @@ class SaveCheckpoints(Callback):
         self.save(path, state.epoch, state.global_step)
         _replace_by_copy(self.folder / "last.ckpt", path)
         self.saved_step = state.global_step
-        # By age, not by number: a run resumed from an older step writes smaller numbers than it finds.
-        by_age = sorted(numbered_checkpoints(self.folder, self.model_name), key=lambda p: p.stat().st_mtime_ns)
-        for old in by_age[: -self.keep]:
-            if self.protected is None or not old.samefile(self.protected):
-                old.unlink()
+        self.numbered = [p for p in self.numbered if p != path] + [path]
+        for old in self.numbered[: -self.keep]:
+            if old.resolve() != self.protected:
+                old.unlink(missing_ok=True)
+                self.numbered.remove(old)
 
 
 def _replace_by_copy(target: Path, source: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 from src import __version__
-from src.errors import UserError, nearest
+from src.errors import UserError, first_few, nearest
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = ROOT / "configs"
@@ -378,11 +378,17 @@ def load_config(
     given = {f.name: args[f.name] for f in option_fields(script) if args[f.name] is not None}
     given = {name: coerce(name, value, f"--{name}") for name, value in given.items()}
     config_path = args["config_path"]
-    resumed = None if config_path else find_resumed_settings(given)
-    if config_path:
+    values = read_yaml(config_path) if config_path else {}
+    recipe = find_recipe(args["recipe"]) if args["recipe"] else None
+    overrides = (read_yaml(recipe) if recipe else {}) | given
+    resumed = None
+    if script == "train" and (resume := (values | overrides).get("resume")):
+        folder, resumed = resumed_run(resume, given.get("ckpt_save_directory"), values | overrides)
+        overrides |= {"resume": resume, "ckpt_save_directory": str(folder)}
+    if resumed:
+        values, origin = resumed_settings(resumed, config_path, values, overrides)
+    elif config_path:
         origin = f"{config_path}, as asked"
-    elif resumed:
-        config_path, origin = resumed, f"{resumed}, of the run that is resumed"
     else:
         target, why = (given["device_target"], "as asked") if "device_target" in given else best_device()
         if target not in DEVICES:
@@ -390,30 +396,57 @@ def load_config(
                 f"--device_target: got {target!r}, expected one of {', '.join(DEVICES)}.{nearest(target, DEVICES)}"
             )
         config_path = CONFIG_DIR / f"{target.lower()}_config.yaml"
-        origin = f"configs/{config_path.name}: {why}"
-    values = read_yaml(config_path)
-    if resumed:
-        values = {name: value for name, value in values.items() if name not in ONE_LAUNCH_ONLY}
-    if args["recipe"]:
-        recipe = find_recipe(args["recipe"])
-        values |= read_yaml(recipe)
+        values, origin = read_yaml(config_path), f"configs/{config_path.name}: {why}"
+    if recipe:
         origin += f"; recipe {recipe.name}"
-    return Config(**(values | given), origin=origin, debug=args["debug"])
+    return Config(**(values | overrides), origin=origin, debug=args["debug"])
+
+
+def resumed_run(resume: str, named: str | None, values: dict[str, Any]) -> tuple[Path, Path | None]:
+    """Where a resumed run goes on: (run folder, the `config.yaml` with its settings if there is one).
+
+    A checkpoint's own folder is the run folder unless the command line names one: a folder that a configuration names,
+    or the default, may hold another run. A checkpoint that goes on in a new folder brings its settings along.
+
+    Args:
+        named: --ckpt_save_directory of the command line.
+        values: settings of files and command line, for the folder in which `auto` looks.
+    """
+    own = Path(resume).parent if resume != "auto" else None
+    folder = Path(named or own or values.get("ckpt_save_directory", Config.ckpt_save_directory))
+    settings = [f / "config.yaml" for f in (folder, own) if f]
+    return folder, next((path for path in settings if path.is_file()), None)
 
 
 ONE_LAUNCH_ONLY = ("resume", "force", "overwrite", "pretrained", "max_steps")
 """Options of a run that its resumption does not inherit."""
 
 
-def find_resumed_settings(given: dict[str, Any]) -> Path | None:
-    """`config.yaml` of the run that `--resume` continues. A checkpoint's own folder is the run folder unless one is
-    given."""
-    if not given.get("resume"):
-        return None
-    if given["resume"] != "auto":
-        given.setdefault("ckpt_save_directory", str(Path(given["resume"]).parent))
-    path = Path(given.get("ckpt_save_directory", Config.ckpt_save_directory)) / "config.yaml"
-    return path if path.is_file() else None
+def resumed_settings(
+    path: Path, config_path: str | None, asked: dict[str, Any], overrides: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """The settings of the run that is resumed, and where they come from, in words.
+
+    Launchers always give their device's configuration as `config_path`, which the run may have been started without or
+    with a recipe. So of the settings `asked` there only the device counts, which belongs to a launch and not to a run;
+    `overrides` are those that will win, about which nothing needs to be said.
+    """
+    values = {name: value for name, value in read_yaml(path).items() if name not in ONE_LAUNCH_ONLY}
+    origin = f"{path}, of the run that is resumed"
+    if config_path:
+        device = asked.get("device_target")
+        given = f"device_target {device} and nothing else" if device else "nothing"
+        defaults = {f.name: f.default for f in option_fields()}
+        others = [
+            name for name, value in asked.items()
+            if value != values.get(name, defaults[name]) and name not in (*overrides, *ONE_LAUNCH_ONLY, "device_target")
+        ]  # fmt: skip
+        origin += f"; {config_path} gives {given}"
+        if others:
+            origin += f", although it differs in {first_few(others)} (options on the command line do change them)"
+        if device:
+            values["device_target"] = device
+    return values, origin
 
 
 def find_recipe(name: str) -> Path:

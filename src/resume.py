@@ -6,6 +6,7 @@ checkpoint (weights, moments, average, loss scale, step), and everything random 
 
 import hashlib
 import os
+import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from src import run_folder
 from src.checkpoint import read_checkpoint, save_checkpoint
 from src.config import option_fields
 from src.errors import UserError, first_few
 from src.picture_files import Pair
-from src.run_folder import RunLog
+from src.run_folder import RunLog, SavedAt
 from src.train_step import HISTORY
 
 Arrays = dict[str, np.ndarray]
@@ -77,10 +79,13 @@ def find_checkpoint(resume: str, folder: Path) -> tuple[Path, Arrays, dict[str, 
                 f"--resume {resume}: not written by a training. To start from its network use --pretrained."
             )
         return Path(resume), arrays, meta
-    newest_first = sorted(
-        folder.glob("[!.]*.ckpt"), key=lambda p: (p.stat().st_mtime_ns, p.name == "last.ckpt"), reverse=True
-    )
+    ages = {path: run_folder.age(path) for path in run_folder.run_checkpoints(folder)}
+    # What states nothing may be damaged and have been the newest: it is looked at first, and named.
+    newest_first = sorted(ages, key=lambda path: (ages[path][0] < 0, ages[path]), reverse=True)
     for path in newest_first:
+        if not run_folder.is_of_run(path, folder):
+            print(f"passed over: {path} is of another run", flush=True)
+            continue
         try:
             arrays, meta = read_checkpoint(path)
         except UserError as e:
@@ -105,6 +110,7 @@ class Plan:
     best: float | None  # validation PSNR so far, dB
     description: Mapping[str, Any]  # what a checkpoint remembers of the run
     resumed_from: Path | None
+    saved: SavedAt | None  # where `resumed_from` was saved
     log_part: Mapping[str, float]  # as `RunLog` takes it
 
 
@@ -124,7 +130,8 @@ def make_plan(
             differ and `force` is not set.
     """
     folder = Path(os.path.abspath(folder))  # "." has no name, and would follow a renamed folder
-    first_step, best, path, log_part = 0, None, None, {}
+    steps = description["steps_per_epoch"]
+    first_step, best, path, log_part, run, saved, lines = 0, None, None, {}, "", None, []
     found = find_checkpoint(resume, folder) if resume else None
     if found:
         path, arrays, meta = found
@@ -135,19 +142,43 @@ def make_plan(
                 f"options (they are in {folder / 'config.yaml'}), or --force."
             )
         restore_state(step, arrays, path)
-        first_step, best, log_part = int(meta["step"]), meta.get("best_psnr"), meta.get("log_part", {})
+        saved = SavedAt(int(meta["step"]), meta.get("steps_per_epoch", steps))
+        first_step, best, log_part = saved.step_now(steps), meta.get("best_psnr"), meta.get("log_part", {})
         lines = [f"--force: {problem}" for problem in problems]
-        lines.append(f"resumed from {path}: epoch {meta['epoch']}, step {first_step}")
-    else:
-        lines = [f"--resume auto: no checkpoint in {folder} yet, a new run starts"] if resume else []
-    steps = description["steps_per_epoch"]
+        lines.append(f"resumed from {path}: epoch {meta['epoch']}, step {saved.step}")
+        if saved.steps_per_epoch != steps:
+            set_global_step(step, saved.step, first_step)
+            lines.append(
+                f"--force: an epoch has {steps} steps, it had {saved.steps_per_epoch}: to keep its place, "
+                f"step {saved.step} counts as step {first_step} now, and the steps in log.csv are converted alike"
+            )
+        is_at_home = path.resolve().parent == folder.resolve()
+        run = run_folder.identity(folder) or (meta.get("run", "") if is_at_home else "")
+    elif resume:
+        lines = [f"--resume auto: no checkpoint in {folder} yet, a new run starts"]
     last_step = description["config"]["epochs_num"] * steps
     stop_step = min(last_step, max_steps or last_step)
     if first_step >= stop_step:
         lines.append(f"nothing left to do: step {first_step} of {stop_step} is done (--epochs_num, --max_steps)")
     if lines and not quiet:
         print(*lines, sep="\n", flush=True)
-    return Plan(folder, steps, first_step, stop_step, last_step, best, description, path, log_part)
+    launch = run_folder.next_launch(folder) if found else 1
+    description = {**description, "run": run or secrets.token_hex(8), "launch": launch}
+    return Plan(folder, steps, first_step, stop_step, last_step, best, description, path, saved, log_part)
+
+
+def set_global_step(step: nn.Cell, old: int, new: int) -> None:
+    """Let a restored training step count from `new` on instead of `old`.
+
+    Adam divides its moments by 1 - beta^steps. They are scaled so that the quotients, and with them the size of the
+    next updates, stay.
+    """
+    optimizer = step.optimizer
+    for moments, beta in ((optimizer.moment1, optimizer.beta1), (optimizer.moment2, optimizer.beta2)):
+        factor = (1 - beta**new) / (1 - beta**old) if old else 1.0
+        for moment in moments:
+            moment.set_data(Tensor(moment.asnumpy() * np.float32(factor)))
+    step.global_step.set_data(Tensor(new, step.global_step.dtype))
 
 
 class Saver:

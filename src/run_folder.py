@@ -10,6 +10,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,33 @@ import numpy as np
 
 from src import __version__
 from src.errors import UserError, need_writable_folder
+from src.weight_files import need_file, read_meta
 
 COLUMNS = ["epoch", "step", "loss", "content", "fft", "lr", "scale", "grad_norm", "skipped", "seconds_per_step",
            "data_wait", "callbacks", "psnr", "psnr_input"]  # fmt: skip
 
 
-def check(folder: Path | str, overwrite: bool) -> Path:
-    """Find out, without touching anything, whether `claim` will succeed.
+def check(folder: Path | str, overwrite: bool, resume: str = "") -> Path:
+    """Find out, without touching anything, whether `begin` will succeed.
+
+    Args:
+        resume: as the option: "", `auto`, or a checkpoint.
 
     Raises:
-        UserError: the folder already holds a run and `overwrite` is not set, or it cannot be written.
+        UserError: the folder already holds a run, which is neither to be set aside (`overwrite`) nor that of the
+            checkpoint to resume from; there is no such checkpoint; or the folder cannot be written.
     """
     folder = Path(os.path.abspath(folder))  # "." has no name, and would follow a renamed folder
-    if holds_run(folder) and not overwrite:
+    if resume and resume != "auto":
+        path = Path(resume)
+        need_file(path, "checkpoint")
+        if holds_run(folder) and not is_of_run(path, folder):
+            raise UserError(
+                f"--resume {path}: this checkpoint is not of the run in {folder}, whose log and checkpoints would be "
+                f"overwritten. Name a new folder (--ckpt_save_directory), or continue the run that is there with "
+                "--resume auto."
+            )
+    elif holds_run(folder) and not overwrite and not resume:
         raise UserError(
             f"--ckpt_save_directory {folder} already holds a run. Name another folder, or rename the old run aside "
             "with --overwrite."
@@ -65,10 +80,28 @@ def holds_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists() or (folder / "log.csv").exists() or any(folder.glob("*.ckpt"))
 
 
-def describe(folder: Path, config_yaml: str) -> None:
-    """Write the resolved settings and the versions of everything that could change the result."""
+def describe(folder: Path, config_yaml: str, run: str) -> None:
+    """Write the resolved settings, and with the run's identity the versions of everything that could change the
+    result."""
     (folder / "config.yaml").write_text(config_yaml, encoding="utf-8", errors="backslashreplace")
-    (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+    text = json.dumps({"run": run} | versions(), indent=2)
+    (folder / "versions.json").write_text(text + "\n", encoding="utf-8")
+
+
+def identity(folder: Path) -> str:
+    """What tells the run in a folder from all others, also when the folder is moved or copied; "" if there is no run,
+    or one begun by a version that gave none."""
+    try:
+        return str(json.loads((folder / "versions.json").read_text(encoding="utf-8")).get("run", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def is_of_run(path: Path, folder: Path) -> bool:
+    """Whether a checkpoint is of the run in a folder: both state the same identity or, where one states none, the
+    checkpoint lies in the folder."""
+    run, stated = identity(folder), read_meta(path).get("run")
+    return run == stated if run and stated else path.resolve().parent == folder.resolve()
 
 
 def versions() -> dict[str, str | None]:
@@ -97,19 +130,39 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def begin(folder: Path, config_yaml: str, resumed_step: int | None, drop_part: bool = False) -> None:
-    """Claim the folder for a new run, or cut its log back to the step at which it is resumed; write settings and
-    versions. `drop_part`: as for `cut_log`.
+@dataclass(frozen=True)
+class SavedAt:
+    """The place in a run that a checkpoint states. Its step belongs to the batch and the data of that time."""
+
+    step: int
+    steps_per_epoch: int
+
+    def step_now(self, steps_per_epoch: int) -> int:
+        """The step at which as much of the schedule is done when an epoch has another number of steps."""
+        epochs, rest = divmod(self.step, self.steps_per_epoch)
+        return epochs * steps_per_epoch + rest * steps_per_epoch // self.steps_per_epoch
+
+
+def begin(
+    folder: Path, config_yaml: str, run: str, resumed: SavedAt | None = None, drop_part: bool = False,
+    steps_per_epoch: int = 0,
+) -> None:  # fmt: skip
+    """Claim the folder for a new run, or cut its log back to where it is resumed; write settings and versions.
+
+    Args:
+        run: its identity.
+        resumed: None for a new run.
+        drop_part, steps_per_epoch: as for `cut_log`.
 
     Raises:
         UserError: the folder cannot be made, renamed or written.
     """
-    if resumed_step is None:
+    if resumed is None:
         claim(folder)
     else:
         need_writable_folder(folder, "--ckpt_save_directory")
-        cut_log(folder / "log.csv", resumed_step, drop_part)
-    describe(folder, config_yaml)
+        cut_log(folder / "log.csv", resumed, drop_part, steps_per_epoch)
+    describe(folder, config_yaml, run)
 
 
 class RunLog:
@@ -156,18 +209,26 @@ class RunLog:
         self.row = {}
 
 
-def cut_log(path: Path, last_step: int, drop_part: bool = False) -> None:
-    """Drop the rows of a `log.csv` after `last_step`, which a run resumed there writes again, and a row cut off by a
-    crash. With `drop_part` also the means at `last_step`: those of an interval that goes on; a score there stays."""
+def cut_log(path: Path, last: SavedAt, drop_part: bool = False, steps_per_epoch: int = 0) -> None:
+    """Drop the rows of a `log.csv` after the step `last`, which a run resumed there writes again, and a row cut off by
+    a crash.
+
+    Args:
+        drop_part: also the means at that step: those of an interval that goes on; a score there stays.
+        steps_per_epoch: convert the steps if an epoch has another number of them from now on; 0 = it has not.
+    """
     if not path.exists():
         return
     whole_rows = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     rows = [
-        row for row in csv.DictReader(whole_rows) if row.get("step", "").isdigit() and int(row["step"]) <= last_step
+        row for row in csv.DictReader(whole_rows) if row.get("step", "").isdigit() and int(row["step"]) <= last.step
     ]
-    if drop_part and rows and int(rows[-1]["step"]) == last_step:
+    if drop_part and rows and int(rows[-1]["step"]) == last.step:
         scores = {name: rows[-1][name] for name in ("epoch", "step", "psnr", "psnr_input")}
         rows[-1:] = [scores] if scores["psnr"] else []
+    if steps_per_epoch not in (0, last.steps_per_epoch):
+        for row in rows:
+            row["step"] = str(replace(last, step=int(row["step"])).step_now(steps_per_epoch))
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, COLUMNS, extrasaction="ignore")
@@ -192,3 +253,28 @@ def numbered_checkpoints(folder: Path, model_name: str) -> list[Path]:
     name = re.compile(rf"{re.escape(model_name)}_([0-9]+)_([0-9]+)\.ckpt")
     found = [(int(m[2]), int(m[1]), path) for path in folder.glob("*.ckpt") if (m := name.fullmatch(path.name))]
     return [path for _, _, path in sorted(found)]
+
+
+def age(path: Path) -> tuple[int, bool, float, bool]:
+    """Orders the checkpoints of a run, newest last, by what they state: a copied folder has other times. Files that
+    state nothing come first.
+
+    The launch counts before the step, since a run may be resumed at an earlier step than others have reached, and the
+    step in epochs, since --force may change their length. Older versions did not count launches: there `last.ckpt` is
+    the newest.
+    """
+    meta, is_last = read_meta(path), path.name == "last.ckpt"
+    if "step" not in meta:
+        return -1, False, 0.0, False
+    launch = meta.get("launch", 0)
+    return launch, is_last and not launch, meta["step"] / meta.get("steps_per_epoch", 1), is_last
+
+
+def next_launch(folder: Path) -> int:
+    """The number of the launch that goes on in a run folder."""
+    return 1 + max((read_meta(path).get("launch", 0) for path in run_checkpoints(folder)), default=0)
+
+
+def run_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints in a run folder, but for those that a crash left unfinished."""
+    return list(folder.glob("[!.]*.ckpt"))

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -158,6 +158,64 @@ def parse_meta(text: Any) -> dict[str, Any]:
     except (TypeError, ValueError):
         return {}
     return meta if isinstance(meta, dict) else {}
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The description of a checkpoint alone, in milliseconds and without MindSpore; {} if there is none, or none that
+    can be read. Neither arrays nor checksum are looked at, so the file may be damaged all the same."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import SafetensorError, safe_open
+
+            try:
+                with safe_open(path, framework="np") as f:
+                    return parse_meta((f.metadata() or {}).get(META))
+            except SafetensorError:
+                return {}
+        with open(path, "rb") as f:
+            return parse_meta(_ckpt_text(f, META))
+    except (OSError, IndexError):  # the second: cut off
+        return {}
+
+
+def _ckpt_text(f: BinaryIO, wanted: str) -> bytes | None:
+    """A text in a file of MindSpore's, which is a message of protocol buffers: entries (1 = name, 2 = (..., 3 =
+    content)), then a checksum."""
+    for _, size in _fields(f, os.fstat(f.fileno()).st_size):
+        name = b""
+        for number, part in _fields(f, f.tell() + size):
+            if number == 1:
+                name = f.read(part)
+            if name != wanted.encode():
+                break  # most of the file: not read
+            if number == 2:
+                return next((f.read(length) for number, length in _fields(f, f.tell() + part) if number == 3), None)
+    return None
+
+
+def _fields(f: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
+    """(number, length) of each field of a message up to `end`, `f` standing at the field's content."""
+    while f.tell() < end:
+        key = _varint(f)
+        if key & 7 == 0:  # a number in place of content
+            _varint(f)
+        elif key & 7 == 2:
+            length = _varint(f)
+            start = f.tell()
+            if start + length > end:
+                return  # cut off
+            yield key >> 3, length
+            f.seek(start + length)
+        else:
+            return  # the checksum at the end, or no such message
+
+
+def _varint(f: BinaryIO) -> int:
+    value, shift = 0, 0
+    while (byte := f.read(1)[0]) & 128:
+        value |= (byte & 127) << shift
+        shift += 7
+    return value | byte << shift
 
 
 def _crc(arrays: Mapping[str, np.ndarray], text: str) -> str:

@@ -29,8 +29,9 @@ from src.callback import (
     Validate,
     passed,
 )
+from src.checkpoint import save_checkpoint
 from src.interrupts import describe
-from src.run_folder import RunLog, cut_log, read_log
+from src.run_folder import RunLog, SavedAt, cut_log, read_log
 
 
 class Params(dict):
@@ -248,7 +249,7 @@ def test_interval_that_a_stop_cuts_in_two_is_one_row_after_the_resume(log, tmp_p
     losses = [1.0, 2.0, 3.0, 7.0, 8.0, 0.3]
     train([Clock(0, 9), StopAt(5), LogWriter(log, 3)], losses)
     log.flush()
-    cut_log(log.path, 5, drop_part=bool(log.part))
+    cut_log(log.path, SavedAt(5, 9), drop_part=bool(log.part))
     resumed = RunLog(tmp_path, 5, json.loads(json.dumps(log.part)))  # as in a checkpoint's description
     train([Clock(5, 9), StopAt(8), LogWriter(resumed, 3)], losses[5:] + [4.0, 5.0])
     columns = rows(resumed)
@@ -264,7 +265,7 @@ def test_row_of_a_stop_and_of_a_score_at_the_same_step_is_one_row(log):
     validate = validation(lambda *_: summary(19.0), 2, log, Save())
     train([Clock(0, 9), StopAt(4), LogWriter(log, 3), validate], [1.0] * 4)
     assert (rows(log)["step"], rows(log)["psnr"]) == ([2, 3, 4], [19.0, None, 19.0])
-    cut_log(log.path, 4, drop_part=True)
+    cut_log(log.path, SavedAt(4, 9), drop_part=True)
     assert (read_log(log.path)["step"], read_log(log.path)["loss"]) == ([2, 3, 4], [None, 1.0, None])
 
 
@@ -702,11 +703,22 @@ def test_file_a_run_was_resumed_from_stays(tmp_path):
     assert numbered(tmp_path) == [1, 5, 6]
 
 
-def test_oldest_go_by_age_after_a_resume_from_an_older_step(tmp_path):
+def test_what_this_launch_has_written_stays_although_larger_numbers_are_there(tmp_path):
     save_run(tmp_path, [1.0] * 9, steps_per_epoch=1)
+    for path in tmp_path.glob("*.ckpt"):
+        os.utime(path, (2**32, 2**32))  # whatever the clock says
     clock = Clock(2, 1)
     train([clock, SaveCheckpoints(tmp_path, "MIMO-UNet", Saver(), clock, 1, 0, 2)], [1.0] * 2)
-    assert numbered(tmp_path) == [3, 4]  # just written, though smaller than what was there
+    assert numbered(tmp_path) == [3, 4]
+
+
+def test_oldest_of_a_copied_folder_go_by_what_they_state(tmp_path):
+    for launch, step in ((1, 90), (2, 11), (1, 80), (2, 12)):  # copied in no order
+        meta = {"launch": launch, "step": step}
+        save_checkpoint(tmp_path / f"MIMO-UNet_1_{step}.ckpt", {"a": np.ones(3, np.float32)}, meta)
+    clock = Clock(12, 99)
+    train([clock, SaveCheckpoints(tmp_path, "MIMO-UNet", Saver(), clock, 1, 1, 3)], [1.0])
+    assert numbered(tmp_path) == [11, 12, 13]
 
 
 # ---- curves and progress

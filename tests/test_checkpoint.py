@@ -27,7 +27,7 @@ from src.config import ROOT
 from src.errors import UserError
 from src.init_weights import init_weights
 from src.mimo_unet import MODELS, build_net
-from src.weight_files import CHECKPOINT_SUFFIXES, KNOWN_FILES
+from src.weight_files import CHECKPOINT_SUFFIXES, KNOWN_FILES, SAMPLE_MODEL, read_meta
 
 ARRAYS = {
     "weight": np.random.default_rng(0).normal(size=(300, 300)).astype(np.float32),
@@ -92,6 +92,20 @@ def test_arrays_come_back_bit_by_bit(either):
 
 def test_meta_comes_back_in_full_precision(either):
     assert read_checkpoint(either)[1] == META
+
+
+def test_meta_is_read_alone(either, tmp_path):
+    assert read_meta(either) == META
+    whole = either.read_bytes()
+    for kept in (0, 1, 7, 100, len(whole) // 2, len(whole) - 200, len(whole) - 1):
+        cut = tmp_path / f"cut{either.suffix}"
+        cut.write_bytes(whole[:kept])
+        assert read_meta(cut) in ({}, META)
+        cut.write_bytes(np.random.default_rng(kept).bytes(kept))
+        assert read_meta(cut) == {}
+    save_checkpoint(either, ARRAYS, {})
+    assert read_meta(either) == read_meta(tmp_path / "none.ckpt") == {}
+    assert read_meta(SAMPLE_MODEL) == read_checkpoint(SAMPLE_MODEL)[1] != {}
 
 
 def test_meta_without_a_best_score_yet(either):

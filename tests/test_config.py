@@ -371,19 +371,49 @@ def test_resume_inherits_the_settings_of_the_run(old_run):
     assert config.origin == f"{old_run / 'config.yaml'}, of the run that is resumed"
 
 
-def test_run_folder_of_a_resumed_checkpoint_is_its_own_unless_given(old_run, tmp_path):
-    config = load_config("train", ["--resume", str(old_run / "best.ckpt")], no_device)
+def test_run_folder_of_a_resumed_checkpoint_is_its_own_unless_given(old_run, tmp_path, write_yaml):
+    resume = ["--resume", str(old_run / "best.ckpt")]
+    config = load_config("train", resume, no_device)
     assert (config.ckpt_save_directory, config.seed) == (str(old_run), 7)
-    argv = ["--resume", str(old_run / "best.ckpt"), "--ckpt_save_directory", str(tmp_path / "new")]
-    config = load_config("train", argv)
-    assert (config.ckpt_save_directory, config.seed) == (str(tmp_path / "new"), Config().seed)
+    # also where a configuration is given, with a folder or without, as by the launchers
+    for text in ("seed: 2", "ckpt_save_directory: elsewhere"):
+        for option in ("--config_path", "--recipe"):
+            assert load_config("train", [*resume, option, write_yaml(text)]).ckpt_save_directory == str(old_run)
+    config = load_config("train", [*resume, "--ckpt_save_directory", str(tmp_path / "new")], no_device)
+    assert (config.ckpt_save_directory, config.seed) == (str(tmp_path / "new"), 7)  # a branch of that run
 
 
-def test_command_line_and_config_path_win_over_the_resumed_settings(old_run, write_yaml):
+def test_resume_auto_looks_into_the_run_folder_that_the_configuration_names(old_run, write_yaml):
+    path = write_yaml(f"ckpt_save_directory: {old_run}\nresume: auto")
+    config = load_config("train", ["--config_path", path], no_device)
+    assert (config.ckpt_save_directory, config.resume, config.seed) == (str(old_run), "auto", 7)
+    assert load_config("eval", ["--config_path", path], no_device).seed == Config().seed  # of training alone
+
+
+def test_command_line_and_recipe_win_over_the_resumed_settings(old_run, write_yaml):
     argv = ["--ckpt_save_directory", str(old_run), "--resume", "auto"]
     config = load_config("train", [*argv, "--seed", "8"])
     assert (config.seed, config.crop_size) == (8, 32)
-    assert load_config("train", [*argv, "--config_path", write_yaml("crop_size: 64")]).seed == Config().seed
+    config = load_config("train", [*argv, "--recipe", write_yaml("crop_size: 64", "big.yaml")])
+    assert (config.seed, config.crop_size) == (7, 64) and config.origin.endswith("recipe big.yaml")
+
+
+def test_configuration_of_a_launcher_gives_a_resumed_run_its_device_alone(old_run, write_yaml):
+    argv = ["--ckpt_save_directory", str(old_run), "--resume", "auto", "--config_path"]
+    path = write_yaml("device_target: GPU\ncrop_size: 64\nseed: 7\nepochs_num: 9")
+    config = load_config("train", [*argv, path], no_device)
+    assert (config.device_target, config.crop_size, config.epochs_num) == ("GPU", 32, 100)
+    assert config.origin == (
+        f"{old_run / 'config.yaml'}, of the run that is resumed; {path} gives device_target GPU and nothing else, "
+        "although it differs in crop_size, epochs_num (options on the command line do change them)"
+    )
+    path = write_yaml("crop_size: 32\nepochs_num: 9")
+    config = load_config("train", [*argv, path, "--epochs_num", "12"], no_device)
+    assert (config.device_target, config.epochs_num) == ("CPU", 12)
+    assert config.origin == f"{old_run / 'config.yaml'}, of the run that is resumed; {path} gives nothing"
+    # where there is no run yet, it starts one
+    config = load_config("train", ["--ckpt_save_directory", "new", "--resume", "auto", "--config_path", path])
+    assert (config.epochs_num, config.origin) == (9, f"{path}, as asked")
 
 
 def test_resumed_settings_with_a_key_that_is_no_more_name_it(old_run):

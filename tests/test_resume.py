@@ -1,12 +1,14 @@
 """Exact resume. The refusals run in this process; what must repeat bit for bit runs in real ones."""
 
+import shutil
 import signal
 
+import numpy as np
 import pytest
 from conftest import write_dataset
-from real_runs import PLAIN, TINY, assert_same_run, end, logged_steps, start, train, train_command, wait_for_step
+from real_runs import PLAIN, ROOT, TINY, assert_same_run, end, logged_steps, start, train, train_command, wait_for_step
 
-from src import resume
+from src import resume, run_folder
 from src.checkpoint import read_checkpoint, save_checkpoint
 from src.config import Config
 from src.errors import UserError
@@ -166,8 +168,8 @@ def test_resuming_a_finished_run_says_so(finished):
     assert (finished / "run/log.csv").read_bytes() == before
 
 
-def in_this_process(finished, monkeypatch, *options):
-    """train.main without the training: (plan, printed by the caller's capsys)."""
+def in_this_process(finished, monkeypatch, *options, folder=("--ckpt_save_directory", "run")):
+    """train.main without the training: the plan."""
     import train as script
 
     plans = []
@@ -178,9 +180,9 @@ def in_this_process(finished, monkeypatch, *options):
         plans.append(original(*args, **kwargs))
         raise StopIteration
 
-    monkeypatch.setattr(resume, "make_plan", make_plan)
-    with pytest.raises(StopIteration):
-        script.main([str(o) for o in ("--ckpt_save_directory", "run", *options)])
+    with monkeypatch.context() as m, pytest.raises(StopIteration):
+        m.setattr(resume, "make_plan", make_plan)
+        script.main([str(o) for o in (*folder, *options)])
     return plans[0]
 
 
@@ -218,9 +220,61 @@ def test_force_goes_on_all_the_same_and_says_what_differs(finished, monkeypatch,
     assert plan.first_step == 4 and "--force: --seed was 1, is 2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("batch, per_epoch, first_step", [(4, 1, 1), (1, 4, 6), (2, 2, 3)])
+def test_force_with_another_batch_keeps_the_place_in_the_schedule(
+    batch, per_epoch, first_step, finished, monkeypatch, cpu, tmp_path, capsys
+):
+    from src.init_weights import initial_network
+    from src.loss import MultiScaleLoss
+    from src.train_step import Adam, TrainStep, make_schedule
+
+    shutil.copytree(finished / "run", tmp_path / "run")
+    arrays, meta = read_checkpoint(tmp_path / "run/last.ckpt")
+    state = arrays | {"global_step": np.int32(3)}
+    save_checkpoint(tmp_path / "run/last.ckpt", state, meta | {"step": 3})  # one epoch and a half
+    network = initial_network("MIMO-UNet", 1, 1, "")
+    step = TrainStep(
+        network, MultiScaleLoss(0.1), Adam(network.trainable_params()), make_schedule("step", 1e-4, 0, 9, 9)
+    )
+    now = {**meta, "config": meta["config"] | {"train_batch_size": batch}, "batch": batch, "steps_per_epoch": per_epoch}
+    plan = resume.make_plan(step, tmp_path / "run", now, resume="auto", force=True)
+    out = capsys.readouterr().out
+    assert (plan.first_step, plan.last_step, step.global_step.asnumpy()) == (first_step, 2 * per_epoch, first_step)
+    assert (
+        (f"an epoch has {per_epoch} steps, it had 2: " in out)
+        == (f"step 3 counts as step {first_step}" in out)
+        == (batch != 2)
+    )
+    # Adam sees the same corrected moments as before
+    for number, beta in ((1, 0.9), (2, 0.999)):
+        for moment in getattr(step.optimizer, f"moment{number}"):
+            expected = arrays[moment.name] / (1 - beta**3) * (1 - beta**first_step)
+            np.testing.assert_allclose(moment.asnumpy(), expected, rtol=1e-5)
+
+
 def test_more_epochs_are_allowed_with_step_decay(finished, monkeypatch, cpu):
     plan = in_this_process(finished, monkeypatch, "--resume", "auto", "--epochs_num", 3)
     assert (plan.first_step, plan.last_step, plan.best) == (4, 6, None)
+
+
+def test_a_run_is_continued_where_it_lies_whatever_a_configuration_says(finished, monkeypatch, cpu):
+    """Also one that was moved. In an empty folder a checkpoint begins a run of its own, which that checkpoint
+    cannot cut back later on."""
+    shutil.copytree(finished / "run", finished / "moved/run")
+    config = ["--config_path", str(ROOT / "configs/cpu_config.yaml"), "--epochs_num", 3]
+    plans = {}
+    for name, folder in (("run", []), ("moved/run", []), ("branch", ["--ckpt_save_directory", "branch"])):
+        file = "run/last.ckpt" if name == "branch" else f"{name}/last.ckpt"
+        plans[name] = in_this_process(finished, monkeypatch, "--resume", file, *config, *folder, folder=[])
+        assert plans[name].folder == finished / name and plans[name].first_step == 4
+    runs = {name: plan.description["run"] for name, plan in plans.items()}
+    assert runs["run"] == runs["moved/run"] == run_folder.identity(finished / "run") != runs["branch"]
+    run_folder.begin(plans["branch"].folder, "seed: 1\n", runs["branch"], plans["branch"].saved)
+    shutil.copy(finished / "run/last.ckpt", finished / "branch/of_the_run.ckpt")
+    for file in ("run/last.ckpt", "branch/of_the_run.ckpt"):
+        options = ["--resume", file, *config, "--ckpt_save_directory", "branch"]
+        with pytest.raises(UserError, match=f"not of the run in {finished / 'branch'}, whose log"):
+            in_this_process(finished, monkeypatch, *options, folder=[])
 
 
 def test_weights_alone_cannot_be_resumed_from(finished, monkeypatch, cpu, tmp_path):
@@ -238,8 +292,6 @@ def test_weights_alone_cannot_be_resumed_from(finished, monkeypatch, cpu, tmp_pa
 
 
 def write(folder, name, step, damage=None, **meta):
-    import numpy as np
-
     save_checkpoint(folder / name, {"a": np.ones(1000, np.float32)}, {"epoch": 1, "step": step, **meta})
     content = bytearray((folder / name).read_bytes())
     if damage == "cut":
@@ -253,13 +305,30 @@ def write(folder, name, step, damage=None, **meta):
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_auto_takes_the_newest_good_checkpoint_and_names_the_bad_one(damage, tmp_path, cpu, capsys):
-    write(tmp_path, "MIMO-UNet_9_90.ckpt", 90)  # of an older, longer run: not the newest
-    write(tmp_path, "MIMO-UNet_1_10.ckpt", 10)
-    write(tmp_path, "last.ckpt", 20, damage)
+    write(tmp_path, "last.ckpt", 20, damage, launch=2)
+    write(tmp_path, "MIMO-UNet_1_10.ckpt", 10, launch=2)
+    write(tmp_path, "MIMO-UNet_9_90.ckpt", 90, launch=1)  # the user has gone back to an earlier step
     path, _, meta = resume.find_checkpoint("auto", tmp_path)
     assert (path.name, meta["step"]) == ("MIMO-UNet_1_10.ckpt", 10)
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and out.startswith("passed over:") and "last.ckpt" in out
+
+
+def test_newest_is_what_the_files_state_in_whatever_order_they_were_copied(tmp_path, cpu):
+    write(tmp_path, "last.ckpt", 6, steps_per_epoch=2, launch=2)  # resumed with a batch twice as large
+    write(tmp_path, "MIMO-UNet_3_6.ckpt", 6, steps_per_epoch=2, launch=2)
+    write(tmp_path, "best.ckpt", 5, steps_per_epoch=2, launch=2)
+    write(tmp_path, "MIMO-UNet_2_8.ckpt", 8, steps_per_epoch=4, launch=1)
+    assert resume.find_checkpoint("auto", tmp_path)[0].name == "last.ckpt"
+    (tmp_path / "last.ckpt").unlink()
+    assert resume.find_checkpoint("auto", tmp_path)[0].name == "MIMO-UNet_3_6.ckpt"
+
+
+def test_newest_of_a_run_of_a_version_that_did_not_count_launches(tmp_path, cpu):
+    write(tmp_path, "last.ckpt", 20)
+    write(tmp_path, "MIMO-UNet_1_10.ckpt", 10)
+    write(tmp_path, "MIMO-UNet_9_90.ckpt", 90)  # before the user went back to step 10
+    assert resume.find_checkpoint("auto", tmp_path)[0].name == "last.ckpt"
 
 
 def test_auto_without_a_good_checkpoint(tmp_path, cpu):

@@ -2,9 +2,11 @@ import csv
 import json
 import math
 import platform
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from src import __version__, run_folder
@@ -13,6 +15,7 @@ from src.errors import UserError
 from src.run_folder import (
     COLUMNS,
     RunLog,
+    SavedAt,
     begin,
     check,
     checkpoint_name,
@@ -23,6 +26,7 @@ from src.run_folder import (
     numbered_checkpoints,
     read_log,
 )
+from src.weight_files import write_safetensors
 
 
 def make_run(folder, text="old"):
@@ -117,14 +121,14 @@ def test_folder_without_permission(tmp_path, monkeypatch):
 
 def test_description_repeats_the_run(tmp_path):
     config = load_config("train", ["--seed", "7", "--learning_rate", "2e-4"])
-    describe(tmp_path, config.to_yaml())
+    describe(tmp_path, config.to_yaml(), "5f")
     again = load_config("train", ["--config_path", str(tmp_path / "config.yaml")])
     assert (again.seed, again.learning_rate) == (7, 2e-4)
     assert holds_run(tmp_path)
 
 
 def test_versions_are_those_of_this_process(tmp_path):
-    describe(tmp_path, Config().to_yaml())
+    describe(tmp_path, Config().to_yaml(), "5f")
     found = json.loads((tmp_path / "versions.json").read_text())
     assert found["mimo_unet"] == __version__
     assert found["python"] == platform.python_version()
@@ -235,7 +239,7 @@ def test_cut_log_drops_what_a_resumed_run_writes_again(log):
     log.flush()
     with open(log.path, "a", encoding="utf-8") as f:
         f.write("2,4")  # cut off by a crash: neither a row of step 4 nor of a later one may stay
-    cut_log(log.path, 20)
+    cut_log(log.path, SavedAt(20, 10))
     assert read_log(log.path)["step"] == [10, 20]
     assert read_log(log.path)["loss"] == [10 / 7, 20 / 7]
     assert rows(log.path)[0] == COLUMNS
@@ -245,13 +249,23 @@ def test_cut_log_drops_what_a_resumed_run_writes_again(log):
 def test_cut_log_of_an_older_version_gets_todays_columns(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("epoch,step,loss,gone\n1,10,0.5,7\n1,20,0.25,8\n")
-    cut_log(path, 10)
+    cut_log(path, SavedAt(10, 10))
     assert rows(path)[0] == COLUMNS and read_log(path)["loss"] == [0.5]
 
 
 def test_cut_log_without_a_log_does_nothing(tmp_path):
-    cut_log(tmp_path / "log.csv", 10)
+    cut_log(tmp_path / "log.csv", SavedAt(10, 10))
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("then, now, steps", [(4, 2, [0, 1, 3, 4]), (2, 4, [2, 6, 12, 18]), (4, 4, [1, 3, 6, 9])])
+def test_log_of_a_run_whose_epochs_change_their_length_keeps_its_rows(log, then, now, steps):
+    for step in (1, 3, 6, 9, 10):
+        log.add(1, step, loss=step / 7)
+    log.flush()
+    cut_log(log.path, SavedAt(9, then), steps_per_epoch=now)
+    columns = read_log(log.path)
+    assert columns["step"] == steps and columns["loss"] == [1 / 7, 3 / 7, 6 / 7, 9 / 7]
 
 
 def test_begin_keeps_a_folder_that_is_resumed_at_step_0(log):
@@ -259,7 +273,7 @@ def test_begin_keeps_a_folder_that_is_resumed_at_step_0(log):
         log.add(0, step, psnr=30.0)
     log.flush()
     (log.folder / "best.ckpt").touch()  # of --val_first
-    begin(log.folder, "seed: 1\n", resumed_step=0)
+    begin(log.folder, "seed: 1\n", "1", SavedAt(0, 5))
     assert read_log(log.path)["step"] == [0] and (log.folder / "best.ckpt").exists()
 
 
@@ -267,10 +281,10 @@ def test_begin_cuts_at_a_resume_and_claims_for_a_new_run(log):
     log.add(1, 10, loss=0.5)
     log.add(1, 20, loss=0.25)
     log.flush()
-    begin(log.folder, "seed: 1\n", resumed_step=10)
+    begin(log.folder, "seed: 1\n", "1", SavedAt(10, 5))
     assert read_log(log.path)["step"] == [10]
     assert (log.folder / "config.yaml").read_text() == "seed: 1\n"
-    begin(log.folder, "seed: 2\n", resumed_step=None)
+    begin(log.folder, "seed: 2\n", "2")
     assert names(log.folder) == ["config.yaml", "versions.json"]
     assert read_log(log.folder.with_name(log.folder.name + ".old1") / "log.csv")["step"] == [10]
 
@@ -305,3 +319,61 @@ def test_checkpoints_of_one_step_are_all_found(tmp_path):
 
 def test_no_folder_no_checkpoints(tmp_path):
     assert numbered_checkpoints(tmp_path / "none", "MIMO-UNet") == []
+
+
+# ---- whose checkpoint
+
+
+def begin_run(folder, run, **options):
+    """A run folder as a training leaves it, with a log and one checkpoint, which is returned."""
+    begin(folder, Config(**options).to_yaml(), run)
+    (folder / "log.csv").write_text("epoch,step,loss\n1,10,0.5\n2,20,0.25\n")
+    return write_checkpoint(folder / "last.safetensors", run)
+
+
+def write_checkpoint(path, run="", step=10):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_safetensors(path, {"a": np.ones(3, np.float32)}, {"step": step} | ({"run": run} if run else {}))
+    return path
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_resuming_into_the_folder_of_another_run_is_refused(tmp_path):
+    a, b = begin_run(tmp_path / "a", "1"), begin_run(tmp_path / "b", "2")
+    before = contents(b.parent)
+    with pytest.raises(UserError, match=r"last.safetensors: .*not of the run in .*b, whose log and ch.*--resume auto"):
+        check(b.parent, overwrite=False, resume=str(a))
+    assert contents(b.parent) == before
+    # nor is a checkpoint of another run at home where somebody has copied it to
+    with pytest.raises(UserError, match="not of the run in"):
+        check(b.parent, overwrite=False, resume=str(shutil.copy(a, b.parent / "of_a.safetensors")))
+
+
+def test_resuming_into_the_runs_own_folder_or_an_empty_one(tmp_path):
+    a = begin_run(tmp_path / "a", "1")
+    backup = Path(shutil.copy(a, tmp_path / "backup.safetensors"))
+    moved = tmp_path / "moved" / "a"
+    shutil.copytree(a.parent, moved)
+    for folder in (a.parent, moved, tmp_path / "new"):
+        for file in (a, backup, moved / a.name):
+            assert check(folder, overwrite=False, resume=str(file)) == folder
+    assert check(a.parent, overwrite=False, resume="auto") == a.parent
+
+
+def test_run_of_a_version_without_identities_is_resumed_in_its_own_folder_alone(tmp_path):
+    old, other = make_run(tmp_path / "old"), make_run(tmp_path / "other")
+    (old / "versions.json").write_text("{}")
+    file = write_checkpoint(old / "last.safetensors")
+    assert check(old, overwrite=False, resume=str(file)) == old
+    with pytest.raises(UserError, match="not of the run in"):
+        check(other, overwrite=False, resume=str(file))
+    begin(old, "seed: 1\n", "1", SavedAt(10, 5))  # by this version: the folder has an identity, the file has none
+    assert check(old, overwrite=False, resume=str(file)) == old
+
+
+def test_missing_checkpoint_to_resume_from_is_named_before_anything_else(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint .*none.ckpt"):
+        check(tmp_path, overwrite=False, resume=str(tmp_path / "none.ckpt"))
