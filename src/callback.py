@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from src.interrupts import Interrupts, describe
 from src.picture import save_curves
-from src.run_folder import RunLog, age, checkpoint_name, numbered_checkpoints, read_log
+from src.run_folder import RunLog, age, checkpoint_name, numbered_checkpoints, read_log, why_not_importable
 from src.train_step import VALUES
 
 
@@ -514,4 +514,6 @@ class Curves(Callback):
 
     def draw(self) -> None:
         self.log.flush()
+        if why_not_importable("matplotlib"):
+            return  # as `run_folder.check` has said at the start
         save_curves(self.log.folder / "curves.png", {self.log.folder.name: read_log(self.log.path)})

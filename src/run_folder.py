@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ COLUMNS = ["epoch", "step", "loss", "content", "fft", "lr", "scale", "grad_norm"
 
 
 def check(folder: Path | str, overwrite: bool, resume: str = "") -> Path:
-    """Find out, without touching anything, whether `begin` will succeed.
+    """Find out, without touching anything, whether `begin` will succeed, and say what the run will do without.
 
     Args:
         resume: as the option: "", `auto`, or a checkpoint.
@@ -39,7 +40,8 @@ def check(folder: Path | str, overwrite: bool, resume: str = "") -> Path:
     if resume and resume != "auto":
         path = Path(resume)
         need_file(path, "checkpoint")
-        if holds_run(folder) and not is_of_run(path, folder):
+        # A file that states no step is damaged or not of a training: it is refused with that reason when it is read.
+        if holds_run(folder) and "step" in read_meta(path) and not is_of_run(path, folder):
             raise UserError(
                 f"--resume {path}: this checkpoint is not of the run in {folder}, whose log and checkpoints would be "
                 f"overwritten. Name a new folder (--ckpt_save_directory), or continue the run that is there with "
@@ -55,7 +57,18 @@ def check(folder: Path | str, overwrite: bool, resume: str = "") -> Path:
         raise UserError(
             f"--ckpt_save_directory {folder}: cannot write into {ancestor}. Give a folder you may write to."
         )
+    for package, product in (("tensorboardX", "events/"), ("matplotlib", "curves.png")):
+        if reason := why_not_importable(package):
+            print(f"{package} cannot be imported ({reason}): {product} is left out; pip install {package} adds it")
     return folder
+
+
+def why_not_importable(package: str) -> str:
+    try:
+        import_module(package)
+    except Exception as e:  # a package whose own needs are not met raises what it likes
+        return " ".join(str(e).split())
+    return ""
 
 
 def claim(folder: Path) -> Path:
@@ -177,13 +190,15 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, first_step: int = 0, part: Mapping[str, float] | None = None):
-        from tensorboardX import SummaryWriter
-
         self.folder = folder
         self.path = folder / "log.csv"
         self.part = dict(part or {})
         self.row: dict[str, Any] = {}
-        self.events = SummaryWriter(str(folder / "events"), purge_step=first_step + 1)
+        self.events: Any = None
+        if not why_not_importable("tensorboardX"):
+            from tensorboardX import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / "events"), purge_step=first_step + 1)
         if not self.path.exists():
             with open(self.path, "w", newline="", encoding="utf-8") as f:
                 csv.writer(f).writerow(COLUMNS)
@@ -195,17 +210,19 @@ class RunLog:
 
     def add_image(self, name: str, image: np.ndarray, step: int) -> None:
         """An (H, W, 3) uint8 picture for the events."""
-        self.events.add_image(name, image, step, dataformats="HWC")
+        if self.events:
+            self.events.add_image(name, image, step, dataformats="HWC")
 
     def flush(self) -> None:
         if not self.row:
             return
         with open(self.path, "a", newline="", encoding="utf-8") as f:
             csv.DictWriter(f, COLUMNS).writerow(self.row)
-        for name, value in self.row.items():
-            if name != "step" and value is not None:
-                self.events.add_scalar(name, value, self.row["step"])
-        self.events.flush()
+        if self.events:
+            for name, value in self.row.items():
+                if name != "step" and value is not None:
+                    self.events.add_scalar(name, value, self.row["step"])
+            self.events.flush()
         self.row = {}
 
 

@@ -3,6 +3,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import types
 
@@ -736,6 +737,12 @@ def test_curves_are_drawn_at_validation_and_at_the_end(log, tmp_path):
     train([Clock(0, 2), LogWriter(log, 1), curves], [1.0] * 3)
     assert curves.drawn == ([1, 2], [1, 2, 3])
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_without_matplotlib_a_run_ends_without_curves(log, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    train([Clock(0, 2), LogWriter(log, 1), Curves(log, 2)], [1.0] * 3)
+    assert read_log(log.path)["step"] == [1, 2, 3] and not (tmp_path / "curves.png").exists()
 
 
 def test_progress_away_from_a_terminal(fake_time, capsys):

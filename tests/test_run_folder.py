@@ -3,6 +3,7 @@ import json
 import math
 import platform
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -231,6 +232,28 @@ def test_log_cut_off_in_its_last_row_is_read(log):
         f.write("2,20,0.2")
     assert read_log(log.path)["loss"] == [0.5, 0.2]
     assert read_log(log.path)["psnr_input"] == [None, None]
+
+
+@pytest.mark.parametrize("fault", ["import nothing_of_that_name", "raise TypeError('Descriptors cannot\\nbe created')"])
+def test_run_without_packages_for_pictures_says_so_at_its_start_and_writes_the_rest(
+    fault, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    for package in ("tensorboardX", "matplotlib"):
+        (tmp_path / f"{package}.py").write_text(fault)
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    folder = check(tmp_path / "run", overwrite=False)
+    events, curves = capsys.readouterr().out.splitlines()
+    assert events.startswith("tensorboardX cannot be imported (") and events.endswith(
+        "pip install tensorboardX adds it"
+    )
+    assert "): events/ is left out; " in events and "): curves.png is left out; " in curves
+    log = RunLog(claim(folder))
+    log.add(1, 10, loss=0.5)
+    log.add_image("strip", np.zeros((4, 4, 3), np.uint8), 10)
+    log.flush()
+    assert read_log(log.path)["loss"] == [0.5] and names(folder) == ["log.csv"]
+    assert capsys.readouterr().out == ""
 
 
 def test_cut_log_drops_what_a_resumed_run_writes_again(log):
