@@ -11,8 +11,8 @@ answered without it.
 """
 
 from src import device, run_folder
-from src.config import Config, load_config
-from src.datasets import training_and_validation_pairs
+from src.config import Config, absolute_paths, load_config
+from src.datasets import choose_root, training_and_validation_pairs
 from src.errors import UserError, run_main
 from src.interrupts import Interrupts
 from src.picture_files import Pair
@@ -24,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     device.require_device(config.device_target)
     if is_main:
         print(f"settings: {config.origin}", flush=True)
+    sources = config.train_list, config.blur_directory, config.sharp_directory
+    config = absolute_paths(config, choose_root(config.dataset_root, *sources, config.blur == "synthetic"))
     pairs, val_pairs, described = training_and_validation_pairs(
         config.dataset_root, config.train_list, config.blur_directory, config.sharp_directory,
         test_list=config.test_list, val_list=config.val_list, val_fraction=config.val_fraction, seed=config.seed,

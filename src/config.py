@@ -7,6 +7,7 @@ value and what was expected. Nothing here imports MindSpore, so that `--help` an
 import argparse
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,13 +38,15 @@ def option(
     choices: Sequence[str] = (),
     low: float | None = None,
     shapes_result: bool = False,
+    is_path: bool = False,
 ) -> Any:
     """A field with its help text, the scripts that offer it, its legal values or its smallest value.
 
-    `shapes_result` marks what a resumed run must not change.
+    `shapes_result` marks what a resumed run must not change, `is_path` the files and folders that a training reads or
+    writes.
     """
     metadata = {"help": help, "scripts": scripts.split(), "choices": choices, "low": low}
-    return field(default=default, metadata=metadata | {"shapes_result": shapes_result})
+    return field(default=default, metadata=metadata | {"shapes_result": shapes_result, "is_path": is_path})
 
 
 @dataclass(frozen=True)
@@ -69,29 +72,32 @@ class Config:
         "",
         "folder with {train,test}/{blur,sharp}, or packed; empty = ./dataset, else a sample set made on the spot",
         "train eval",
+        is_path=True,
     )
     train_list: str = option(
         "", "list file of the training pairs, 'sharp blur' a line; paths relative to dataset_root or to the list",
-        shapes_result=True,
+        is_path=True,
     )  # fmt: skip
-    test_list: str = option("", "likewise of the validation or test pairs", "train eval")
+    test_list: str = option("", "likewise of the validation or test pairs", "train eval", is_path=True)
     blur_directory: str = option(
         "", "folder of blurred images, paired by name with sharp_directory: training pairs, or those that are scored",
-        "train eval", shapes_result=True,
+        "train eval", is_path=True,
     )  # fmt: skip
-    sharp_directory: str = option("", "folder of their sharp images", "train eval", shapes_result=True)
+    sharp_directory: str = option("", "folder of their sharp images", "train eval", is_path=True)
     val_fraction: float = option(
         0.0,
         "take this part of the training pairs for validation, whole sequences, up to 0.5",
         low=0,
         shapes_result=True,
     )
-    val_list: str = option("", "names of pairs or sequences to take for validation, one a line", shapes_result=True)
+    val_list: str = option("", "names of pairs or sequences to take for validation, one a line", is_path=True)
     blur: str = option(
         "real", "synthetic = dataset_root is a folder of sharp photographs, blurred anew in every epoch",
         choices=("real", "synthetic"), shapes_result=True,
     )  # fmt: skip
-    sharp_photos: str = option("", "folder of sharp photographs, mixed with synthetic blur into the training pairs")
+    sharp_photos: str = option(
+        "", "folder of sharp photographs, mixed with synthetic blur into the training pairs", is_path=True
+    )
     synthetic_fraction: float = option(0.5, "the share of sharp_photos in the training pairs", shapes_result=True)
     slice_dataset: int = option(0, "use only the first N images, 0 = all", "train eval", low=0)
     crop_size: int = option(
@@ -140,10 +146,14 @@ class Config:
     sink_size: int = option(100, "steps between two returns to the host with data sink on", low=1)
 
     # run folder
-    ckpt_save_directory: str = option("runs/MIMO-UNet", "run folder: settings, log, curves, checkpoints")
-    resume: str = option("", "continue a run: a checkpoint, or 'auto' for the newest good one of the run folder")
+    ckpt_save_directory: str = option("runs/MIMO-UNet", "run folder: settings, log, curves, checkpoints", is_path=True)
+    resume: str = option(
+        "", "continue a run: a checkpoint, or 'auto' for the newest good one of the run folder", is_path=True
+    )
     force: bool = option(False, "resume even if options that shape the result have changed")
-    pretrained: str = option("", "start from the network of this checkpoint, with a fresh optimizer, at step 0")
+    pretrained: str = option(
+        "", "start from the network of this checkpoint, with a fresh optimizer, at step 0", is_path=True
+    )
     overwrite: bool = option(False, "if the run folder holds a run, rename it aside and start anew")
     ckpt_save_frequency: int = option(1, "epochs between checkpoints", low=1)
     ckpt_save_steps: int = option(0, "also save every N steps, 0 = never", low=0)
@@ -255,6 +265,20 @@ def option_fields(script: str | None = None) -> list[dataclasses.Field]:
         f for f in dataclasses.fields(Config)
         if f.metadata["scripts"] and (script is None or script in f.metadata["scripts"])
     ]  # fmt: skip
+
+
+def absolute_paths(config: Config, dataset_root: Path | str) -> Config:
+    """The settings of a training with its paths made absolute, for a record that is right from every working directory.
+
+    Args:
+        dataset_root: what `config.dataset_root` stands for if that is empty.
+    """
+    values = {f.name: getattr(config, f.name) for f in option_fields() if f.metadata["is_path"]}
+    values["dataset_root"] = str(dataset_root)
+    paths = {
+        name: os.path.abspath(path) for name, path in values.items() if path and (name, path) != ("resume", "auto")
+    }
+    return dataclasses.replace(config, **paths)
 
 
 def _is_positive_number(text: str) -> bool:

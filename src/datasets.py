@@ -56,8 +56,8 @@ def choose_pairs(
     return find_pairs(root, split), str(root)
 
 
-def choose_root(root: Path | str, *other_sources: str) -> Path | str:
-    """`root` as it is if one of `other_sources`, a list file or folders, names the pairs; else `dataset_or_samples`."""
+def choose_root(root: Path | str, *other_sources: str | bool) -> Path | str:
+    """`root` as it is if there is one of `other_sources`, a list file or folders; else `dataset_or_samples`."""
     return root if any(other_sources) else dataset_or_samples(root)
 
 

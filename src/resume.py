@@ -18,7 +18,7 @@ from mindspore import Parameter, Tensor, nn
 
 from src import run_folder
 from src.checkpoint import read_checkpoint, save_checkpoint
-from src.config import option_fields
+from src.config import ROOT, option_fields
 from src.errors import UserError, first_few
 from src.picture_files import Pair
 from src.run_folder import RunLog, SavedAt
@@ -145,6 +145,7 @@ def make_plan(
         saved = SavedAt(int(meta["step"]), meta.get("steps_per_epoch", steps))
         first_step, best, log_part = saved.step_now(steps), meta.get("best_psnr"), meta.get("log_part", {})
         lines = [f"--force: {problem}" for problem in problems]
+        lines += moved_data(meta, description)
         lines.append(f"resumed from {path}: epoch {meta['epoch']}, step {saved.step}")
         if saved.steps_per_epoch != steps:
             set_global_step(step, saved.step, first_step)
@@ -203,7 +204,8 @@ def closing_words(plan: Plan, step: int, world_size: int) -> str:
     """What a launch says when it ends after `step` steps of the run: done, or how to go on."""
     if step >= plan.last_step:
         return f"done: {plan.folder}"
-    again = shlex.join(["python", "train.py", "--ckpt_save_directory", str(plan.folder)])
+    script = "train.py" if Path.cwd() == ROOT else str(ROOT / "train.py")
+    again = shlex.join(["python", script, "--ckpt_save_directory", str(plan.folder)])
     again = again if world_size == 1 else "the same command with"
     return f"stopped at step {step} of {plan.last_step}\nto go on: {again} --resume auto"
 
@@ -227,7 +229,8 @@ def check_compatible(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     """Differences between two `describe_run`s that would change the result, one text each.
 
     The batch counts as a whole: two ranks with batch 4 see what one rank with batch 8 sees. More epochs are allowed
-    with step decay, which they only continue; a cosine would have run differently from the start.
+    with step decay, which they only continue; a cosine would have run differently from the start. Where the data lie is
+    free as long as the pairs have the same names; `moved_data` tells.
     """
     old, new = saved.get("config", {}), now["config"]
     shaping = [f for f in option_fields("train") if f.metadata["shapes_result"]]
@@ -245,3 +248,16 @@ def check_compatible(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     if new["lr_schedule"] == "cosine" and new["epochs_num"] != epochs_before:
         problems.append(f"--epochs_num was {epochs_before}, is {new['epochs_num']}: the cosine depends on it")
     return problems
+
+
+def moved_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Data that are read from another place than in an earlier `describe_run`, one text each. Relative paths, which
+    older versions kept, cannot be compared."""
+    old, new = saved.get("config", {}), now["config"]
+    of_run = ("ckpt_save_directory", "resume", "pretrained")
+    names = [f.name for f in option_fields("train") if f.metadata["is_path"] and f.name not in of_run]
+    return [
+        f"the data have another place: --{name} was {old[name]}, is {new[name]}"
+        for name in names
+        if Path(old.get(name, "")).is_absolute() and Path(new[name]).is_absolute() and old[name] != new[name]
+    ]

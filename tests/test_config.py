@@ -23,6 +23,7 @@ from src.config import (
     ROOT,
     SCRIPTS,
     Config,
+    absolute_paths,
     coerce,
     load_config,
     option_fields,
@@ -430,6 +431,24 @@ def test_resume_goes_with_neither_pretrained_nor_overwrite(old_run, other):
 
 
 # ---- the record in the run folder
+
+
+def test_paths_become_absolute_so_that_a_run_can_be_resumed_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"train_list": "lists/../a.txt", "test_list": "/somewhere/t.txt", "sharp_photos": "photos",
+               "blur_directory": "b", "sharp_directory": "s", "pretrained": "p.ckpt"}  # fmt: skip
+    config = absolute_paths(Config(**options), "data")
+    assert config.dataset_root == f"{tmp_path}/data"
+    assert {name: getattr(config, name).replace(f"{tmp_path}/", "") for name in options} == options | {
+        "train_list": "a.txt"
+    }
+    assert config.ckpt_save_directory == f"{tmp_path}/runs/MIMO-UNet"
+    assert absolute_paths(config, config.dataset_root) == config
+    # what is no path stays
+    config = absolute_paths(Config(resume="auto"), "")
+    assert (config.dataset_root, config.train_list, config.resume) == ("", "", "auto")
+    assert dataclasses.replace(config, ckpt_save_directory=Config.ckpt_save_directory) == Config(resume="auto")
+    assert absolute_paths(Config(resume="a.ckpt"), "").resume == f"{tmp_path}/a.ckpt"
 
 
 def test_to_yaml_reads_back(write_yaml):

@@ -163,6 +163,9 @@ def test_a_held_run_folder_is_refused_and_renamed_only_when_asked(work):
 def test_launchers(work):
     options = [*TINY, "--max_steps", 1, "--val_acc_monitor_interval", 0]
     run("scripts/run_standalone_train_cpu.sh", "data", "launched", *options, cwd=work)
+    again = ["--resume", "auto", "--max_steps", 2]
+    out, _ = run("scripts/run_standalone_train_cpu.sh", "data", "launched", *again, cwd=work)
+    assert "launched/config.yaml, of the run that is resumed" in out and "steps 2 to 2;" in out
     out, _ = run("scripts/run_eval_cpu.sh", "data", "launched/last.ckpt", "launched_images", cwd=work)
     assert "psnr:" in out and len(list((work / "launched_images").glob("*.png"))) == 2
 

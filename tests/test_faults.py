@@ -73,7 +73,7 @@ def test_signal_to_the_group_finishes_the_step_saves_and_leaves_nobody(number, s
     text = log.read_text()
     step = read_checkpoint(tmp_path / "run/last.ckpt")[1]["step"]
     assert f"stopped at step {step} of 2000" in text and "Traceback" not in text
-    assert f"python train.py --ckpt_save_directory {tmp_path / 'run'} --resume auto" in text
+    assert f"--ckpt_save_directory {tmp_path / 'run'} --resume auto" in text
     assert read_log(tmp_path / "run/log.csv")["step"][-1] == step
     assert left_behind(children) == []
 

@@ -1,5 +1,6 @@
 """Exact resume. The refusals run in this process; what must repeat bit for bit runs in real ones."""
 
+import shlex
 import shutil
 import signal
 
@@ -61,6 +62,26 @@ def test_the_batch_counts_as_a_whole():
 def test_other_images_are_noticed():
     assert "3 then, 2 now" in differences({}, {"names": ("a", "b")})[0]
     assert "others than before" in differences({}, {"names": ("a", "b", "d")})[0]
+
+
+def test_data_in_another_place_are_told_and_allowed_where_the_pairs_are_the_same():
+    then = {"train_list": "/disk/a.txt", "dataset_root": "/disk"}
+    for now in ({"train_list": "/b.txt", "dataset_root": "/c"}, {"blur_directory": "/c", "sharp_directory": "/d"}):
+        assert differences(then, now) == []
+    assert "others than before" in differences(then, {"train_list": "/b.txt", "names": ("a", "b", "d")})[0]
+    moved = resume.moved_data(description(**then), description(train_list="/b.txt", dataset_root="/disk"))
+    assert moved == ["the data have another place: --train_list was /disk/a.txt, is /b.txt"]
+    relative = description(train_list="a.txt", dataset_root="")  # as older versions kept them
+    assert resume.moved_data(relative, description(**then)) == []
+
+
+def test_the_advice_at_the_end_is_a_command_for_wherever_the_user_is(tmp_path, monkeypatch):
+    plan = resume.Plan(tmp_path / "a run", 2, 0, 3, 4, None, {}, None, None, {})
+    for folder, script in ((ROOT, "train.py"), (tmp_path, str(ROOT / "train.py"))):
+        monkeypatch.chdir(folder)
+        advice = resume.closing_words(plan, 3, 1).splitlines()[-1]
+        command = ["python", script, "--ckpt_save_directory", str(tmp_path / "a run"), "--resume", "auto"]
+        assert shlex.split(advice.removeprefix("to go on: ")) == command
 
 
 def test_more_epochs_go_with_step_decay_and_not_with_a_cosine():
@@ -237,7 +258,7 @@ def test_force_with_another_batch_keeps_the_place_in_the_schedule(
         network, MultiScaleLoss(0.1), Adam(network.trainable_params()), make_schedule("step", 1e-4, 0, 9, 9)
     )
     now = {**meta, "config": meta["config"] | {"train_batch_size": batch}, "batch": batch, "steps_per_epoch": per_epoch}
-    plan = resume.make_plan(step, tmp_path / "run", now, resume="auto", force=True)
+    plan = resume.make_plan(step, tmp_path / "run", now, resume=str(tmp_path / "run/last.ckpt"), force=True)
     out = capsys.readouterr().out
     assert (plan.first_step, plan.last_step, step.global_step.asnumpy()) == (first_step, 2 * per_epoch, first_step)
     assert (
@@ -255,6 +276,13 @@ def test_force_with_another_batch_keeps_the_place_in_the_schedule(
 def test_more_epochs_are_allowed_with_step_decay(finished, monkeypatch, cpu):
     plan = in_this_process(finished, monkeypatch, "--resume", "auto", "--epochs_num", 3)
     assert (plan.first_step, plan.last_step, plan.best) == (4, 6, None)
+
+
+def test_a_run_is_resumed_from_another_working_directory(finished, monkeypatch, cpu, tmp_path, capsys):
+    folder = ["--ckpt_save_directory", finished / "run"]
+    plan = in_this_process(tmp_path, monkeypatch, "--resume", "auto", folder=folder)
+    assert plan.first_step == 4 and f"4 training pairs from {finished / 'data'}," in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())  # such as a sample set
 
 
 def test_a_run_is_continued_where_it_lies_whatever_a_configuration_says(finished, monkeypatch, cpu):
