@@ -371,7 +371,10 @@ def make_parser(script: str) -> ArgumentParser:
     """The command line of one script, made from the fields of `Config`."""
     parser = ArgumentParser(f"{script}.py of MIMO-UNet for MindSpore. Defaults < --config_path < --recipe < options.")
     parser.add_argument(
-        "--config_path", metavar="FILE", help="YAML with settings; default: the best device present chooses"
+        "--config_path",
+        metavar="FILE",
+        help="YAML with settings; default: the best device present chooses. A resumed run has its own settings and "
+        "takes only the device from here",
     )
     parser.add_argument(
         "--recipe", metavar="FILE", help="YAML that overrides a few keys, a file or a name in configs/recipes"
