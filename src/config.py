@@ -377,7 +377,7 @@ def make_parser(script: str) -> ArgumentParser:
         "takes only the device from here",
     )
     parser.add_argument(
-        "--recipe", metavar="FILE", help="YAML that overrides a few keys, a file or a name in configs/recipes"
+        "--recipe", metavar="FILE", help="YAML that overrides a few keys of it, a file or a name in configs/recipes"
     )
     for f in option_fields(script):
         choices = f" ({' | '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
@@ -405,15 +405,16 @@ def load_config(
     given = {f.name: args[f.name] for f in option_fields(script) if args[f.name] is not None}
     given = {name: coerce(name, value, f"--{name}") for name, value in given.items()}
     config_path = args["config_path"]
-    values = read_yaml(config_path) if config_path else {}
     recipe = find_recipe(args["recipe"]) if args["recipe"] else None
-    overrides = (read_yaml(recipe) if recipe else {}) | given
+    changes = read_yaml(recipe) if recipe else {}
+    values = (read_yaml(config_path) if config_path else {}) | changes
     resumed = None
-    if script == "train" and (resume := (values | overrides).get("resume")):
-        folder, resumed = resumed_run(resume, given.get("ckpt_save_directory"), values | overrides)
-        overrides |= {"resume": resume, "ckpt_save_directory": str(folder)}
+    if script == "train" and (resume := (values | given).get("resume")):
+        folder, resumed = resumed_run(resume, given.get("ckpt_save_directory"), values)
+        given |= {"resume": resume, "ckpt_save_directory": str(folder)}
     if resumed:
-        values, origin = resumed_settings(resumed, config_path, values, overrides)
+        files = " and ".join(str(path) for path in (config_path, recipe) if path)
+        values, origin = resumed_settings(resumed, files, values, given)
     elif config_path:
         origin = f"{config_path}, as asked"
     else:
@@ -423,10 +424,10 @@ def load_config(
                 f"--device_target: got {target!r}, expected one of {', '.join(DEVICES)}.{nearest(target, DEVICES)}"
             )
         config_path = CONFIG_DIR / f"{target.lower()}_config.yaml"
-        values, origin = read_yaml(config_path), f"configs/{config_path.name}: {why}"
-    if recipe:
+        values, origin = read_yaml(config_path) | changes, f"configs/{config_path.name}: {why}"
+    if recipe and not resumed:
         origin += f"; recipe {recipe.name}"
-    return Config(**(values | overrides), origin=origin, debug=args["debug"])
+    return Config(**(values | given), origin=origin, debug=args["debug"])
 
 
 def resumed_run(resume: str, named: str | None, values: dict[str, Any]) -> tuple[Path, Path | None]:
@@ -437,7 +438,7 @@ def resumed_run(resume: str, named: str | None, values: dict[str, Any]) -> tuple
 
     Args:
         named: --ckpt_save_directory of the command line.
-        values: settings of files and command line, for the folder in which `auto` looks.
+        values: settings of the configuration, for the folder in which `auto` looks.
     """
     own = Path(resume).parent if resume != "auto" else None
     folder = Path(named or own or values.get("ckpt_save_directory", Config.ckpt_save_directory))
@@ -450,27 +451,31 @@ ONE_LAUNCH_ONLY = ("resume", "force", "overwrite", "pretrained", "max_steps")
 
 
 def resumed_settings(
-    path: Path, config_path: str | None, asked: dict[str, Any], overrides: dict[str, Any]
+    path: Path, files: str, asked: dict[str, Any], given: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
     """The settings of the run that is resumed, and where they come from, in words.
 
-    Launchers always give their device's configuration as `config_path`, which the run may have been started without or
-    with a recipe. So of the settings `asked` there only the device counts, which belongs to a launch and not to a run;
-    `overrides` are those that will win, about which nothing needs to be said.
+    Launchers always name their device's configuration, and a run may have been started with options on top of it. So
+    of the settings `asked` for in configuration files only the device counts, which belongs to a launch and not to a
+    run.
+
+    Args:
+        files: names of the configuration files, "" = none.
+        given: what the command line changes; nothing needs to be said about these.
     """
     values = {name: value for name, value in read_yaml(path).items() if name not in ONE_LAUNCH_ONLY}
     origin = f"{path}, of the run that is resumed"
-    if config_path:
+    if files:
         device = asked.get("device_target")
-        given = f"device_target {device} and nothing else" if device else "nothing"
+        taken = f"device_target {device} and nothing else" if device else "nothing"
         defaults = {f.name: f.default for f in option_fields()}
         others = [
             name for name, value in asked.items()
-            if value != values.get(name, defaults[name]) and name not in (*overrides, *ONE_LAUNCH_ONLY, "device_target")
+            if value != values.get(name, defaults[name]) and name not in (*given, *ONE_LAUNCH_ONLY, "device_target")
         ]  # fmt: skip
-        origin += f"; {config_path} gives {given}"
+        origin += f"; it takes {taken} from {files}"
         if others:
-            origin += f", although it differs in {first_few(others)} (options on the command line do change them)"
+            origin += f", which differs in {first_few(others)} (options on the command line do change them)"
         if device:
             values["device_target"] = device
     return values, origin

@@ -391,12 +391,9 @@ def test_resume_auto_looks_into_the_run_folder_that_the_configuration_names(old_
     assert load_config("eval", ["--config_path", path], no_device).seed == Config().seed  # of training alone
 
 
-def test_command_line_and_recipe_win_over_the_resumed_settings(old_run, write_yaml):
-    argv = ["--ckpt_save_directory", str(old_run), "--resume", "auto"]
-    config = load_config("train", [*argv, "--seed", "8"])
+def test_command_line_wins_over_the_resumed_settings(old_run):
+    config = load_config("train", ["--ckpt_save_directory", str(old_run), "--resume", "auto", "--seed", "8"])
     assert (config.seed, config.crop_size) == (8, 32)
-    config = load_config("train", [*argv, "--recipe", write_yaml("crop_size: 64", "big.yaml")])
-    assert (config.seed, config.crop_size) == (7, 64) and config.origin.endswith("recipe big.yaml")
 
 
 def test_configuration_of_a_launcher_gives_a_resumed_run_its_device_alone(old_run, write_yaml):
@@ -405,13 +402,18 @@ def test_configuration_of_a_launcher_gives_a_resumed_run_its_device_alone(old_ru
     config = load_config("train", [*argv, path], no_device)
     assert (config.device_target, config.crop_size, config.epochs_num) == ("GPU", 32, 100)
     assert config.origin == (
-        f"{old_run / 'config.yaml'}, of the run that is resumed; {path} gives device_target GPU and nothing else, "
-        "although it differs in crop_size, epochs_num (options on the command line do change them)"
+        f"{old_run / 'config.yaml'}, of the run that is resumed; it takes device_target GPU and nothing else from "
+        f"{path}, which differs in crop_size, epochs_num (options on the command line do change them)"
     )
     path = write_yaml("crop_size: 32\nepochs_num: 9")
     config = load_config("train", [*argv, path, "--epochs_num", "12"], no_device)
     assert (config.device_target, config.epochs_num) == ("CPU", 12)
-    assert config.origin == f"{old_run / 'config.yaml'}, of the run that is resumed; {path} gives nothing"
+    assert config.origin == f"{old_run / 'config.yaml'}, of the run that is resumed; it takes nothing from {path}"
+    # a recipe too starts runs and does not change them
+    recipe = write_yaml("clip_norm: 1\ncrop_size: 32", "recipe.yaml")
+    config = load_config("train", [*argv, path, "--recipe", recipe], no_device)
+    assert (config.clip_norm, config.epochs_num) == (0, 100)
+    assert f"it takes nothing from {path} and {recipe}, which differs in epochs_num, clip_norm (opt" in config.origin
     # where there is no run yet, it starts one
     config = load_config("train", ["--ckpt_save_directory", "new", "--resume", "auto", "--config_path", path])
     assert (config.epochs_num, config.origin) == (9, f"{path}, as asked")
