@@ -39,7 +39,8 @@ class Machine:
             shutil.copy(ROOT / name, folder)
         python = folder / ".venv/bin/python"
         python.parent.mkdir(parents=True)
-        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/gpu_stand_in/start.py" "$@"\n')
+        real, start_py = sys.executable, ROOT / "tests/gpu_stand_in/start.py"  # `python -c ...` needs no GPU
+        python.write_text(f'#!/bin/sh\ncase $1 in -*) exec "{real}" "$@" ;; esac\nexec "{real}" "{start_py}" "$@"\n')
         python.chmod(0o755)
         shutil.copy(Path(sys.executable).with_name("msrun"), python.parent)
 
