@@ -223,14 +223,14 @@ has_option() {
 # RATE_REMARK. A CPU's ranks share one machine's cores and use the small crops and few epochs of cpu_config.yaml, which
 # the recipe would replace.
 choose_learning_rate() {
-  local count=$1 name rate
+  local count=$1 name
   RATE_REMARK=""
   for name in learning_rate recipe config_path; do
     if has_option "$name"; then return 0; fi
   done
-  if has_option resume; then
-    rate=$(sed -n 's/^learning_rate: //p' "$2/config.yaml" 2>/dev/null) || true
-    [ -z "$rate" ] || OPTIONS+=(--learning_rate "$rate") RATE_REMARK=", of the run that is resumed"
+  # A run that --resume continues has its own rate. `auto` in a folder without a run starts one.
+  if has_option resume && { [ -f "$2/config.yaml" ] || ! [[ " ${OPTIONS[*]}" =~ \ --resume[\ =]auto ]]; }; then
+    RATE_REMARK=", of the run that is resumed"
   elif [ "$count" = 8 ] && [ "$DEVICE" != cpu ]; then
     OPTIONS+=(--recipe paper_8p)
     RATE_REMARK=", of recipe paper_8p, the default on 8 devices; --recipe or --learning_rate choose otherwise"

@@ -6,7 +6,6 @@ counts. Lines are only ever appended, each in one write, so a crash or a second 
 whole.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 from src.deblur_files import Job, is_newer, is_whole
 from src.errors import first_few
+from src.weight_files import sha256_of
 
 NAME = ".deblur_index.jsonl"
 
@@ -26,14 +26,6 @@ def stamp(path: Path) -> dict[str, Any]:
     except OSError:
         return {}
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
-def _content(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 class Index:
@@ -78,7 +70,7 @@ class Index:
         try:
             source = dict(before)
             if stamp(job.source) == before:
-                source["sha256"] = _content(job.source)
+                source["sha256"] = sha256_of(job.source)
             text = ""
             for path in job.outputs:
                 entry = {"source": source, "written": stamp(path), "made_by": self._made(job)}
@@ -159,6 +151,6 @@ def _is_of(entry: Mapping[str, Any], source: Path) -> bool:
     if "sha256" not in known or now.get("size") != known.get("size"):
         return False
     try:
-        return now["mtime_ns"] == known.get("mtime_ns") or _content(source) == known["sha256"]
+        return now["mtime_ns"] == known.get("mtime_ns") or sha256_of(source) == known["sha256"]
     except OSError:
         return False

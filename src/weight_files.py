@@ -56,8 +56,12 @@ def sample_model(option: str) -> tuple[Path, str]:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, 64 hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Of a file's bytes, 64 hexadecimal digits. Read in parts: photographs have hundreds of megabytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def need_file(path: Path, kind: str) -> None:

@@ -187,6 +187,8 @@ def test_a_resumed_run_keeps_its_learning_rate(tmp_path):
     result = bash("run_distribute_train_gpu.sh", "d", str(tmp_path), "--resume", "auto", "--dry_run")
     assert "learning rate 0.0003, of the run that is resumed" in result.stdout
     assert "paper_8p" not in result.stdout
+    result = bash("run_distribute_train_gpu.sh", "d", str(tmp_path / "new"), "--resume", "auto", "--dry_run")
+    assert "learning rate 0.0005, of recipe paper_8p" in result.stdout  # nothing to resume: a new run starts
 
 
 def test_a_mistake_in_the_options_ends_before_the_ranks_start(fake_msrun, tmp_path):
