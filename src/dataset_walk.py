@@ -19,9 +19,6 @@ from src.gopro_large import GOPRO_NAME, GOPRO_SEQUENCES
 from src.manifest import Row
 from src.picture_files import KINDS, SPLITS, list_images, read_rgb, subfolders
 
-# Light is what a camera averages: the level to this power. src/picture_checks.py tells blur_gamma by it.
-GAMMA_EXPONENT = 2.2
-LIGHT = 255 * (np.arange(256) / 255) ** GAMMA_EXPONENT  # (256,), in levels
 THUMB = (16, 9)  # width, height
 
 
@@ -149,10 +146,6 @@ class Look:
     """(width, height) of blur and of sharp, pixels."""
     mse: float | None = None
     """Mean squared difference of blur and sharp, levels squared: 0 when they are equal."""
-    level: float | None = None
-    """mean(blur) - mean(sharp), levels, over all pixels and colours."""
-    light: float | None = None
-    """The same of `LIGHT`."""
     thumbs: tuple[np.ndarray, ...] = field(default=(), repr=False)
     """Grey thumbnails of blur and sharp, each (9 * 16,) float32, in levels."""
     digest: bytes = b""
@@ -178,14 +171,11 @@ def look_at(item: Item) -> Look:
     if sizes[0] != sizes[1]:
         return Look(item, copies_gamma=copies_gamma, sizes=sizes)
     blur, sharp = (Image.fromarray(image) for image in images)
-    shares = _histogram(blur) - _histogram(sharp)  # (256,)
     return Look(
         item,
         copies_gamma=copies_gamma,
         sizes=sizes,
         mse=float(_histogram(ImageChops.difference(blur, sharp)) @ np.arange(256.0) ** 2),
-        level=float(shares @ np.arange(256)),
-        light=float(shares @ LIGHT),
         thumbs=(_thumbnail(blur), _thumbnail(sharp)),
         digest=hashlib.blake2b(images[1].data, digest_size=16, person=str(sizes[1]).encode()[:16]).digest(),
     )

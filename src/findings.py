@@ -57,12 +57,6 @@ TEXTS = {
         "blur is the same file as blur_gamma in {n}: {few}. Training and published scores are of blur, the plain mean "
         "of the frames; unpack the dataset again.",
     ),
-    "gamma": (
-        "warning",
-        "the blurred images look like GoPro's blur_gamma: brighter than a plain mean of frames ({numbers}). Training "
-        "and published scores are of blur; take the folders of that name. Right for other datasets whose blur is a "
-        "mean of light, as that of REDS.",
-    ),
     # train and test
     "shared": (
         "error",

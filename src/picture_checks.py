@@ -5,7 +5,6 @@ Each `check_*` returns its findings, [] where all is well.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,21 +13,6 @@ from src.errors import first_few
 from src.findings import Finding, count_of, few_of, finding, size_of
 from src.gopro_large import GOPRO_SEQUENCES, GOPRO_SIZE
 from src.picture_files import SPLITS
-
-# blur or blur_gamma? Both are made from the same frames x of a recording: blur is mean(x), blur_gamma is
-# mean(x ^ 2.2) ^ (1 / 2.2). So the mean level of blur is that of the sharp frame, but for what moves in and out of the
-# picture, and its mean light, mean(x ^ 2.2), is below; of blur_gamma the light is the same, the level above (Jensen).
-# With the differences of the means, blurred minus sharp, in levels, position = sum(level) / sum(level - light) is 0 for
-# blur and 1 for blur_gamma, and level + light is negative for blur, positive for blur_gamma.
-# Measured (256 levels; t is the mean of level + light over its standard error):
-#     blur        -0.04, t =  -5.6   27 real GoPro pairs;     0.00, t = -16.9   136 pairs of `src.sample_data`'s camera
-#     blur_gamma   0.96, t =  15.5   136 pairs of the same camera along the same paths, over 68 photographs
-#     10 GoPro pairs of 8 to 10 frames 0.17, t = -1.5; 20 pairs of REDS, which was made in light of its own, 3.2, t = 17
-# 4000 times 8 of the 136 pairs: t -15.8 to -1.8 (blur), 1.7 to 15.9 (blur_gamma); 16 pairs: 3.1 and more (blur_gamma).
-# Any 8 successive real blur pairs: -1.4 and less. PSNR cannot tell the two: 24.75 and 24.17 dB, pairs spread by 3.9 dB.
-GAMMA_MIN_PAIRS = 8
-GAMMA_T = 3.0
-GAMMA_MIN_LEVELS = 0.1  # of level + light, else rounding could decide where nothing moves; the sets above have 0.6 to 8
 
 # How unlike two grey thumbnails are: RMS difference over the geometric mean of their contrasts. Independent pictures of
 # equal mean have 1.41. Measured on sharp frames with 16x9 thumbnails:
@@ -93,58 +77,9 @@ def _per_half(kind: str, looks: Iterable[Look], words: Callable[[Look], dict] = 
     return findings
 
 
-# ---- blur or blur_gamma
-
-
-@dataclass(frozen=True)
-class GammaEvidence:
-    """Which of the two blurs a set of pairs looks like, see the top of this file."""
-
-    pairs: int
-    position: float | None
-    """0 = blur, 1 = blur_gamma"""
-    t: float | None
-    levels: float | None
-    """Mean of level + light, levels."""
-
-    @property
-    def verdict(self) -> str:
-        """blur, blur_gamma or undecided"""
-        if self.t is None or self.levels is None or abs(self.t) < GAMMA_T or abs(self.levels) < GAMMA_MIN_LEVELS:
-            return "undecided"
-        return "blur_gamma" if self.t > 0 else "blur"
-
-
 def check_gamma_copies(looks: Sequence[Look]) -> list[Finding]:
     """Files of blur that are those of blur_gamma."""
     return _per_half("gamma_copy", (look for look in looks if look.copies_gamma))
-
-
-def check_gamma(looks: Sequence[Look]) -> list[Finding]:
-    """Halves whose blurred images look like blur_gamma, as far as `check_gamma_copies` does not tell it."""
-    findings = []
-    for half, group in by_half(look for look in looks if not look.copies_gamma):
-        evidence = gamma_evidence(group)
-        if evidence.verdict == "blur_gamma":
-            numbers = f"t = {evidence.t:.1f}, {evidence.pairs} pairs"
-            if evidence.position is not None:
-                numbers = f"at {evidence.position:.2f} where blur is 0 and blur_gamma 1, {numbers}"
-            findings.append(finding("gamma", half, numbers=numbers))
-    return findings
-
-
-def gamma_evidence(looks: Iterable[Look]) -> GammaEvidence:
-    """From all pairs that could be compared and are not equal. `None` where it needs more pairs or more blur."""
-    means = np.array([(look.level, look.light) for look in looks if look.mse])  # (N, 2)
-    if not len(means):
-        return GammaEvidence(0, None, None, None)
-    gap = float((means[:, 0] - means[:, 1]).sum())
-    both = means.sum(axis=1)  # (N,)
-    position = float(means[:, 0].sum()) / gap if gap > GAMMA_MIN_LEVELS * len(means) else None
-    t, spread = None, both.std(ddof=1) if len(both) > 1 else 0.0
-    if len(both) >= GAMMA_MIN_PAIRS and spread > 0:
-        t = float(both.mean() / (spread / math.sqrt(len(both))))
-    return GammaEvidence(len(means), position, t, float(both.mean()))
 
 
 # ---- train and test
@@ -204,6 +139,5 @@ def nearest_in(a: np.ndarray, b: np.ndarray, block: int = 1024) -> tuple[np.ndar
 
 # In the order in which a report tells what they find.
 PICTURE_CHECKS = (
-    check_readable, check_sizes, check_equal, check_content, check_gamma_copies, check_gamma, check_shared,
-    check_neighbours,
+    check_readable, check_sizes, check_equal, check_content, check_gamma_copies, check_shared, check_neighbours,
 )  # fmt: skip

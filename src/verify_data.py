@@ -23,7 +23,7 @@ from src.dataset_walk import Look, by_half, items_of, look_at, need_layout, scan
 from src.errors import UserError, first_few, need_writable_folder
 from src.files import appear, escaped, in_threads
 from src.findings import Finding, size_of
-from src.picture_checks import PICTURE_CHECKS, gamma_evidence
+from src.picture_checks import PICTURE_CHECKS
 from src.tree_checks import (
     check_copies,
     check_counts,
@@ -41,7 +41,7 @@ from src.tree_checks import (
 class Report:
     findings: list[Finding]
     summary: dict[str, dict[str, Any]]
-    """Per half that was looked into: pairs, sequences, sizes, PSNR of the blurred input, blur or blur_gamma."""
+    """Per half that was looked into: pairs, sequences, sizes, PSNR of the blurred input."""
 
     def count(self, severity: str) -> int:
         return sum(f.severity == severity for f in self.findings)
@@ -82,16 +82,12 @@ def verify(root_src: Path | None, root_dst: Path | None, progress: bool = True) 
 
 def summarize(looks: Sequence[Look]) -> dict[str, Any]:
     """What one half holds. PSNR is the mean over the pairs whose images differ, dB, None without any."""
-    evidence = gamma_evidence(looks)
     psnr = [10 * math.log10(255**2 / look.mse) for look in looks if look.mse]
     return {
         "pairs": len(looks),
         "sequences": len({look.item.sequence for look in looks} - {""}),
         "sizes": dict(Counter(size_of(look.sizes[1]) for look in looks if look.sizes).most_common()),
         "psnr_input": sum(psnr) / len(psnr) if psnr else None,
-        "averaged_like": evidence.verdict,
-        "gamma_position": evidence.position,
-        "gamma_t": evidence.t,
     }
 
 
@@ -141,8 +137,4 @@ def _describe(facts: dict[str, Any]) -> str:
     parts.append(next(iter(facts["sizes"])) if len(sizes) == 1 else first_few(sizes) or "no size")
     if facts["psnr_input"] is not None:
         parts.append(f"blurred input {facts['psnr_input']:.2f} dB")
-    if facts["averaged_like"] != "undecided":
-        parts.append(f"averaged like {facts['averaged_like']}")
-    else:
-        parts.append("too few pairs or too little blur to tell blur from blur_gamma")
     return ", ".join(parts)

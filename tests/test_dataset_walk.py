@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from src.dataset_walk import Item, items_of, look_at, scan
@@ -34,8 +33,7 @@ def test_a_look_at_a_pair(tmp_path):
     blur, sharp = (save(tmp_path / f"{kind}.png", level) for kind, level in (("blur", 60), ("sharp", 50)))
     item = Item(tmp_path, "", "1", blur, sharp, gamma=blur)
     look = look_at(item)
-    assert (look.sizes, look.mse, look.level, look.copies_gamma) == (((8, 4), (8, 4)), 100, 10, True)
-    assert look.light == pytest.approx(255 * ((60 / 255) ** 2.2 - (50 / 255) ** 2.2))
+    assert (look.sizes, look.mse, look.copies_gamma) == (((8, 4), (8, 4)), 100, True)
     assert [thumb.tolist() for thumb in look.thumbs] == [[60] * 144, [50] * 144]
     assert look.digest == look_at(Item(tmp_path, "", "2", sharp, sharp)).digest != look_at(
         Item(tmp_path, "", "3", sharp, blur)

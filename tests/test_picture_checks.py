@@ -5,55 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.dataset_walk import THUMB, Item, Look, items_of, look_at, scan
+from src.dataset_walk import THUMB, Item, Look
 from src.gopro_large import GOPRO_SEQUENCES
 from src.picture_checks import (
-    GAMMA_MIN_PAIRS,
     NEAR,
-    check_gamma,
     check_neighbours,
     check_shared,
     distances,
-    gamma_evidence,
     nearest_in,
 )
-
-# ---- blur or blur_gamma
-
-
-def looks_of(means):
-    item = Item(Path("set/train"), "", "1", Path("b"), Path("s"))
-    return [Look(item, mse=1.0, level=level, light=light) for level, light in means]
-
-
-def test_gamma_verdict_needs_pairs_and_a_clear_sign():
-    rng = np.random.default_rng(0)
-    motion = rng.normal(0, 0.3, 40)  # what moves in and out of the picture changes both means alike
-    gap = rng.uniform(0.3, 3, 40)
-    blur, gamma = np.stack([motion, motion - gap], axis=1), np.stack([motion + gap, motion], axis=1)
-    for means, verdict, position in ((blur, "blur", 0), (gamma, "blur_gamma", 1)):
-        evidence = gamma_evidence(looks_of(means))
-        assert (evidence.pairs, evidence.verdict) == (40, verdict)
-        assert evidence.position == pytest.approx(position, abs=0.1)
-        few = gamma_evidence(looks_of(means[: GAMMA_MIN_PAIRS - 1]))
-        assert (few.t, few.verdict) == (None, "undecided")
-    assert gamma_evidence(looks_of((blur + gamma) / 2)).verdict == "undecided"
-    assert gamma_evidence([]).verdict == "undecided"
-    # Next to no blur: rounding may be of one sign in all pairs, and is no evidence.
-    assert gamma_evidence(looks_of([(0.02, 0.02 + 0.001 * i) for i in range(20)])).verdict == "undecided"
-
-
-def test_both_blurs_of_the_sample_set_are_told_apart_in_each_half(sample_trees):
-    items = items_of(scan(sample_trees / "GOPRO_Large", arranged=False)[0])
-    for split, count in (("train", 16), ("test", 8)):
-        half = [item for item in items if item.half.name == split]
-        swapped = [Item(i.half, i.sequence, i.label, i.gamma, i.sharp) for i in half]
-        assert len(half) == count
-        linear, gamma = (gamma_evidence([look_at(item) for item in some]) for some in (half, swapped))
-        assert linear.position < 0.25 < 0.75 < gamma.position
-        assert linear.t < -2 and gamma.t > 2
-        assert check_gamma([look_at(item) for item in half]) == []
-
 
 # ---- train and test
 
