@@ -1,7 +1,6 @@
 """Validation pairs taken out of the training pairs, by whole sequences."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +13,6 @@ from src.manifest import read_manifest
 from src.pair_sources import BLURRED_FOLDERS, find_list, read_lines
 from src.picture_files import IMAGE_SUFFIXES, MANIFEST, Pair, natural_key
 
-# Where the sequence ends in a file's name; the first that matches counts.
-SEQUENCE_IN_NAME = (
-    # Before the first number of four or more digits: GOPR0477_11_00-000001, 000-00000001, and tiles of such frames.
-    re.compile(r"(.+?)[-_ .][a-z]{0,5}\d{4,}(?!\d)"),
-    re.compile(r"\d+from(.+)"),  # HIDE: 12fromGOPR1055.MP4
-    re.compile(r"(.+)[-_ ][a-z]{0,5}\d+$"),  # before the last number: clip3_12
-)
 BLOCK = 50  # neighbours that stay together when nothing tells sequences apart
 MAX_FRACTION = 0.5
 
@@ -145,7 +137,6 @@ def sequences_of(pairs: Sequence[Pair]) -> tuple[list[str], str]:
 
     1. `manifest.csv` of src/preprocessing.py, where it knows all the pairs
     2. the folder of the blurred images, folders called blur, input, ... left out (scene001/blur/blur_1.png: scene001)
-    3. the file names of the blurred images, if each matches `SEQUENCE_IN_NAME` (GOPR0477_11_00-000001: GOPR0477_11_00)
 
     Returns:
         ([], "") when none does.
@@ -153,7 +144,6 @@ def sequences_of(pairs: Sequence[Pair]) -> tuple[list[str], str]:
     for find, rule in (
         (_manifest_sequences, f"sequences by {MANIFEST}"),
         (_folder_sequences, "sequences by folder"),
-        (_name_sequences, "sequences by the start of the file names"),
     ):
         sequences = find(pairs)
         if len(set(sequences)) > 1:
@@ -183,11 +173,6 @@ def _folder_sequences(pairs: Sequence[Pair]) -> list[str]:
         return []
     top = os.path.commonpath([os.path.abspath(folder) for folder in folders])
     return [Path(os.path.relpath(folder, top)).as_posix() for folder in folders]
-
-
-def _name_sequences(pairs: Sequence[Pair]) -> list[str]:
-    found = [next(filter(None, (p.match(pair.blur.stem) for p in SEQUENCE_IN_NAME)), None) for pair in pairs]
-    return [match[1] for match in found if match] if all(found) else []
 
 
 def _blocks(pairs: Sequence[Pair], size: int) -> tuple[list[str], str]:

@@ -17,29 +17,9 @@ from tests.data_trees import error_of, named_pairs, realblur, touch, write_list
 # ---- sequences
 
 
-@pytest.mark.parametrize(
-    "name, sequence",
-    [
-        ("GOPR0477_11_00-000001", "GOPR0477_11_00"),
-        ("GOPR0477_11_00_000001", "GOPR0477_11_00"),
-        ("GOPR0477_11_00-000001-3", "GOPR0477_11_00"),
-        ("GOPR0477_11_00-000001_s003", "GOPR0477_11_00"),
-        ("GOPR0374_11_00-k0614-n8", "GOPR0374_11_00"),
-        ("000-00000001", "000"),
-        ("12fromGOPR1055.MP4", "GOPR1055.MP4"),
-        ("clip3_12", "clip3"),
-        ("walk frame7", "walk"),
-    ],
-)
-def test_sequence_in_the_name(name, sequence):
-    sequences, rule = sequences_of(named_pairs(name, "other_1"))
-    assert sequences == [sequence, "other"] and rule == "sequences by the start of the file names"
-
-
-def test_names_without_sequences():
+def test_file_names_tell_no_sequences():
     assert sequences_of(named_pairs("1", "2", "3")) == ([], "")
-    assert sequences_of(named_pairs("a_1", "a_2")) == ([], "")  # a single one tells nothing apart
-    assert sequences_of(named_pairs("a_1", "b_1", "photo")) == ([], "")
+    assert sequences_of(named_pairs("clip1_01", "clip1_02", "clip2_01")) == ([], "")
 
 
 def test_sequences_by_folder(tmp_path):
@@ -64,8 +44,17 @@ def test_sequences_by_manifest(tmp_path):
 # ---- by fraction
 
 
+def in_sequences(**sizes):
+    """Pairs `S_i` of sequences `S`, each a folder with this many frames."""
+    return [
+        Pair(f"{s}_{i}", Path(f"d/{s}/blur/{i}.png"), Path(f"d/{s}/sharp/{i}.png"))
+        for s, size in sizes.items()
+        for i in range(1, size + 1)
+    ]
+
+
 def many(sequences=22, frames=95):
-    return named_pairs(*(f"S{s:02d}-{i:06d}" for s in range(sequences) for i in range(1, frames + 1 + s % 3)))
+    return in_sequences(**{f"S{s:02d}": frames + s % 3 for s in range(sequences)})
 
 
 def test_whole_sequences_near_the_fraction_the_same_for_a_seed():
@@ -79,7 +68,7 @@ def test_whole_sequences_near_the_fraction_the_same_for_a_seed():
     assert [pairs.index(p) for p in first.train] == sorted(pairs.index(p) for p in first.train)
     assert len({split_by_fraction(pairs, 0.1, seed).rule for seed in range(5)}) > 1
     assert re.fullmatch(
-        r"\d+ of 2111 training pairs \(9\.\d %\), 2 of 22 sequences by the start of the file names: S\d\d, S\d\d",
+        r"\d+ of 2111 training pairs \(9\.\d %\), 2 of 22 sequences by folder: S\d\d, S\d\d",
         first.rule,
     )
 
@@ -104,7 +93,7 @@ def test_blocks_are_contiguous_and_no_part_is_ever_empty(count, fraction):
 
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=8), st.floats(0.01, 0.5), st.integers(0, 9))
 def test_any_sizes_of_sequences_leave_both_parts_something_and_are_not_torn(sizes, fraction, seed):
-    pairs = named_pairs(*(f"s{k}_{i}" for k, size in enumerate(sizes) for i in range(size)))
+    pairs = in_sequences(**{f"s{k}": size for k, size in enumerate(sizes)})
     try:
         split = split_by_fraction(pairs, fraction, seed)
     except UserError:
@@ -116,13 +105,13 @@ def test_any_sizes_of_sequences_leave_both_parts_something_and_are_not_torn(size
 
 
 def test_fractions_that_cannot_be_are_told_with_numbers():
-    pairs = named_pairs(*(f"{s}-{i:08d}" for s in ("000", "001") for i in range(10)))
+    pairs = in_sequences(a=10, b=10)
     assert "--val_fraction: got 0.6, expected more than 0, up to 0.5" in error_of(split_by_fraction, pairs, 0.6, 1)
     assert "got -0.1" in error_of(split_by_fraction, pairs, -0.1, 1)
     assert "got nan" in error_of(split_by_fraction, pairs, float("nan"), 1)
     assert "needs two pairs or more, one for each part, got 1" in error_of(split_by_fraction, pairs[:1], 0.5, 1)
     text = error_of(split_by_fraction, pairs, 0.1, 1)
-    assert "asks for 2 of 20 pairs, but the 2 sequences by the start of the file names hold 10 or more each" in text
+    assert "asks for 2 of 20 pairs, but the 2 sequences by folder hold 10 or more each" in text
     assert "Give --val_fraction 0.5 or name single pairs in --val_list." in text
     assert len(split_by_fraction(pairs, 0.5, 1).val) == 10
 
@@ -132,18 +121,18 @@ def test_fractions_that_cannot_be_are_told_with_numbers():
 
 def test_list_names_pairs_and_sequences(tmp_path):
     pairs = many(3, 4)
-    file = write_list(tmp_path, "\ufeff# validation\r\nS01\r\nS02-000003\r\nS00-000001.png\r\n")
+    file = write_list(tmp_path, "\ufeff# validation\r\nS01\r\nS02_3\r\nS00_1.png\r\n")
     split = split_by_list(pairs, file)
-    assert [p.name for p in split.val] == ["S00-000001", *(f"S01-00000{i}" for i in range(1, 6)), "S02-000003"]
+    assert [p.name for p in split.val] == ["S00_1", *(f"S01_{i}" for i in range(1, 6)), "S02_3"]
     assert len(split.train) == len(pairs) - 7 and split.rule == f"7 of 15 training pairs (46.7 %), {file}"
     assert split_validation(pairs, 0.0, "list.txt", 1, root=tmp_path).val == split.val
 
 
 def test_list_errors_name_line_and_nearest(tmp_path):
     pairs = many(3, 4)
-    text = error_of(split_by_list, pairs, write_list(tmp_path, "S01\n\nS02-00003\nS09\n"))
-    assert text.endswith("line 3: S02-00003, line 4: S09. Did you mean S02-000003?") and "(like S00-000001)" in text
-    assert "one of the sequences by the start of the file names (S00, S01, S02)" in text
+    text = error_of(split_by_list, pairs, write_list(tmp_path, "S01\n\nS02_33\nS09\n"))
+    assert text.endswith("line 3: S02_33, line 4: S09. Did you mean S02_3?") and "(like S00_1)" in text
+    assert "one of the sequences by folder (S00, S01, S02)" in text
     assert "names all 15 pairs, none is left" in error_of(split_by_list, pairs, write_list(tmp_path, "S00\nS01\nS02"))
     assert "holds no entry" in error_of(split_by_list, pairs, write_list(tmp_path, "\n"))
     assert "both name the validation pairs" in error_of(split_validation, pairs, 0.1, "list.txt", 1)
