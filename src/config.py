@@ -25,7 +25,7 @@ CONFIG_DIR = ROOT / "configs"
 MULTIPLES = {"MIMO-UNet": 4, "MIMO-UNetPlus": 4, "MIMO-UNetLite": 8}
 MODEL_NAMES = tuple(MULTIPLES)
 # Likewise of src.restore.ENSEMBLES and src.metric.METRICS.
-ENSEMBLE_NAMES = ("none", "rot4", "flip4", "x8")
+ENSEMBLE_NAMES = ("none", "rot4", "x8")
 METRIC_NAMES = ("psnr", "psnr_uint8", "ssim")
 DEVICES = ("CPU", "GPU", "Ascend")
 SCRIPTS = ("train", "eval", "export")
@@ -178,7 +178,7 @@ class Config:
         "auto", "of .onnx files: auto = bf16 where the processor has it", "eval", ("auto", "fp32", "bf16")
     )
     self_ensemble: str = option(
-        "none", "rot4 = MIMO-UNet++ (mean over 4 rotations), flip4 = mirror images, x8 = both", "eval", ENSEMBLE_NAMES
+        "none", "rot4 = MIMO-UNet++ (mean over 4 rotations), x8 = their mirror images too", "eval", ENSEMBLE_NAMES
     )
     metrics: str = option("psnr,psnr_uint8,ssim", "scores, separated by commas", "eval")
     align: str = option(

@@ -36,7 +36,6 @@ class TimedEngine:
 ENSEMBLES: dict[str, tuple[tuple[int, bool], ...]] = {
     "none": ((0, False),),
     "rot4": ((0, False), (1, False), (2, False), (3, False)),  # the paper's MIMO-UNet++: rotations, no flips
-    "flip4": ((0, False), (0, True), (2, False), (2, True)),  # both mirror images and both: no turn of 90 degrees
     "x8": tuple((turns, flipped) for flipped in (False, True) for turns in range(4)),
 }
 

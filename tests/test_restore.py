@@ -140,12 +140,11 @@ def test_rotating_the_input_rotates_the_output(name, size):
     np.testing.assert_allclose(turned, np.rot90(restore(images, filter_with_a_direction, name), axes=(1, 2)), atol=1e-6)
 
 
-@pytest.mark.parametrize("name, axes", [("flip4", (1, 2)), ("x8", (1, 2))])
-def test_flipping_the_input_flips_the_output(name, axes):
+def test_flipping_the_input_of_x8_flips_the_output():
     images = batch(8, 12)
-    for axis in axes:
-        flipped = restore(np.flip(images, axis), filter_with_a_direction, name)
-        expected = np.flip(restore(images, filter_with_a_direction, name), axis)
+    for axis in (1, 2):
+        flipped = restore(np.flip(images, axis), filter_with_a_direction, "x8")
+        expected = np.flip(restore(images, filter_with_a_direction, "x8"), axis)
         np.testing.assert_allclose(flipped, expected, atol=1e-6)
 
 
@@ -155,7 +154,7 @@ def test_rot4_is_the_mean_over_the_four_rotations():
     np.testing.assert_allclose(restore(images, filter_with_a_direction, "rot4"), np.mean(parts, 0), atol=1e-6)
 
 
-@pytest.mark.parametrize("name, calls", [("rot4", [2, 2]), ("flip4", [4]), ("x8", [4, 4])])
+@pytest.mark.parametrize("name, calls", [("rot4", [2, 2]), ("x8", [4, 4])])
 def test_together_or_one_by_one_is_the_same(name, calls):
     images = batch(8, 12, count=1)
     alone, together = RecordingEngine(filter_with_a_direction), RecordingEngine(filter_with_a_direction)
@@ -165,7 +164,7 @@ def test_together_or_one_by_one_is_the_same(name, calls):
     assert [len(x) for x in together.inputs] == calls
 
 
-@pytest.mark.parametrize("name, views", [("none", 1), ("rot4", 4), ("flip4", 4), ("x8", 8)])
+@pytest.mark.parametrize("name, views", [("none", 1), ("rot4", 4), ("x8", 8)])
 def test_every_pass_is_another_view(name, views):
     engine = RecordingEngine()
     restore(batch(8, 8, count=1), engine, name)
