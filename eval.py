@@ -37,8 +37,6 @@ def main(argv: list[str] | None = None) -> None:
     pairs = pairs[: config.slice_dataset or None]
     print(f"data: {len(pairs)} test pairs from {source}{check_pairs(pairs)}")
     check_outputs(config)
-    if config.eval_use_data_sink:
-        print("--eval_use_data_sink: scores are computed on the host, so images are not sunk to the device")
 
     if on_mindspore:
         device.setup(config.device_target, config.device_id, debug=config.debug)

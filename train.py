@@ -107,13 +107,12 @@ def build_step(config: Config, runtime: device.Runtime, steps: int, history: int
     if is_float16:
         network.to_float(ms.float16)
     native = device.native_convolutions(network, config.conv_kernels, runtime, is_float16, config.debug)
-    rate = config.learning_rate * (runtime.world_size if config.lr_scaling == "linear" else 1)
     parts = device.micro_batches(runtime.target, config.train_batch_size, config.crop_size, native)
     decay_steps, all_steps = config.lr_decay_epochs * steps, config.epochs_num * steps
     return TrainStep(
         network, MultiScaleLoss(config.fft_weight, split_products=not runtime.float32_products),
         Adam(network.trainable_params()),
-        make_schedule(config.lr_schedule, rate, config.lr_min, decay_steps, all_steps),
+        make_schedule(config.lr_schedule, config.learning_rate, config.lr_min, decay_steps, all_steps),
         micro_batches=config.accumulate_steps * parts, clip_norm=config.clip_norm, ema_decay=config.ema_decay,
         scaler=make_scaler(config.loss_scale) if is_float16 else None, world_size=runtime.world_size,
         reduce_together=device.reduces_together(runtime.target), history=history,

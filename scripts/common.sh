@@ -234,8 +234,8 @@ choose_learning_rate() {
   elif [ "$count" = 8 ] && [ "$DEVICE" != cpu ]; then
     OPTIONS+=(--recipe paper_8p)
     RATE_REMARK=", of recipe paper_8p, the default on 8 devices; --recipe or --learning_rate choose otherwise"
-  elif [ "$count" != 1 ] && ! has_option lr_scaling; then
-    RATE_REMARK=", as on one device; --lr_scaling linear multiplies it by the number of ranks"
+  elif [ "$count" != 1 ]; then
+    RATE_REMARK=", as on one device; --learning_rate chooses another"
   fi
 }
 
@@ -252,8 +252,8 @@ from src.errors import run_main
 def main():
     config = load_config("train", sys.argv[5:])
     batch = config.train_batch_size * config.accumulate_steps
-    rate = config.learning_rate * (ranks if config.lr_scaling == "linear" else 1)
-    print(f"training: batch {batch} on each of {ranks} rank(s), {batch * ranks} in all; learning rate {rate:g}{remark}")
+    print(f"training: batch {batch} on each of {ranks} rank(s), {batch * ranks} in all; "
+          f"learning rate {config.learning_rate:g}{remark}")
 run_main(main)
 ' "$ROOT" "$1" "$RATE_REMARK" "${@:2}" || exit $?
 }

@@ -119,8 +119,6 @@ class Config:
                               choices=("step", "cosine"), shapes_result=True)  # fmt: skip
     lr_decay_epochs: int = option(500, "the learning rate is halved every N epochs", low=1, shapes_result=True)
     lr_min: float = option(1e-6, "learning rate at the end of the cosine", low=0, shapes_result=True)
-    lr_scaling: str = option("none", "linear = the learning rate is multiplied by the number of ranks",
-                             choices=("none", "linear"), shapes_result=True)  # fmt: skip
     fft_weight: float = option(0.1, "weight of the Fourier term of the loss", low=0, shapes_result=True)
     clip_norm: float = option(0.0, "gradients are clipped to this global norm, 0 = never", low=0, shapes_result=True)
     ema_decay: float = option(0.0, "keep a moving average of the weights, e.g. 0.9999; 0 = none", low=0,
@@ -140,9 +138,6 @@ class Config:
 
     # device feeding
     train_use_data_sink: bool = option(False, "hand whole epochs to the device (Ascend); CPU runs without")
-    eval_use_data_sink: bool = option(
-        False, "scores are computed on the host: evaluation never sinks, and says so", "eval"
-    )
     sink_size: int = option(100, "steps between two returns to the host with data sink on", low=1)
 
     # run folder
@@ -315,8 +310,21 @@ def coerce(name: str, value: Any, where: str) -> Any:
     raise UserError(f"{where}: got {value!r}, expected {EXPECTED[kind]}")
 
 
+# Settings of earlier versions, which run folders and published configurations hold: (values that would change what is
+# done now, what to do instead). Any other value is ignored with one notice.
+RETIRED: dict[str, tuple[tuple[str, ...], str]] = {
+    "eval_use_data_sink": ((), "leave it out"),
+    "lr_scaling": (("linear",), "multiply learning_rate by the number of ranks instead"),
+}
+
+
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The settings of one YAML file, checked for unknown keys and wrong types."""
+    """The settings of one YAML file, checked for unknown keys and wrong types, without those in `RETIRED`."""
+    values = _parse_yaml(path).items()
+    return {key: coerce(key, value, f"{path}: {key}") for key, value in values if key not in RETIRED}
+
+
+def _parse_yaml(path: Path | str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as e:
@@ -326,10 +334,18 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: got a {type(values).__name__}, expected lines of 'key: value'")
     known = [f.name for f in option_fields()]
-    for key in values:
-        if key not in known:
+    for key, value in values.items():
+        refused, advice = RETIRED.get(key, ((), ""))
+        if value in refused:
+            raise UserError(f"{path}: {key}: {value} is no longer offered; remove the line and {advice}")
+        if key not in known and not advice:
             raise UserError(f"{path}: unknown key {key!r}.{nearest(str(key), known)}")
-    return {key: coerce(key, value, f"{path}: {key}") for key, value in values.items()}
+    return values
+
+
+def _retired_note(*paths: Path | str | None) -> str:
+    found = {path: first_few(key for key in _parse_yaml(path) if key in RETIRED) for path in paths if path}
+    return "".join(f"; ignored in {path}, no longer settings: {keys}" for path, keys in found.items() if keys)
 
 
 # Options by the names that they have in other scripts, here or elsewhere; the nearest word would be another one.
@@ -363,6 +379,8 @@ class ArgumentParser(argparse.ArgumentParser):
             known = [s for action in self._actions for s in action.option_strings]
             meant = [option for option in MEANT.get(word, ()) if option in known]
             hint = f" Did you mean {meant[0]}?" if meant else nearest(word, known)
+            if word.removeprefix("--") in RETIRED:
+                hint = f" Earlier versions had it: {RETIRED[word.removeprefix('--')][1]}."
             raise UserError(f"unknown option {word}.{hint} (--help lists the options)")
         return parsed
 
@@ -427,6 +445,7 @@ def load_config(
         values, origin = read_yaml(config_path) | changes, f"configs/{config_path.name}: {why}"
     if recipe and not resumed:
         origin += f"; recipe {recipe.name}"
+    origin += _retired_note(config_path, recipe, resumed)
     return Config(**(values | given), origin=origin, debug=args["debug"])
 
 

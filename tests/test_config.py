@@ -426,6 +426,27 @@ def test_resumed_settings_with_a_key_that_is_no_more_name_it(old_run):
     assert str(old_run / "config.yaml") in text and "unknown key 'warmup_epochs'" in text
 
 
+def test_a_run_of_an_earlier_version_resumes_and_its_retired_settings_are_reported(old_run):
+    with open(old_run / "config.yaml", "a") as f:
+        f.write("lr_scaling: none\neval_use_data_sink: false\n")
+    argv = ["--ckpt_save_directory", str(old_run), "--resume", "auto"]
+    config = load_config("train", argv, no_device)
+    assert (config.seed, config.crop_size) == (7, 32)
+    assert config.origin == (
+        f"{old_run / 'config.yaml'}, of the run that is resumed; ignored in {old_run / 'config.yaml'}, no longer "
+        "settings: lr_scaling, eval_use_data_sink"
+    )
+    path = old_run / "config.yaml"
+    path.write_text(path.read_text().replace("lr_scaling: none", "lr_scaling: linear"))
+    text = message(load_config, "train", argv)
+    assert "lr_scaling: linear is no longer offered; remove the line and multiply learning_rate by the number" in text
+
+
+def test_a_retired_option_on_the_command_line_is_an_error_with_what_to_do():
+    assert "Earlier versions had it: leave it out. (--help" in message(load_config, "eval", ["--eval_use_data_sink"])
+    assert "--lr_scaling. Earlier versions had it: multiply" in message(load_config, "train", ["--lr_scaling=linear"])
+
+
 @pytest.mark.parametrize("other", [["--pretrained", "p.ckpt"], ["--overwrite"]])
 def test_resume_goes_with_neither_pretrained_nor_overwrite(old_run, other):
     text = message(load_config, "train", ["--ckpt_save_directory", str(old_run), "--resume", "auto", *other])

@@ -172,7 +172,6 @@ def test_distributed_command(device, launcher):
         ("gpu", ["1"], "1 rank(s), 4", "0.0001", ""),
         ("gpu", ["--learning_rate", "2e-4", "--accumulate_steps=2"], "8 rank(s), 64", "0.0002", ""),
         ("gpu", ["--recipe=paper"], "8 rank(s), 32", "0.0001", ""),
-        ("cpu", ["4", "--lr_scaling", "linear"], "4 rank(s), 16", "0.0004", ""),
     ],
 )
 def test_batch_and_learning_rate_of_all_ranks(device, options, batch, rate, remark):
