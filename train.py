@@ -66,9 +66,8 @@ def train(config: Config, runtime: device.Runtime, interrupts: Interrupts, pairs
     workers = min(config.num_worker, max(1, device.core_count() // world_size))
     batches = data_load.TrainBatches(source, batch, runtime.rank, world_size)
     dataset = data_load.train_dataset(
-        batches, workers=workers, processes=config.worker_type == "process", epoch=plan.first_step // steps,
-        step=plan.first_step % steps,
-    )  # fmt: skip
+        batches, workers=workers, epoch=plan.first_step // steps, step=plan.first_step % steps
+    )
     if is_main:
         run = plan.description["run"]
         run_folder.begin(plan.folder, config.to_yaml(), run, plan.saved, bool(plan.log_part), steps)
@@ -81,10 +80,10 @@ def train(config: Config, runtime: device.Runtime, interrupts: Interrupts, pairs
               f"steps an epoch, batch {batch} a rank in {step.micro_batches} part(s), steps {plan.first_step + 1} to "
               f"{plan.stop_step}; run folder {plan.folder}", flush=True)  # fmt: skip
     score = Validator(step, val_pairs, config.eval_batch_size, runtime, plan.folder) if val_pairs else None
-    callbacks, clock, stopper, guard = build_callbacks(config, runtime, interrupts, plan, step, score, batches, pace)
+    callbacks, clock, stopper = build_callbacks(config, runtime, interrupts, plan, step, score, batches, pace)
     sinks = -(-(plan.stop_step - plan.first_step) // (pace.sink or 1))  # an "epoch" of the framework is one of them
     epochs = sinks if pace.sink else config.epochs_num - plan.first_step // steps
-    with guard, data_load.loader_errors():
+    with data_load.loader_errors():
         Model(step).train(epochs, dataset, callbacks, dataset_sink_mode=pace.sink > 0, sink_size=pace.sink or -1)
     if world_size > 1:
         device.agree(0)  # nobody leaves before rank 0 has saved: launchers kill all ranks when one has ended
@@ -131,9 +130,8 @@ def build_callbacks(config: Config, runtime: device.Runtime, interrupts: Interru
     reads = [config.log_frequency, val_interval, config.ckpt_save_steps, config.ckpt_save_frequency * epoch]
     clock = callback.Clock(plan.first_step, epoch, [pace.readings, *reads], step.recent if pace.history else None)
     stopper = callback.StopOnSignal(interrupts, *((device.agree, pace.readings) if runtime.world_size > 1 else ()))
-    guard = callback.StopOnDeadWorker(clock, stopper, UserError, batches.source.name_of)
     bad_loss = callback.StopOnBadLoss(step.scaler is not None, config.max_overflows, batches.names, UserError)
-    callbacks = [clock, guard, callback.StopAt(plan.stop_step), stopper, callback.LastReading(clock), bad_loss]
+    callbacks = [clock, callback.StopAt(plan.stop_step), stopper, callback.LastReading(clock), bad_loss]
     if log:
         callbacks.append(callback.LogWriter(log, config.log_frequency))
     if score:
@@ -145,7 +143,7 @@ def build_callbacks(config: Config, runtime: device.Runtime, interrupts: Interru
             config.keep_checkpoint_max, plan.resumed_from,
         ))  # fmt: skip
         callbacks += [callback.Curves(log, val_interval), callback.Progress(plan.first_step, plan.stop_step)]
-    return [*callbacks, callback.ClockRestart(clock)], clock, stopper, guard
+    return [*callbacks, callback.ClockRestart(clock)], clock, stopper
 
 
 if __name__ == "__main__":

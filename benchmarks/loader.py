@@ -1,7 +1,7 @@
 """Training pairs a second: from PNG files, from a packed set, and by PyTorch's DataLoader from the same two.
 
     python benchmarks/loader.py --json benchmarks/results/loader.json
-    python benchmarks/loader.py --dataset_root dataset --worker_type process
+    python benchmarks/loader.py --dataset_root dataset
 
 All cut, flip and mask the same crops with the same code; the loaders around it differ. PyTorch's hands over float32
 from worker processes, as its users have it. Without a folder of yours, frames of 1280x720 are made from photographs
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 
             pack(root, work / "packed", progress=False)
         folders = {"png": root, "packed": work / "packed"}
-        settings = {"batch": args.batch, "size": args.size, "threads": args.threads, "worker_type": args.worker_type}
+        settings = {"batch": args.batch, "size": args.size, "threads": args.threads}
         contestants = []
         for name in args.contestants:
             make = TorchLoader if name.startswith("torch") else MindSporeLoader
@@ -72,14 +72,11 @@ def parse_options(argv: list[str] | None):
     parser.add_argument("--count", type=int, default=24, metavar="INT", help="pairs to make without a folder [24]")
     parser.add_argument("--batch", type=int, default=4, metavar="INT", help="crops a step [4]")
     parser.add_argument("--size", type=int, default=256, metavar="INT", help="side of the square crops, pixels [256]")
-    parser.add_argument("--worker_type", default="thread", metavar="STR", help="this repository's: thread | process")
     parser.add_argument("--rounds", type=int, default=5, metavar="INT", help="timed turns of each [5]")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="FLOAT", help="length of a turn [5]")
     parser.add_argument("--contestants", metavar="STR", help=f"some of {','.join(CONTESTANTS)} [all]")
     args = parse(parser, argv)
     args.contestants = choose(args.contestants, CONTESTANTS, CONTESTANTS)
-    if args.worker_type not in ("thread", "process"):
-        raise UserError(f"--worker_type: got {args.worker_type!r}, expected thread or process")
     if min(args.batch, args.rounds, args.count) < 1 or args.size < 16 or args.seconds <= 0:
         raise UserError("--batch, --rounds, --count: 1 or more; --size: 16 or more; --seconds: more than 0")
     return args
@@ -158,8 +155,7 @@ class MindSporeLoader(Loader):
         from src.data_load import TrainBatches, train_dataset
 
         batches = TrainBatches(self.source, self.settings["batch"])
-        processes = self.settings["worker_type"] == "process"
-        dataset = train_dataset(batches, workers=self.settings["threads"], processes=processes)
+        dataset = train_dataset(batches, workers=self.settings["threads"])
         iterator = dataset.create_tuple_iterator(num_epochs=-1, do_copy=False)  # as `Model.train` has it
         while True:
             yield from iterator

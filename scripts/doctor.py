@@ -200,8 +200,8 @@ def check_shared_memory(folder: str = "/dev/shm") -> Row:
     try:
         free = shutil.disk_usage(folder).free / GB
     except OSError as e:
-        return Row(name, WARN, f"none ({e.strerror})", "train with --worker_type thread")
-    fix = "the loader's processes need 1 GB: docker run --shm-size=8g, or --worker_type thread"
+        return Row(name, WARN, f"none ({e.strerror})", "needed by several GPUs, which exchange gradients through it")
+    fix = "several GPUs exchange gradients through it and need 1 GB: docker run --shm-size=8g"
     return judge(name, free >= 1, f"{free:.2f} GB free", fix, WARN)
 
 

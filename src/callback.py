@@ -5,12 +5,9 @@ with data sink on, into `global_step`, `previous_step`, `epoch`, `readings` and 
 `cb_params` for the others. "Every N" therefore means: a multiple of N was reached or passed since the last call.
 """
 
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,17 +52,15 @@ class Clock(Callback):
         self.first_step, self.steps_per_epoch = first_step, steps_per_epoch
         self.read_intervals, self.recent = read_intervals, recent
         self.global_step = self.read_step = first_step
-        self.waiting_since: float | None = None  # for data; None while a step or a callback is at work
         self.in_callbacks = 0.0  # seconds, after the last step
         self.spent = self.waited = self.called = 0.0  # seconds since the last reading
 
     def on_train_begin(self, run_context: RunContext) -> None:
         self.last_end = time.perf_counter()
-        self.begin = self.waiting_since = self.last_end
+        self.begin = self.last_end
 
     def on_train_step_begin(self, run_context: RunContext) -> None:
         self.begin = time.perf_counter()
-        self.waiting_since = None
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         state = run_context.original_args()
@@ -136,7 +131,7 @@ class ClockRestart(Callback):
     def on_train_step_end(self, run_context: RunContext) -> None:
         now = time.perf_counter()
         self.clock.in_callbacks = now - self.clock.last_end
-        self.clock.last_end = self.clock.waiting_since = now
+        self.clock.last_end = now
 
 
 DATA_BOUND = 0.25  # share of the time spent waiting for data that deserves a word
@@ -277,79 +272,6 @@ class StopOnSignal(Callback):
             self.received = self.agree(self.received)
             if self.received:
                 run_context.request_stop()
-
-
-RESTARTED_WORKER = "cannot start a process twice"  # the loader's error when it meets a dead worker before we do
-
-
-class StopOnDeadWorker(Callback):
-    """A loader process that dies, for lack of memory say, ends the run after the step at hand; `with` around the
-    training raises it as an error.
-
-    The framework's own watchdog is off (src.data_load): it makes a death look like a SIGTERM from outside, and hangs
-    now and then because it logs within a signal handler. Its loader then waits for the dead worker's data for ever, so
-    a training that gets no data within `patience` seconds after a death is ended hard; its last checkpoint stands.
-
-    Args:
-        stopper: told to stop, so that several ranks stop at the same step.
-        fail: message -> the exception to raise.
-        file_of: process number -> the file that a worker was reading, "" = none.
-    """
-
-    def __init__(self, clock: Clock, stopper: "StopOnSignal", fail: Callable[[str], Exception],
-                 file_of: Callable[[int], str] = lambda pid: "", patience: float = 10.0):  # fmt: skip
-        self.clock, self.stopper, self.fail, self.file_of, self.patience = clock, stopper, fail, file_of, patience
-        self.message = ""
-        self.died_at = 0.0
-        self.workers: set[multiprocessing.process.BaseProcess] = set()
-        self.ended = threading.Event()
-
-    def on_train_begin(self, run_context: RunContext) -> None:
-        threading.Thread(target=self.watch, daemon=True).start()
-
-    def look(self) -> None:
-        """Fill in `message` if a worker has died."""
-        self.workers.update(multiprocessing.active_children())
-        codes = {worker.pid: worker.exitcode for worker in self.workers if worker.pid}
-        # A SIGTERM is for the whole process group, if it comes from outside.
-        crashed = {pid: code for pid, code in codes.items() if code and code != -signal.SIGTERM}
-        if crashed and not self.message:
-            self.died_at = time.perf_counter()
-            pid, code = next(iter(crashed.items()))
-            self.message = _describe_death(pid, code, self.file_of(pid))
-
-    def watch(self) -> None:
-        while not self.ended.wait(0.5):
-            self.look()
-            since = self.clock.waiting_since
-            if self.message and since is not None and time.perf_counter() - max(since, self.died_at) > self.patience:
-                sys.stdout.flush()
-                os.write(2, f"\nerror: {self.message}\n".encode())
-                os._exit(2)
-
-    def on_train_step_end(self, run_context: RunContext) -> None:
-        if self.message and not self.stopper.received:
-            self.stopper.received = signal.SIGTERM
-
-    def on_train_end(self, run_context: RunContext) -> None:
-        self.ended.set()
-
-    def __enter__(self) -> "StopOnDeadWorker":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
-        self.ended.set()
-        if isinstance(error, RuntimeError) and RESTARTED_WORKER in str(error):
-            self.look()
-        if self.message and (error is None or isinstance(error, RuntimeError)):
-            raise self.fail(self.message) from error
-
-
-def _describe_death(pid: int, code: int, file: str) -> str:
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    hint = " The system does that when memory runs out: use fewer with --num_worker." if code == -signal.SIGKILL else ""
-    how += f" while it read {file} or its partner" if file else ""
-    return f"loader worker process {pid} {how}; the training cannot go on without it.{hint} To go on: --resume auto"
 
 
 class StopOnBadLoss(Callback):

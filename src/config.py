@@ -105,8 +105,7 @@ class Config:
     )
     random_rotate90: bool = option(False, "augmentation: rotate pairs by 0, 90, 180 or 270 degrees", shapes_result=True)
     random_rgb_permutation: bool = option(False, "augmentation: permute the colour channels", shapes_result=True)
-    num_worker: int = option(4, "loader workers, clamped to the cores", low=1)
-    worker_type: str = option("thread", "loader workers are threads or processes", choices=("thread", "process"))
+    num_worker: int = option(4, "threads that load the data, clamped to the cores", low=1)
 
     # schedule
     seed: int = option(1, "of initialisation, order, crops, flips and channel dropout", low=0, shapes_result=True)
@@ -315,6 +314,7 @@ def coerce(name: str, value: Any, where: str) -> Any:
 RETIRED: dict[str, tuple[tuple[str, ...], str]] = {
     "eval_use_data_sink": ((), "leave it out"),
     "lr_scaling": (("linear",), "multiply learning_rate by the number of ranks instead"),
+    "worker_type": ((), "leave it out"),
 }
 
 

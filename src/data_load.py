@@ -8,12 +8,9 @@ times as long as cropping did: docs/performance.md has the figures.
 """
 
 import contextlib
-import ctypes
-import multiprocessing
-import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import mindspore.dataset as ds
 import numpy as np
@@ -32,18 +29,13 @@ from src.picture_files import Pair
 from src.synthetic_blur import random_pair, read_photo
 
 COLUMNS = ["blur", "sharp", "channel_mask"]
-PREFETCH = 4  # batches that wait in each queue; the framework's own 16 would fill the shared memory of a container
-SLOTS = 1009  # more than there are workers; a prime, so that neighbouring process numbers have slots of their own
-
-
-def _slots() -> ctypes.Array:
-    return multiprocessing.RawArray(ctypes.c_int64, SLOTS)
+PREFETCH = 4  # batches that wait in each queue; the framework's own 16 would only take memory
 
 
 @dataclass(frozen=True)
 class TrainPairs:
     """Random-access source of augmented crops. Item `epoch * len(pairs) + index` is sample `index` as epoch `epoch`
-    sees it: both come in one number, so that a worker needs no state and forked workers cannot disagree.
+    sees it: both come in one number, so that workers need no state and cannot disagree.
     """
 
     pairs: Sequence[Pair]
@@ -53,8 +45,6 @@ class TrainPairs:
     dropout: float
     rotate90: bool = False
     rgb_permutation: bool = False
-    slots: ctypes.Array = field(default_factory=_slots, compare=False, repr=False)
-    """Shared with the worker processes: 1 + the pair that process p is at, in slot p % SLOTS; 0 = none."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -75,15 +65,6 @@ class TrainPairs:
         if self.rgb_permutation:
             blur, sharp = paired_rgb_permutation(blur, sharp, rng)
         return blur, sharp, draw_channel_mask(rng, self.mask_channels, self.dropout)
-
-    def announce(self, item: int | None) -> None:
-        """Leave word, for `name_of`, of the sample that this process is at; None = of none."""
-        self.slots[os.getpid() % SLOTS] = 0 if item is None else item % len(self.pairs) + 1
-
-    def name_of(self, pid: int) -> str:
-        """Blurred file of the pair that a worker process is at, or was when it died; '' if it is at none."""
-        number = self.slots[pid % SLOTS]
-        return str(self.pairs[number - 1].blur) if number else ""
 
 
 @dataclass(frozen=True)
@@ -120,10 +101,8 @@ class TrainBatches:
         sharp = np.empty_like(blur)
         mask = np.empty((self.batch_size, self.source.mask_channels), np.float32)
         for k, item in enumerate(self.items(step)):
-            self.source.announce(item)
             b, s, mask[k] = self.source[item]
             blur[k], sharp[k] = b.transpose(2, 0, 1), s.transpose(2, 0, 1)  # the only copy of the pixels
-        self.source.announce(None)
         return blur, sharp, mask
 
 
@@ -160,21 +139,18 @@ def steps_per_epoch(count: int, batch_size: int, accumulate_steps: int = 1, worl
     return count // needed
 
 
-def train_dataset(
-    batches: TrainBatches, *, workers: int = 1, processes: bool = False, epoch: int = 0, step: int = 0
-) -> ds.Dataset:
+def train_dataset(batches: TrainBatches, *, workers: int = 1, epoch: int = 0, step: int = 0) -> ds.Dataset:
     """Dataset of training batches that starts at step `step` of epoch `epoch`, both counted from 0.
 
     Raises:
         UserError: fewer samples than one batch of all ranks.
     """
     sampler = StepSampler(len(batches), epoch, step)
-    ds.config.set_enable_watchdog(False)  # src.callback.StopOnDeadWorker does its work
     ds.config.set_prefetch_size(PREFETCH)
+    # Threads, since decoding and numpy release the interpreter's lock: as fast as processes, without shared memory.
     return ds.GeneratorDataset(
-        batches, COLUMNS, sampler=sampler, num_parallel_workers=workers,
-        python_multiprocessing=processes and workers > 1,
-    )  # fmt: skip
+        batches, COLUMNS, sampler=sampler, num_parallel_workers=workers, python_multiprocessing=False
+    )
 
 
 @contextlib.contextmanager

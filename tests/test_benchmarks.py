@@ -34,7 +34,7 @@ RESULTS = {
         "contestants": {"onnx_bf16": {"peak_memory_gb": 1.25, "difference": {"largest": 1.0, "rms": 4.3e-4}}},
     },
     "loader": {
-        "batch": 4, "size": 256, "threads": 2, "worker_type": "thread", "frame": [720, 1280],
+        "batch": 4, "size": 256, "threads": 2, "frame": [720, 1280],
         "contestants": {"png": {"pairs_per_s": SPREAD, "times_png": SPREAD}, "packed": {"pairs_per_s": SPREAD}},
     },
     "scaling": {

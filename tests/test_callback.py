@@ -1,10 +1,8 @@
 import json
 import math
-import multiprocessing
 import os
 import signal
 import sys
-import time
 import types
 
 import mindspore as ms
@@ -25,7 +23,6 @@ from src.callback import (
     SaveCheckpoints,
     StopAt,
     StopOnBadLoss,
-    StopOnDeadWorker,
     StopOnSignal,
     Validate,
     passed,
@@ -406,72 +403,6 @@ def test_overflows_are_endured_only_in_a_short_row():
 def test_gradients_that_are_not_finite_end_a_run_without_loss_scale():
     with pytest.raises(ZeroDivisionError, match=r"^the gradients are not finite at epoch 1, step 1"):
         train([Clock(0, 9), bad_loss(has_scaler=False)], [outputs(norm=math.inf, finite=False)])
-
-
-@pytest.fixture
-def worker():
-    """A process of ours, as the loader has them."""
-    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(300,), daemon=True)
-    process.start()
-    yield process
-    process.kill()
-    process.join()
-
-
-class Deaths(callback.Callback):
-    """Ends a process in step 2 and waits until the guard has seen it."""
-
-    def __init__(self, process, number, guard):
-        self.process, self.number, self.guard = process, number, guard
-
-    def on_train_step_begin(self, run_context):
-        if run_context.original_args().cur_step_num == 1:
-            time.sleep(1.5)  # the guard looks twice a second
-            os.kill(self.process.pid, self.number)
-            limit = time.monotonic() + (10 if self.number != signal.SIGTERM else 2)
-            while not self.guard.message and time.monotonic() < limit:
-                time.sleep(0.05)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_dead_worker_stops_the_run_after_the_step_unless_it_was_asked_to_go(number, worker):
-    clock, stopper = Clock(0, 9), stop_on_signal()
-    guard = StopOnDeadWorker(clock, stopper, ZeroDivisionError, {worker.pid: "blur/7.png"}.get)
-
-    def run():
-        with guard:
-            train([clock, guard, stopper, Deaths(worker, number, guard), ClockRestart(clock)], [1.0] * 4)
-
-    if number == signal.SIGKILL:
-        with pytest.raises(
-            ZeroDivisionError,
-            match=f"process {worker.pid} was killed by SIGKILL while it read blur/7.png or its partner;.*--num_worker",
-        ):
-            run()
-        assert clock.global_step == 2
-    else:
-        run()
-        assert (clock.global_step, guard.message) == (4, "")
-
-
-def test_dead_worker_explains_the_frameworks_error_and_hides_no_other(worker):
-    guard = StopOnDeadWorker(Clock(0, 9), stop_on_signal(), ZeroDivisionError)
-    guard.message = "a worker died"
-    with pytest.raises(ZeroDivisionError, match="a worker died"), guard:
-        raise RuntimeError("Generator worker process timeout.")
-    with pytest.raises(KeyError), guard:
-        raise KeyError("another fault")
-
-
-def test_a_worker_that_the_loader_finds_dead_first_is_named_too(worker):
-    guard = StopOnDeadWorker(Clock(0, 9), stop_on_signal(), ZeroDivisionError)
-    guard.look()
-    worker.kill()
-    worker.join()
-    with pytest.raises(RuntimeError, match="another fault"), guard:
-        raise RuntimeError("another fault")
-    with pytest.raises(ZeroDivisionError, match=f"process {worker.pid} was killed by SIGKILL"), guard:
-        raise RuntimeError("AssertionError: cannot start a process twice")
 
 
 class Raise(callback.Callback):

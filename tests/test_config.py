@@ -281,7 +281,7 @@ def test_several_problems_are_reported_together():
 
 @pytest.mark.parametrize("name,value", [("keep_checkpoint_max", "0"), ("num_res", "-1"), ("fft_weight", "-0.1"),
                                         ("crop_size", "12"), ("loss_scale", "0.5"), ("loss_scale", "inf"),
-                                        ("loss_scale", "nan"), ("worker_type", "fork")])  # fmt: skip
+                                        ("loss_scale", "nan"), ("lr_schedule", "linear")])  # fmt: skip
 def test_out_of_range(name, value):
     assert message(load_config, "train", [f"--{name}", value]).startswith(f"--{name}: got ")
 
@@ -428,13 +428,13 @@ def test_resumed_settings_with_a_key_that_is_no_more_name_it(old_run):
 
 def test_a_run_of_an_earlier_version_resumes_and_its_retired_settings_are_reported(old_run):
     with open(old_run / "config.yaml", "a") as f:
-        f.write("lr_scaling: none\neval_use_data_sink: false\n")
+        f.write("lr_scaling: none\neval_use_data_sink: false\nworker_type: process\n")
     argv = ["--ckpt_save_directory", str(old_run), "--resume", "auto"]
     config = load_config("train", argv, no_device)
     assert (config.seed, config.crop_size) == (7, 32)
     assert config.origin == (
         f"{old_run / 'config.yaml'}, of the run that is resumed; ignored in {old_run / 'config.yaml'}, no longer "
-        "settings: lr_scaling, eval_use_data_sink"
+        "settings: lr_scaling, eval_use_data_sink, worker_type"
     )
     path = old_run / "config.yaml"
     path.write_text(path.read_text().replace("lr_scaling: none", "lr_scaling: linear"))

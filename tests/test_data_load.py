@@ -1,5 +1,3 @@
-import multiprocessing
-import os
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +50,9 @@ def test_values_and_shapes(source):
     assert blur.max() > 200 and (blur != sharp).mean() > 0.9
 
 
-@pytest.mark.parametrize("workers, processes", [(2, False), (2, True)])
-def test_workers_change_nothing(source, workers, processes):
+def test_workers_change_nothing(source):
     alone = epochs(train_dataset(TrainBatches(source, 2)), 2)
-    together = epochs(train_dataset(TrainBatches(source, 2), workers=workers, processes=processes), 2)
+    together = epochs(train_dataset(TrainBatches(source, 2), workers=2), 2)
     for a, b in zip(alone, together, strict=True):
         same(a, b)
 
@@ -68,10 +65,9 @@ def test_photographs_among_the_pairs_are_blurred_anew_whatever_the_workers(make_
     assert first[0].shape == (16, 16, 3) and np.abs(first[0].astype(int) - first[1]).max() > 5
     assert not np.array_equal(first[0], later[0])
     alone = epochs(train_dataset(TrainBatches(source, 2)), 2)
-    for processes in (False, True):
-        together = epochs(train_dataset(TrainBatches(source, 2), workers=2, processes=processes), 2)
-        for a, b in zip(alone, together, strict=True):
-            same(a, b)
+    together = epochs(train_dataset(TrainBatches(source, 2), workers=2), 2)
+    for a, b in zip(alone, together, strict=True):
+        same(a, b)
 
 
 def test_epochs_differ(source):
@@ -115,21 +111,10 @@ def test_names_of_a_batch(source):
         np.testing.assert_array_equal(blur.transpose(1, 2, 0), source[7 + index][0])
 
 
-def test_what_a_worker_is_at_can_be_read_from_outside(source):
-    process = multiprocessing.get_context("fork").Process(target=source.announce, args=(2 * 7 + 3,))
-    process.start()
-    process.join()
-    assert source.name_of(process.pid) == str(source.pairs[3].blur)
-    assert source.name_of(os.getpid()) == ""
-    TrainBatches(source, 2)[0]
-    assert source.name_of(os.getpid()) == ""  # nothing is left behind
-
-
-@pytest.mark.parametrize("processes", [False, True])
-def test_unreadable_image_is_told_by_name(source, processes):
+def test_unreadable_image_is_told_by_name(source):
     source.pairs[2].sharp.write_bytes(b"no image")
     with pytest.raises(UserError, match="sharp/3.png: not a readable image"), loader_errors():
-        epochs(train_dataset(TrainBatches(source, 7), workers=2, processes=processes), 1)
+        epochs(train_dataset(TrainBatches(source, 7), workers=2), 1)
 
 
 def test_bytes_become_the_same_numbers_in_the_graph_as_outside(cpu):

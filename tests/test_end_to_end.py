@@ -205,12 +205,9 @@ def test_a_damaged_image_is_named(work, tmp_path):
     content = bytearray(victim.read_bytes())
     content[200:1200] = bytes(1000)
     victim.write_bytes(content)
-    for workers in (["--worker_type", "thread"], ["--worker_type", "process"]):
-        folder = f"run_{workers[1]}"
-        _, err = run("train.py", *DATA, "--ckpt_save_directory", folder, *workers, *TINY, *ON_CPU, cwd=tmp_path,
-                     expect=2)  # fmt: skip
-        line = next(x for x in err.splitlines() if x.startswith("error: "))
-        assert "3.png" in line and "Traceback" not in err
+    _, err = run("train.py", *DATA, "--ckpt_save_directory", "run2", *TINY, *ON_CPU, cwd=tmp_path, expect=2)
+    line = next(x for x in err.splitlines() if x.startswith("error: "))
+    assert "3.png" in line and "Traceback" not in err
     victim.write_bytes(victim.read_bytes()[:500])
     _, err = run("train.py", "--dataset_root", "data", "--ckpt_save_directory", "run3", *TINY, *ON_CPU, cwd=tmp_path,
                  expect=2)  # fmt: skip

@@ -124,13 +124,13 @@ RUN = [*PLAIN, "--epochs_num", 4, "--val_acc_monitor_interval", 2, "--log_freque
 PLUS = ["--model_name", "MIMO-UNetPlus", "--ema_decay", 0.9, "--amp_level", "O3", "--accumulate_steps", 2,
         "--train_batch_size", 1, "--clip_norm", 0.1]  # fmt: skip
 # Options, and how each launch loads its data and is stopped at about which step: --max_steps stops at it, SIGTERM soon
-# after it. All in the middle of an epoch and of an interval of the log. Every two of variant, number of workers, their
-# kind and the way to stop meet somewhere.
+# after it. All in the middle of an epoch and of an interval of the log. Every two of variant, number of workers and the
+# way to stop meet somewhere.
 CASES = {
-    "MIMO-UNet": ([], [(1, "thread", "max_steps", 6), (2, "process", "SIGTERM", 14), (2, "thread", "max_steps", 27),
-                       (1, "process", "SIGTERM", 32)]),
-    "MIMO-UNetPlus, all extras": (PLUS, [(1, "thread", "SIGTERM", 3), (2, "process", "max_steps", 14),
-                                         (2, "thread", "SIGTERM", 16), (1, "process", "max_steps", 33)]),
+    "MIMO-UNet": ([], [(1, "max_steps", 6), (2, "SIGTERM", 14), (2, "max_steps", 27),
+                       (1, "SIGTERM", 32)]),
+    "MIMO-UNetPlus, all extras": (PLUS, [(1, "SIGTERM", 3), (2, "max_steps", 14),
+                                         (2, "SIGTERM", 16), (1, "max_steps", 33)]),
 }  # fmt: skip
 
 
@@ -155,8 +155,8 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_in_every_bit(cas
     options = [*RUN, *extras]
     train("whole", *options, cwd=tmp_path)  # compiled afresh
     graph, reached = "" if extras else "resume", 0  # a stored graph forgets the state of the loss scale
-    for workers, kind, way, step in launches:
-        launch = ["--resume", "auto", "--num_worker", workers, "--worker_type", kind, *([] if reached else options)]
+    for workers, way, step in launches:
+        launch = ["--resume", "auto", "--num_worker", workers, *([] if reached else options)]
         if way == "SIGTERM":
             out = stop_by_signal("cut", step, launch, tmp_path, graph)
         else:
