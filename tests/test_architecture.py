@@ -13,7 +13,7 @@ ORDER = [room.name for room in ROOMS]
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").glob("*.py"))}
 PROGRAMS = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for folder in (".", "scripts", "benchmarks")
+    for folder in (".", "scripts", "benchmarks", "weights_pretrained")
     for path in sorted((ROOT / folder).glob("*.py"))
 }
 WHOLE_CONFIG = ("train.py", "eval.py", "export.py")

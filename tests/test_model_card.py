@@ -6,12 +6,12 @@ import shutil
 import pytest
 
 import eval as eval_script
-from scripts import model_card
-from scripts.model_card import CARD, FIGURES, FOLDER, SETS, WEIGHTS
 from src import weight_files
 from src.errors import UserError
 from src.preprocessing import arrange
 from src.sample_data import make_sample_set
+from weights_pretrained import model_card
+from weights_pretrained.model_card import CARD, FIGURES, FOLDER, SETS, WEIGHTS
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import model_card, record_weights
 from src.config import CONFIG_DIR, Config, read_yaml
 from src.errors import UserError
 from src.evaluation import write_csv, write_json
 from src.picture import CAPTION, GAP, save_strip
 from src.run_folder import COLUMNS
+from weights_pretrained import model_card, record_weights
 
 STAGES = ("weights_cpu", "weights_cpu_stage2")
 

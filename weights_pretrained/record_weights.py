@@ -1,6 +1,6 @@
 """Record the sample weights: scores, training and pictures, into weights_pretrained, then the figures of their card.
 
-    bash scripts/score_sample_weights.sh    # scores the weights and calls this script
+    bash weights_pretrained/score_sample_weights.sh    # scores the weights and calls this script
 
 What is read: the reports of `eval.py`, the strips that it saved, and the run folders of the stages. What is written:
 MIMO-UNet_sample.json, training_log.csv, training_curve.png, largest_gain.jpg, smallest_gain.jpg, MODEL_CARD.md.
@@ -16,14 +16,14 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
+sys.path.insert(0, str(ROOT))  # run as a file, Python sees weights_pretrained/ only
 
-from scripts import model_card  # noqa: E402
 from src.config import ArgumentParser, find_recipe, read_yaml  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.picture import CAPTION, GAP, save_curves  # noqa: E402
 from src.run_folder import COLUMNS, read_log  # noqa: E402
 from src.weight_files import sha256_of  # noqa: E402
+from weights_pretrained import model_card  # noqa: E402
 
 SETTINGS = ("seed", "crop_size", "train_batch_size", "synthetic_fraction", "learning_rate", "lr_schedule")
 ONE_LAUNCH = ("max_steps", "num_worker")  # a run may have been stopped by hand, and its workers change nothing
@@ -51,7 +51,9 @@ def record(reports: Path, runs: list[tuple[str, str]], hardware: str, folder: Pa
         if not (Path(run) / "log.csv").is_file():
             raise UserError(f"--run {recipe}={run}: expected RECIPE=FOLDER, a run folder of train.py with its log.csv")
     if missing := [name for name in model_card.SETS if not (reports / f"{name}.json").is_file()]:
-        raise UserError(f"--reports {reports}: no {missing[0]}.json. bash scripts/score_sample_weights.sh writes it")
+        raise UserError(
+            f"--reports {reports}: no {missing[0]}.json. bash weights_pretrained/score_sample_weights.sh writes it"
+        )
     logs = {recipe: read_log(Path(run) / "log.csv") for recipe, run in runs}
     versions = json.loads((Path(runs[-1][1]) / "versions.json").read_text(encoding="utf-8"))
     figures = {

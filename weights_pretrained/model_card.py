@@ -1,9 +1,9 @@
 """The figures in the model card of the sample weights, weights_pretrained/MODEL_CARD.md, from MIMO-UNet_sample.json.
 
-    python scripts/model_card.py            # writes them between the markers
-    python scripts/model_card.py --check    # writes nothing; ends with 2 when card, JSON and weights disagree
+    python weights_pretrained/model_card.py            # writes them between the markers
+    python weights_pretrained/model_card.py --check    # writes nothing; status 2 when card, JSON and weights disagree
 
-The JSON is written by `scripts/record_weights.py`.
+The JSON is written by `weights_pretrained/record_weights.py`.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
+sys.path.insert(0, str(ROOT))  # run as a file, Python sees weights_pretrained/ only
 
 from benchmarks.report import markdown, with_tables  # noqa: E402
 from src.config import ArgumentParser  # noqa: E402
@@ -21,7 +21,7 @@ from src.weight_files import SAMPLE_MODEL, sha256_of  # noqa: E402
 
 FOLDER, WEIGHTS = SAMPLE_MODEL.parent, SAMPLE_MODEL.name
 FIGURES, CARD = "MIMO-UNet_sample.json", "MODEL_CARD.md"
-BEGIN, END = "<!-- figures: made by python scripts/model_card.py, not by hand -->", "<!-- /figures -->"
+BEGIN, END = "<!-- figures: made by python weights_pretrained/model_card.py, not by hand -->", "<!-- /figures -->"
 SETS = {"gopro": "GoPro", "reds": "REDS", "kodak": "Kodak, synthetic blur", "sample": "sample set, first three pairs"}
 PICTURED = "sample"  # the only set whose pictures this repository may hold
 
@@ -32,11 +32,13 @@ def main(argv: list[str] | None = None, folder: Path = FOLDER) -> None:
     check = parser.parse_args(argv).check
     figures = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
     if figures["sha256"] != sha256_of(folder / WEIGHTS):
-        raise UserError(f"{FIGURES}: its sha256 is not that of {WEIGHTS}. bash scripts/score_sample_weights.sh")
+        raise UserError(
+            f"{FIGURES}: its sha256 is not that of {WEIGHTS}. bash weights_pretrained/score_sample_weights.sh"
+        )
     old = (folder / CARD).read_text(encoding="utf-8")
     new = with_tables(old, tables(figures), CARD, BEGIN, END)
     if check and new != old:
-        raise UserError(f"{CARD}: its tables are not what {FIGURES} says. python scripts/model_card.py")
+        raise UserError(f"{CARD}: its tables are not what {FIGURES} says. python weights_pretrained/model_card.py")
     if not check:
         (folder / CARD).write_text(new, encoding="utf-8")
     print(f"{CARD}: {'as recorded' if new == old else 'written'}")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Scores the sample weights on their held-out sets, then writes the figures, tables and pictures of their model card.
-#   bash scripts/score_sample_weights.sh DATA WORK --run RECIPE=RUN_FOLDER ... --hardware TEXT
+#   bash weights_pretrained/score_sample_weights.sh DATA WORK --run RECIPE=RUN_FOLDER ... --hardware TEXT
 # DATA is what the lists in weights_pretrained are relative to; WORK gets sets and reports; the rest is for record_weights.py.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -8,7 +8,7 @@ python="$root/.venv/bin/python"
 card="$root/weights_pretrained"
 
 if [ $# -lt 2 ]; then
-    echo "usage: bash scripts/score_sample_weights.sh DATA WORK --run RECIPE=RUN_FOLDER ... --hardware TEXT" >&2
+    echo "usage: bash weights_pretrained/score_sample_weights.sh DATA WORK --run RECIPE=RUN_FOLDER ... --hardware TEXT" >&2
     exit 2
 fi
 data=$1 work=$2
@@ -34,4 +34,4 @@ score gopro --dataset_root "$data" --test_list "$card/test_gopro.txt"
 score reds --dataset_root "$data" --test_list "$card/test_reds.txt"
 score kodak --dataset_root "$work/kodak"
 score sample --dataset_root "$work/sample" --slice_dataset 3
-exec "$python" "$root/scripts/record_weights.py" --reports "$work" "$@"
+exec "$python" "$root/weights_pretrained/record_weights.py" --reports "$work" "$@"
