@@ -18,6 +18,7 @@ from src import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+SCORING = ROOT / "weights_pretrained/score_sample_weights.sh"
 LAUNCHERS = [s.name for s in SCRIPTS if s.name.startswith("run_") and re.search("_(gpu|ascend|cpu).sh$", s.name)]
 ON_GPU_MACHINE = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/proc/driver/nvidia/version").exists()
 ON_ASCEND_MACHINE = any(Path("/dev").glob("davinci[0-9]*"))
@@ -84,7 +85,7 @@ def bare_path(tmp_path) -> str:
 # ---- all of them -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "run"], ids=lambda s: s.name)
+@pytest.mark.parametrize("script", [*SCRIPTS, SCORING, ROOT / ".ci" / "run"], ids=lambda s: s.name)
 def test_bash_can_read_it(script):
     subprocess.run(["bash", "-n", script], check=True)
 
