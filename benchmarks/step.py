@@ -146,7 +146,9 @@ class MindSporeStep:
         return {p.name: p.asnumpy() for p in self.train_step.network.get_parameters()}
 
     def has_native_convolutions(self) -> bool:
-        return any(getattr(cell, "native", None) is not None for _, cell in self.train_step.network.cells_and_names())
+        from src.native_conv import NativeConv
+
+        return any(isinstance(cell, NativeConv) for _, cell in self.train_step.network.cells_and_names())
 
     def bytes_reduced(self) -> int:
         """What each of several ranks hands over in a step: its gradients and three losses, float32."""

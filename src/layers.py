@@ -25,11 +25,8 @@ class BasicConv(nn.Cell):
                 bias_init="zeros",
             )  # fmt: skip
         self.main = nn.SequentialCell([conv, nn.ReLU()] if relu else [conv])
-        self.native = None  # a kernel for all of it, put in by src.native_conv
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.native is not None:
-            return self.native(x, self.main[0].weight, self.main[0].bias)
         return self.main(x)
 
 
@@ -50,11 +47,8 @@ class ResBlocks(nn.Cell):
     def __init__(self, ch: int, num_res: int):
         super().__init__()
         self.layers = nn.SequentialCell([ResBlock(ch) for _ in range(num_res)])
-        self.enter = self.leave = None  # to the memory order of native kernels and back, put in by src.native_conv
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.enter is not None:
-            return self.leave(self.layers(self.enter(x)))
         return self.layers(x)
 
 

@@ -106,7 +106,8 @@ def _compile(*command: str | Path) -> None:
 
 
 def install(network: nn.Cell, bfloat16: bool = False, threads: int = 0) -> None:
-    """Make every convolution of `network` a native one. Parameters, names and results (to float rounding) stay.
+    """Put a native module in the place of every convolution of a built network. Parameters, their names and order, and
+    the results (to float rounding) stay.
 
     Args:
         bfloat16: multiply in bfloat16, accumulate in float32; weights and activations stay float32.
@@ -118,15 +119,48 @@ def install(network: nn.Cell, bfloat16: bool = False, threads: int = 0) -> None:
     path = library()
     if ctypes.CDLL(str(path)).native_conv_configure(threads, bfloat16):
         raise Unavailable("this processor has no bfloat16 instructions (AVX512_BF16)")
-    operators = Operators(path)
-    for _, cell in network.cells_and_names():
-        if isinstance(cell, ResBlocks):
-            cell.enter, cell.leave = operators.to_blocked, operators.from_blocked
-            for _, conv in cell.cells_and_names():
-                if isinstance(conv, BasicConv):
-                    conv.native = operators.conv(conv, blocked=True)
-        elif isinstance(cell, BasicConv) and cell.native is None:
-            cell.native = operators.conv(cell, blocked=False)
+    _swap(network, Operators(path))
+
+
+class NativeConv(nn.Cell):
+    """A `BasicConv`, its ReLU included, by one native operator."""
+
+    def __init__(self, layer: BasicConv, operator: ops.Custom):
+        super().__init__(auto_prefix=False)  # parameters keep their names
+        self.main, self.operator = layer.main, operator
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.operator(x, self.main[0].weight, self.main[0].bias)
+
+
+class BlockedStage(nn.Cell):
+    """`ResBlocks` whose native convolutions hand one another their memory order, converted at both ends."""
+
+    def __init__(self, stage: ResBlocks, operators: "Operators"):
+        super().__init__(auto_prefix=False)
+        self.layers, self.enter, self.leave = stage.layers, operators.to_blocked, operators.from_blocked
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.leave(self.layers(self.enter(x)))
+
+
+def _swap(parent: nn.Cell, operators: "Operators", blocked: bool = False) -> None:
+    for name, cell in parent.name_cells().items():
+        if isinstance(cell, BasicConv):
+            native = NativeConv(cell, operators.conv(cell, blocked))
+        elif isinstance(cell, ResBlocks):
+            _swap(cell, operators, blocked=True)
+            native = BlockedStage(cell, operators)
+        else:
+            _swap(cell, operators, blocked)
+            continue
+        names = [(p, p.name) for p in native.get_parameters()]
+        if isinstance(parent, nn.SequentialCell | nn.CellList):
+            parent[int(name)] = native
+        else:
+            setattr(parent, name, native)
+        for p, known in names:  # the parent has named them after itself alone
+            p.name = known
 
 
 class Operators:

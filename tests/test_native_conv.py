@@ -10,7 +10,7 @@ from mindspore import Tensor
 from src import native_conv
 from src.errors import UserError
 from src.init_weights import init_weights
-from src.layers import BasicConv
+from src.layers import BasicConv, ResBlocks
 from src.loss import MultiScaleLoss
 from src.mimo_unet import MASK_CHANNELS, build_net
 from src.train_step import Adam, ForwardLoss, StepDecay, TrainStep
@@ -84,9 +84,12 @@ def test_bfloat16_is_near_but_not_the_same(reference):
 def test_every_layer_is_native_and_no_parameter_is_renamed():
     plain, native = network(native=False), network(native=True)
     assert [p.name for p in native.get_parameters()] == [p.name for p in plain.get_parameters()]
-    layers = [cell for _, cell in native.cells_and_names() if isinstance(cell, BasicConv)]
+    names = [[name for name, _ in net.parameters_and_names()] for net in (plain, native)]
+    assert names[0] == names[1]
+    cells = [cell for _, cell in native.cells_and_names()]
+    assert not any(isinstance(cell, BasicConv | ResBlocks) for cell in cells)
+    layers = [cell for cell in cells if isinstance(cell, native_conv.NativeConv)]
     assert len(layers) == 6 * 2 + 6 + 2 + 2 + 4 + 2 + 2 * 5  # stages, feat_extract, Convs, ConvsOut, AFFs, FAMs, SCMs
-    assert all(layer.native is not None for layer in layers)
 
 
 def test_parts_of_a_batch_in_a_loop_of_the_graph_give_the_same_step():
@@ -138,6 +141,6 @@ def test_choose_says_what_was_chosen_and_why_not(monkeypatch):
     assert line.endswith("native ones: they know no float16")
     with pytest.raises(UserError, match="--conv_kernels native: they know no float16. --conv_kernels auto"):
         native_conv.choose(net, "native", refused="they know no float16")
-    assert net.FAM1.merge.native is None
+    assert isinstance(net.FAM1.merge, BasicConv)
     assert native_conv.choose(net, "auto") == (True, "convolutions: native, float32")
-    assert net.FAM1.merge.native is not None
+    assert isinstance(net.FAM1.merge, native_conv.NativeConv)
