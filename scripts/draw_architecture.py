@@ -50,7 +50,7 @@ ROOMS = (
         "network", ("layers", "mimo_unet", "loss", "train_step"), "the network, its loss and one optimisation step"
     ),
     Room(
-        "device", ("native_conv", "device", "complexity"), "which device, ranks, faster convolutions, what it all costs"
+        "device", ("native_conv", "device"), "which device, ranks, faster convolutions"
     ),
     Room(
         "weights", ("weight_files", "state_dicts", "checkpoint", "init_weights", "mindir", "onnx_graph"),

@@ -5,8 +5,6 @@ Module names, and with them the parameter names, are those of the authors' publi
 
 `MIMO-UNetLite` is not in the paper: it is this repository's variant for people without an accelerator, the same graph
 one octave lower. Each input goes through a pixel-unshuffle by 2, each output through a pixel-shuffle by 2.
-
-    python -m src.mimo_unet      # parameters, multiply-accumulates and activation memory of all variants
 """
 
 from dataclasses import dataclass, replace
@@ -166,10 +164,3 @@ def build_net(model_name: str, num_res: int = 0) -> MIMOUNet:
         raise ValueError(f"unknown model name {model_name!r}; known: {', '.join(MODELS)}")
     variant = MODELS[model_name]
     return MIMOUNet(replace(variant, num_res=num_res or variant.num_res))
-
-
-if __name__ == "__main__":
-    from src.complexity import main
-    from src.errors import run_main
-
-    run_main(main)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src import complexity as module
-from src.complexity import complexity
+from scripts import complexity as module
+from scripts.complexity import complexity
 from src.mimo_unet import MODELS, build_net
 
 

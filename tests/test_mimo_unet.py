@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import mindspore as ms
 import numpy as np
 import pytest
@@ -8,7 +5,6 @@ import torch
 from mindspore import Tensor
 
 from benchmarks.torch_twin import TorchMIMOUNet, torch_loss
-from src.config import ROOT
 from src.mimo_unet import MASK_CHANNELS, MODELS, build_net, downsample, pixel_shuffle, pixel_unshuffle, upsample
 from tests.conftest import REFERENCES
 
@@ -102,11 +98,3 @@ def test_unknown_name_lists_the_known():
         build_net("MIMO")
     assert MODELS["MIMO-UNetPlus"].dropout == 0.1
     assert [v.multiple for v in MODELS.values()] == [4, 4, 8]
-
-
-def test_run_as_a_module_prints_its_complexity():
-    command = [sys.executable, "-m", "src.mimo_unet"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    for numbers in (("720x1280", "6,807,171", "896.2"), ("720x1280", "16,107,651", "2119.3"), ("3,730,780", "123.9")):
-        assert any(all(number in line for number in numbers) for line in done.stdout.splitlines())
