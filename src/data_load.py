@@ -25,8 +25,8 @@ from src.data_augment import (
     sample_rng,
 )
 from src.errors import UserError
-from src.picture_files import Pair
-from src.synthetic_blur import random_pair, read_photo
+from src.picture_files import Pair, SharpPhoto
+from src.synthetic_blur import random_pair, read_sharp_photo
 
 COLUMNS = ["blur", "sharp", "channel_mask"]
 PREFETCH = 4  # batches that wait in each queue; the framework's own 16 would only take memory
@@ -50,8 +50,8 @@ class TrainPairs:
         return len(self.pairs)
 
     def crop(self, pair: Pair, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        if pair.is_photo:
-            return random_pair(rng, read_photo(pair.sharp, self.crop_size), self.crop_size, self.crop_size)
+        if isinstance(pair, SharpPhoto):
+            return random_pair(rng, read_sharp_photo(pair.sharp, self.crop_size), self.crop_size, self.crop_size)
         return paired_crop(*pair.read(), self.crop_size, rng)
 
     def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from src.errors import UserError
 from src.packed_data import is_packed, open_pairs
 from src.pair_sources import pairs_from_folders, pairs_from_list, pairs_from_photos
-from src.picture_files import KINDS, Pair, check_pairs, find_pairs
+from src.picture_files import KINDS, Pair, SharpPhoto, check_pairs, find_pairs
 from src.sample_data import dataset_or_samples
 from src.validation_split import split_validation
 
@@ -122,7 +122,7 @@ def training_and_validation_pairs(
     if sharp_photos:
         photos = pairs_from_photos(sharp_photos, "--sharp_photos")[: limit or None]
         pairs = mix_in_photos(pairs, photos, synthetic_fraction)
-        count = sum(pair.is_photo for pair in pairs)
+        count = sum(isinstance(pair, SharpPhoto) for pair in pairs)
         place = f"{place}, {count} of them of the {len(photos)} photographs in {sharp_photos}, blurred anew each time"
     converted = check_pairs(pairs, min_side=min_side)
     val_converted = check_pairs(val_pairs)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from src.errors import UserError, first_few, nearest
-from src.picture_files import IMAGE_SUFFIXES, Pair, list_image_tree
+from src.picture_files import IMAGE_SUFFIXES, Pair, SharpPhoto, list_image_tree
 
 # Folders that say what an image is, not which scene it shows: left out of the names of pairs and sequences.
 BLURRED_FOLDERS = ("blur", "blurred", "blurry", "blur_gamma", "input", "lq")
@@ -231,7 +231,7 @@ def _file(name: str) -> str:
 
 
 def pairs_from_photos(folder: Path | str, option: str) -> list[Pair]:
-    """The images of a folder and its sub-folders as pairs without a blurred file (`Pair.is_photo`), in natural order.
+    """The images of a folder and its sub-folders as `SharpPhoto`s, in natural order.
 
     Args:
         option: that named the folder, for messages.
@@ -251,4 +251,4 @@ def pairs_from_photos(folder: Path | str, option: str) -> list[Pair]:
             f"{option} {folder}: expected sharp photographs only, but it has folders called {first_few(blurred)}. "
             "Give the folder of the sharp ones, e.g. train/sharp."
         )
-    return [Pair(f"photo/{name}", path, path) for name, path in photos.items()]
+    return [SharpPhoto(f"photo/{name}", path) for name, path in photos.items()]

@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,12 +74,7 @@ class Pair:
     name: str
     """Unique in its set: the common file name without suffix, or as `src.pair_sources` makes it. May hold slashes."""
     blur: Path
-    """The sharp file itself where there is no blurred one: a photograph, which training blurs (`is_photo`)."""
     sharp: Path
-
-    @property
-    def is_photo(self) -> bool:
-        return self.blur == self.sharp
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Pixels of blur and sharp, (H, W, 3) uint8 RGB. They may be read-only."""
@@ -94,6 +89,16 @@ class Pair:
         if len(turns) == 1 and turns.pop() >= 5:
             return [replace(info, width=info.height, height=info.width) for info in infos]  # type: ignore
         return infos
+
+
+@dataclass(frozen=True)
+class SharpPhoto(Pair):
+    """A photograph without a blurred partner, `SharpPhoto(name, file)`: training blurs it. Both files are its own."""
+
+    blur: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blur", self.sharp)
 
 
 def natural_key(name: str) -> tuple:

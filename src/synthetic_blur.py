@@ -26,7 +26,7 @@ if not __package__:  # run as a file: Python has put src/ on its path, where the
 
 from src.config import ArgumentParser
 from src.errors import UserError, run_main
-from src.picture_files import Pair, check_pairs, list_image_tree, read_upright
+from src.picture_files import SharpPhoto, check_pairs, list_image_tree, read_upright
 
 GAMMA = 2.2  # of the GoPro dataset's blur_gamma
 INTERPOLATION_REACH = 2  # pixels that cubic interpolation looks at around a point
@@ -212,10 +212,10 @@ def randomly_reduced(rng: np.random.Generator, photo: np.ndarray, height: int, w
     rows, columns = (min(size, math.ceil(side * factor)) for size, side in zip(photo.shape[:2], wanted, strict=True))
     top = int(rng.integers(photo.shape[0] - rows, endpoint=True))
     left = int(rng.integers(photo.shape[1] - columns, endpoint=True))
-    return reduced(photo[top : top + rows, left : left + columns], factor)
+    return shrunk(photo[top : top + rows, left : left + columns], factor)
 
 
-def reduced(image: np.ndarray, factor: float) -> np.ndarray:
+def shrunk(image: np.ndarray, factor: float) -> np.ndarray:
     """`image`, (H, W, 3) uint8, `factor` times smaller, each pixel the mean of those that it covers."""
     size = (max(1, round(image.shape[1] / factor)), max(1, round(image.shape[0] / factor)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA) if factor > 1 else image
@@ -262,7 +262,7 @@ def recorded(rng: np.random.Generator, exposure: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=100)  # at most 450 MB a process: decoding takes longer than blurring
-def read_photo(path: Path, min_side: int) -> np.ndarray:
+def read_sharp_photo(path: Path, min_side: int) -> np.ndarray:
     """A photograph as (H, W, 3) uint8, read-only; one of more than `MAX_PIXELS` is reduced to that.
 
     Args:
@@ -273,7 +273,7 @@ def read_photo(path: Path, min_side: int) -> np.ndarray:
     """
     photo = read_upright(path)
     height, width = photo.shape[:2]
-    photo = reduced(photo, min(math.sqrt(height * width / MAX_PIXELS), min(height, width) / min_side))
+    photo = shrunk(photo, min(math.sqrt(height * width / MAX_PIXELS), min(height, width) / min_side))
     photo.flags.writeable = False
     return photo
 
@@ -287,7 +287,7 @@ def write_set(folder: Path, photos: Sequence[Path], count: int, height: int, wid
     for kind in ("blur", "sharp"):
         (folder / kind).mkdir(parents=True)
     for i in range(count):
-        photo = read_photo(photos[i % len(photos)], max(height, width))
+        photo = read_sharp_photo(photos[i % len(photos)], max(height, width))
         images = random_pair(np.random.default_rng([seed, i]), photo, height, width)
         for kind, image in zip(("blur", "sharp"), images, strict=True):
             Image.fromarray(image).save(folder / kind / f"{i + 1}.png")
@@ -316,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not photos:
         raise UserError(f"--photos: got {source}, expected a folder with photographs")
     changes = check_pairs(
-        [Pair(path.name, path, path) for path in photos],
+        [SharpPhoto(path.name, path) for path in photos],
         min_side=max(args.height, args.width),
         option="--height and --width",
     )

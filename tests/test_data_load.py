@@ -5,7 +5,7 @@ import pytest
 
 from src.data_load import TrainBatches, TrainPairs, loader_errors, steps_per_epoch, train_dataset
 from src.errors import UserError
-from src.picture_files import Pair, find_pairs
+from src.picture_files import Pair, SharpPhoto, find_pairs
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_workers_change_nothing(source):
 
 def test_photographs_among_the_pairs_are_blurred_anew_whatever_the_workers(make_dataset, tmp_path):
     pairs = find_pairs(make_dataset(train=2, size=(64, 72)), "train")
-    mixed = [*pairs, *(Pair(pair.name, pair.sharp, pair.sharp) for pair in pairs)]
+    mixed = [*pairs, *(SharpPhoto(pair.name, pair.sharp) for pair in pairs)]
     source = TrainPairs(mixed, crop_size=16, seed=5, mask_channels=96, dropout=0.1)
     first, later = source[2], source[2 + len(source)]
     assert first[0].shape == (16, 16, 3) and np.abs(first[0].astype(int) - first[1]).max() > 5
@@ -68,6 +68,12 @@ def test_photographs_among_the_pairs_are_blurred_anew_whatever_the_workers(make_
     together = epochs(train_dataset(TrainBatches(source, 2), workers=2), 2)
     for a, b in zip(alone, together, strict=True):
         same(a, b)
+
+
+def test_a_pair_of_one_file_is_no_photograph_to_be_blurred(source):
+    same_file = [Pair(pair.name, pair.sharp, pair.sharp) for pair in source.pairs]
+    blur, sharp, _ = TrainPairs(same_file, crop_size=16, seed=5, mask_channels=96, dropout=0.1)[0]
+    np.testing.assert_array_equal(blur, sharp)
 
 
 def test_epochs_differ(source):

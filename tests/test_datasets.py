@@ -8,7 +8,7 @@ from PIL import Image
 
 from src.datasets import choose_pairs, choose_root, mix_in_photos, training_and_validation_pairs
 from src.pair_sources import pairs_from_folders, pairs_from_list
-from src.picture_files import Pair, find_pairs
+from src.picture_files import Pair, SharpPhoto, find_pairs
 from tests.data_trees import error_of, touch, write_list, write_photos
 
 # ---- two folders
@@ -51,9 +51,9 @@ def test_folders_of_other_names_in_the_standard_place_get_a_hint(tmp_path):
 )
 def test_the_share_of_photographs_is_kept_and_none_is_left_out(pairs, photos, fraction, expected):
     real = [Pair(str(i), Path("b"), Path("s")) for i in range(pairs)]
-    some = [Pair(f"photo/{i}", Path("p"), Path("p")) for i in range(photos)]
+    some = [SharpPhoto(f"photo/{i}", Path("p")) for i in range(photos)]
     mixed = mix_in_photos(real, some, fraction)
-    assert (len([p for p in mixed if not p.is_photo]), len([p for p in mixed if p.is_photo])) == expected
+    assert (len([p for p in mixed if p in real]), len([p for p in mixed if p in some])) == expected
     assert set(mixed) == {*real, *some}
     for wrong in (0.0, 1.0, -1.0):
         assert f"--synthetic_fraction: got {wrong:g}" in error_of(mix_in_photos, real, some, wrong)
@@ -64,7 +64,7 @@ def test_synthetic_training_pairs_and_their_validation(tmp_path, make_dataset):
     pairs, val, text = training_and_validation_pairs(str(photos), blur="synthetic", validate=False, min_side=40)
     assert len(pairs) == 2 and not val and text.startswith(f"2 training pairs from {photos}, blurred anew each time")
     pairs, val, text = training_and_validation_pairs(str(root), sharp_photos=str(photos), synthetic_fraction=0.5)
-    assert [pair.is_photo for pair in pairs] == [False] * 4 + [True] * 4 and len(val) == 2
+    assert [isinstance(pair, SharpPhoto) for pair in pairs] == [False] * 4 + [True] * 4 and len(val) == 2
     assert "8 training pairs" in text and "4 of them of the 2 photographs in" in text
     assert "expected images of 44x44" in error_of(
         training_and_validation_pairs, str(photos), blur="synthetic", validate=False, min_side=44

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from src.pair_sources import pairs_from_folders, pairs_from_list, pairs_from_photos
-from src.picture_files import Pair, check_pairs
+from src.picture_files import Pair, SharpPhoto, check_pairs
 from tests.data_trees import error_of, realblur, touch, write_list, write_photos
 
 # ---- list files
@@ -210,8 +210,7 @@ def test_photographs_are_pairs_without_a_blurred_file(tmp_path):
     folder = write_photos(tmp_path / "photos", "10.png", "2.jpg", "sea/1.png")
     pairs = pairs_from_photos(folder, "--sharp_photos")
     assert [pair.name for pair in pairs] == ["photo/2", "photo/10", "photo/sea/1"]
-    assert all(pair.is_photo and pair.blur == pair.sharp for pair in pairs)
-    assert not Pair("1", Path("blur/1.png"), Path("sharp/1.png")).is_photo
+    assert all(isinstance(pair, SharpPhoto) and pair.blur == pair.sharp for pair in pairs)
 
 
 def test_folders_that_are_no_photographs_are_told(tmp_path, make_dataset):

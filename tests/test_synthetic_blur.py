@@ -21,7 +21,7 @@ from src.synthetic_blur import (
     random_place,
     random_shape,
     reach,
-    read_photo,
+    read_sharp_photo,
     recorded,
     shake_path,
     with_object,
@@ -275,9 +275,9 @@ def test_large_photos_are_reduced_on_reading_but_not_below_the_crop(tmp_path, mo
     monkeypatch.setattr(synthetic_blur, "MAX_PIXELS", 100 * 100)
     Image.fromarray(np.full((400, 400, 3), 77, np.uint8)).save(tmp_path / "square.png")
     Image.fromarray(np.zeros((80, 2000, 3), np.uint8)).save(tmp_path / "wide.png")
-    square = read_photo(tmp_path / "square.png", 32)
+    square = read_sharp_photo(tmp_path / "square.png", 32)
     assert square.shape == (100, 100, 3) and (square == 77).all()
-    assert min(read_photo(tmp_path / "wide.png", 64).shape[:2]) == 64
+    assert min(read_sharp_photo(tmp_path / "wide.png", 64).shape[:2]) == 64
     with pytest.raises(ValueError, match="read-only"):
         square[0] = 0
 
@@ -331,4 +331,4 @@ def test_photographs_are_read_upright(tmp_path):
     exif[0x0112] = 6
     pixels = rng().integers(0, 256, (20, 30, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_photo(tmp_path / "a.png", 16), np.rot90(pixels, -1))
+    np.testing.assert_array_equal(read_sharp_photo(tmp_path / "a.png", 16), np.rot90(pixels, -1))
