@@ -106,7 +106,7 @@ def arrows() -> dict[str, set[str]]:
     return found
 
 
-def reduced(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+def direct_arrows(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """The arrows that do not follow from others: a -> c goes if there are a -> b and b -> ... -> c."""
 
     def reach(start: str) -> set[str]:
@@ -123,7 +123,7 @@ def drawing() -> str:
     boxes = [f'    {name}_py(["{name}.py"])' for name in SCRIPTS] + [f"    {room.name}[{room.name}]" for room in ROOMS]
     lines = [
         f"    {start}{'_py' if start in SCRIPTS else ''} --> {end}"
-        for start, ends in reduced(arrows()).items()
+        for start, ends in direct_arrows(arrows()).items()
         for end in sorted(ends)
     ]
     chart = ["```mermaid", "flowchart TD", *boxes, *lines, "```"]

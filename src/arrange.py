@@ -16,7 +16,7 @@ from tqdm import tqdm
 from src.errors import UserError, need_writable_folder
 from src.files import appear
 from src.gopro_large import find_splits, list_rows, need_outside
-from src.manifest import Row, read_manifest, write_manifest
+from src.manifest import ManifestRow, read_manifest, write_manifest
 from src.picture_files import KINDS, MANIFEST, PARTIAL_MANIFEST, SPLITS, list_images
 
 
@@ -75,7 +75,7 @@ def _tell(how: Counter, kept: int, root_src: Path, splits: Sequence[str]) -> Non
 # ---- what was there before
 
 
-def merge_rows(old: Sequence[Row], new: Sequence[Row], root_dst: Path) -> list[Row]:
+def merge_rows(old: Sequence[ManifestRow], new: Sequence[ManifestRow], root_dst: Path) -> list[ManifestRow]:
     """`new` and the splits that only `old` has: train and test may be arranged one after the other into one folder.
 
     Raises:

@@ -16,7 +16,7 @@ from src.errors import UserError, first_few
 from src.files import same_bytes
 from src.findings import Finding, finding
 from src.gopro_large import GOPRO_NAME, GOPRO_SEQUENCES
-from src.manifest import Row
+from src.manifest import ManifestRow
 from src.picture_files import KINDS, SPLITS, list_images, read_rgb, subfolders
 
 THUMB = (16, 9)  # width, height
@@ -103,7 +103,7 @@ def scan(root: Path, arranged: bool) -> tuple[list[Place], list[Finding]]:
     return places, findings
 
 
-def items_of(places: Sequence[Place], rows: Sequence[Row] = ()) -> list[Item]:
+def items_of(places: Sequence[Place], rows: Sequence[ManifestRow] = ()) -> list[Item]:
     """The pairs of `places`; `rows` of the manifest tell the sequences of an arranged dataset."""
     sequences = {(row.split, row.new_name): row.sequence for row in rows}
     items = []

@@ -19,7 +19,7 @@ from src import device
 from src.deblur_files import Job
 from src.deblur_index import Index, stamp
 from src.errors import UserError
-from src.photo import read_header, read_photo, save_strip
+from src.photo import read_header, read_photo, save_before_after
 from src.photo_writer import check_fits, fit_format, write_photo
 from src.restore import OVERLAP, auto_tile, restore_photo
 
@@ -59,7 +59,7 @@ def restore_file(
     notes = photo.notes
     with contextlib.ExitStack() as stack:  # both files get their names at its end, the photo first
         if job.strip:
-            save_strip(stack.enter_context(whole_file(job.strip)), photo.pixels, restored.pixels)
+            save_before_after(stack.enter_context(whole_file(job.strip)), photo.pixels, restored.pixels)
         del photo  # its pixels are not needed while writing
         restored, left_out = fit_format(restored, job.file_format)
         write_photo(stack.enter_context(whole_file(job.target)), restored, job.file_format, quality)

@@ -16,7 +16,7 @@ from src.align import aligned_scores
 from src.metric import METRICS
 from src.picture_files import Pair
 
-Row = dict[str, Any]
+ScoreRow = dict[str, Any]
 Restore = Callable[[np.ndarray], np.ndarray]
 """(N, H, W, 3) blurred -> (N, H, W, 3) restored, not clipped."""
 Scorer = Callable[[np.ndarray, np.ndarray], dict[str, float]]
@@ -69,7 +69,7 @@ def evaluate(
     batch_size: int = 1,
     on_image: OnImage | None = None,
     network_clock: Callable[[], float] | None = None,
-) -> Iterator[Row]:
+) -> Iterator[ScoreRow]:
     """Restore every blurred image and score it.
 
     Args:
@@ -89,7 +89,7 @@ def evaluate(
         if network_clock:
             seconds["network_seconds"] = (network_clock() - network_start) / len(names)
         for i, pair in enumerate(names):
-            row: Row = {"name": pair.name} | seconds
+            row: ScoreRow = {"name": pair.name} | seconds
             before, after = score(blur[i], sharp[i]), score(restored[i], sharp[i])
             if "aligned" in after:
                 row["aligned"] = min(before.pop("aligned"), after.pop("aligned"))
@@ -137,7 +137,7 @@ def _read_ahead(pool: ThreadPoolExecutor, read: Callable, pairs: Sequence[Pair],
 SUMMED = ("psnr_input", "psnr", "psnr_gain", "seconds")  # of a validation
 
 
-def sums(rows: Sequence[Row]) -> list[float]:
+def sums(rows: Sequence[ScoreRow]) -> list[float]:
     """Number of rows, then sum and count of the finite values of each of `SUMMED`: what ranks add up."""
     found = [float(len(rows))]
     for key in SUMMED:
@@ -158,7 +158,7 @@ def summary_of_sums(total: Sequence[float]) -> dict[str, float | None]:
     return summary
 
 
-def summarize(rows: Sequence[Row]) -> dict[str, float | None]:
+def summarize(rows: Sequence[ScoreRow]) -> dict[str, float | None]:
     """Means over the images with a finite score, None if there is none. Scores of inf (identical images) and nan (SSIM
     of an image under 11 pixels) are counted as `<score>_inf`: a mean must not hide them.
 
@@ -181,12 +181,12 @@ def summarize(rows: Sequence[Row]) -> dict[str, float | None]:
     return summary
 
 
-def worst(rows: Sequence[Row], metric: str, count: int = 10) -> list[Row]:
+def worst(rows: Sequence[ScoreRow], metric: str, count: int = 10) -> list[ScoreRow]:
     """The rows with the lowest scores, lowest first."""
     return sorted((row for row in rows if math.isfinite(row[metric])), key=lambda row: row[metric])[:count]
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
     """One line per image, in full precision, so that the column's mean is the summary's figure."""
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:  # file names may be no UTF-8
         writer = csv.DictWriter(f, fieldnames=list(rows[0]) if rows else ["name"])

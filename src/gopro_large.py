@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from src.errors import UserError, first_few
-from src.manifest import Row
+from src.manifest import ManifestRow
 from src.picture_files import KINDS, SPLITS, check_partners, list_images, subfolders
 
 GOPRO_PAIRS = {"train": 2103, "test": 1111}
@@ -83,10 +83,10 @@ def list_frames(sequence: Path) -> list[tuple[str, Path, Path]]:
     return [(name, path, sharp[name]) for name, path in blur.items()]
 
 
-def list_rows(root_src: Path, split: str) -> list[Row]:
+def list_rows(root_src: Path, split: str) -> list[ManifestRow]:
     """All pairs of a split, numbered from 1 along (sequence, frame)."""
     found = [(sequence, *frame) for sequence in list_sequences(root_src, split) for frame in list_frames(sequence)]
     return [
-        Row(split, str(i), sequence.name, name, *(p.relative_to(root_src).as_posix() for p in (blur, sharp)))
+        ManifestRow(split, str(i), sequence.name, name, *(p.relative_to(root_src).as_posix() for p in (blur, sharp)))
         for i, (sequence, name, blur, sharp) in enumerate(found, start=1)
     ]

@@ -11,7 +11,7 @@ from src.files import appear, escaped, unescaped
 
 
 @dataclass(frozen=True)
-class Row:
+class ManifestRow:
     """One pair, one line of the manifest. All texts, so that a manifest read back compares equal."""
 
     split: str
@@ -29,10 +29,10 @@ class Row:
         return f"{self.split}/{kind}/{self.new_name}{Path(getattr(self, kind)).suffix}"
 
 
-HEADER = [f.name for f in fields(Row)]
+HEADER = [f.name for f in fields(ManifestRow)]
 
 
-def read_manifest(path: Path) -> list[Row]:
+def read_manifest(path: Path) -> list[ManifestRow]:
     """Rows of a manifest, [] when there is no such file.
 
     Raises:
@@ -42,14 +42,14 @@ def read_manifest(path: Path) -> list[Row]:
         header, *lines = csv.reader(io.StringIO(unescaped(path.read_text(encoding="utf-8")), newline=""))
         if header != HEADER:
             raise ValueError(header)
-        return [Row(*line) for line in lines]
+        return [ManifestRow(*line) for line in lines]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, TypeError, csv.Error) as e:  # of a header or a line with other columns, too
         raise UserError(f"{path}: not a manifest of this script. Choose another --root_dst.") from e
 
 
-def write_manifest(path: Path, rows: Sequence[Row]) -> None:
+def write_manifest(path: Path, rows: Sequence[ManifestRow]) -> None:
     """CSV with a header; appears whole or not at all."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

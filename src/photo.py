@@ -381,16 +381,16 @@ STRIP_SIDE = 4000  # pixels: longest side of each half of a strip
 STRIP_GAP = 8  # pixels between the halves
 
 
-def save_strip(file: Any, before: np.ndarray, after: np.ndarray) -> None:
+def save_before_after(file: Any, before: np.ndarray, after: np.ndarray) -> None:
     """Two (H, W, 3) uint8 or uint16 photos of one size side by side as PNG, reduced to `STRIP_SIDE` if larger."""
-    left = reduced(before, STRIP_SIDE)
+    left = preview(before, STRIP_SIDE)
     sheet = Image.new("RGB", (2 * left.width + STRIP_GAP, left.height), "white")
     sheet.paste(left, (0, 0))
-    sheet.paste(reduced(after, STRIP_SIDE), (left.width + STRIP_GAP, 0))
+    sheet.paste(preview(after, STRIP_SIDE), (left.width + STRIP_GAP, 0))
     sheet.save(file, "PNG")
 
 
-def reduced(pixels: np.ndarray, side: int) -> Image.Image:
+def preview(pixels: np.ndarray, side: int) -> Image.Image:
     """(H, W, 3) uint8 or uint16 -> 8-bit RGB, made smaller if its longer side has more than `side` pixels."""
     height, width = pixels.shape[:2]
     share = min(1.0, side / max(height, width))
@@ -403,8 +403,8 @@ def to_eight_bits(values: np.ndarray) -> np.ndarray:
     """(H, W, ...) uint16 -> uint8, rounded; uint8 is returned as it is."""
     if values.dtype == np.uint8:
         return values
-    reduced = np.empty(values.shape, np.uint8)
+    rounded = np.empty(values.shape, np.uint8)
     for rows in bands(*values.shape[:2]):
         # 255 / 65535 = 1 / 257, and 257 is odd: adding its half and dividing rounds to the nearest, without ties.
-        reduced[rows] = (values[rows].astype(np.uint32) + 128) // 257
-    return reduced
+        rounded[rows] = (values[rows].astype(np.uint32) + 128) // 257
+    return rounded

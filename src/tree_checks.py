@@ -11,7 +11,7 @@ from src.errors import UserError, first_few
 from src.files import in_threads, same_bytes
 from src.findings import Finding, count_of, few_of, finding
 from src.gopro_large import GOPRO_PAIRS, GOPRO_SEQUENCES
-from src.manifest import Row, read_manifest
+from src.manifest import ManifestRow, read_manifest
 from src.picture_files import KINDS, MANIFEST, PARTIAL_MANIFEST, SPLITS
 
 # ---- folders and names
@@ -79,7 +79,7 @@ def check_sequence_names(items: Sequence[Item]) -> list[Finding]:
 # ---- the arranged dataset
 
 
-def read_rows(root: Path) -> tuple[list[Row], list[Finding]]:
+def read_rows(root: Path) -> tuple[list[ManifestRow], list[Finding]]:
     """The manifest of an arranged dataset, finished or not; [] for other datasets, which need none."""
     for path in (root / PARTIAL_MANIFEST, root / MANIFEST):
         try:
@@ -91,12 +91,14 @@ def read_rows(root: Path) -> tuple[list[Row], list[Finding]]:
     return [], []
 
 
-def missing_files(root: Path, rows: Sequence[Row]) -> list[Path]:
+def missing_files(root: Path, rows: Sequence[ManifestRow]) -> list[Path]:
     """What the manifest names and `root` lacks."""
     return [path for row in rows for kind in KINDS if not (path := root / row.target(kind)).exists()]
 
 
-def check_manifest(root: Path, rows: Sequence[Row], places: Sequence[Place], missing: Sequence[Path]) -> list[Finding]:
+def check_manifest(
+    root: Path, rows: Sequence[ManifestRow], places: Sequence[Place], missing: Sequence[Path]
+) -> list[Finding]:
     """Whether the files of an arranged dataset are those of its manifest; `missing` is from `missing_files`."""
     findings = []
     words = {"n": count_of(missing, "file"), "few": few_of(missing, root)}
@@ -113,7 +115,7 @@ def check_manifest(root: Path, rows: Sequence[Row], places: Sequence[Place], mis
     return findings
 
 
-def check_origin(root_src: Path, root_dst: Path, rows: Sequence[Row], items: Sequence[Item]) -> list[Finding]:
+def check_origin(root_src: Path, root_dst: Path, rows: Sequence[ManifestRow], items: Sequence[Item]) -> list[Finding]:
     """Whether the manifest names the pairs of the source, all and no others, in the halves that the source has."""
     if not rows:
         return [finding("no_manifest", root_dst)]
@@ -126,7 +128,7 @@ def check_origin(root_src: Path, root_dst: Path, rows: Sequence[Row], items: Seq
     return [finding("origin", root_dst, new + gone, source=root_src, which="; ".join(parts))] if parts else []
 
 
-def check_copies(root_src: Path, root_dst: Path, rows: Sequence[Row], progress: bool = False) -> list[Finding]:
+def check_copies(root_src: Path, root_dst: Path, rows: Sequence[ManifestRow], progress: bool = False) -> list[Finding]:
     """Whether arranged files hold the bytes of their sources. Where one of the two is missing, other checks tell."""
     couples = [(root_src / getattr(row, kind), root_dst / row.target(kind)) for row in rows for kind in KINDS]
     couples = [couple for couple in couples if all(path.is_file() for path in couple)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from src.deblur_files import LONGEST_NAME, Job, Source, plan
 from src.deblur_run import one_line, restore_file
-from src.photo import read_header, read_photo, reduced
+from src.photo import preview, read_header, read_photo
 
 PREVIEW_SIDE = 2000  # pixels: longest side of the pictures on the page
 
@@ -82,5 +82,5 @@ def write_preview(path: Path, target: Path, max_pixels: int) -> Path:
     """A photo as PNG for the page; transparency is left out."""
     photo = read_photo(path, max_pixels)
     profile = None if photo.grey else photo.carried.icc or None  # the preview has three channels, a grey profile one
-    reduced(photo.pixels, PREVIEW_SIDE).save(target, "PNG", compress_level=1, icc_profile=profile)
+    preview(photo.pixels, PREVIEW_SIDE).save(target, "PNG", compress_level=1, icc_profile=profile)
     return target

@@ -55,7 +55,7 @@ def test_one_photo_and_its_strip(tmp_path):
 
 def test_a_failure_leaves_neither_the_photo_nor_its_strip(tmp_path, monkeypatch):
     job = Job(save(tmp_path / "a.png"), tmp_path / "out/a.png", "PNG", tmp_path / "out/a_compare.png")
-    for name in ("save_strip", "write_photo"):
+    for name in ("save_before_after", "write_photo"):
 
         def full(file, *args):
             file.write(b"half")

@@ -2,12 +2,14 @@
 
 import pytest
 
-from src.manifest import HEADER, Row, read_manifest, write_manifest
+from src.manifest import HEADER, ManifestRow, read_manifest, write_manifest
 from tests.data_trees import error_of
 
 ROWS = [
-    Row("train", "1", 'GOPR0372 "day", 1', "000047", "train/G, 1/blur/000047.png", "train/G, 1/sharp/000047.jpg"),
-    Row("test", "1", "été", "1", "test/été/blur/1.png", "test/été/sharp/1.png"),
+    ManifestRow(
+        "train", "1", 'GOPR0372 "day", 1', "000047", "train/G, 1/blur/000047.png", "train/G, 1/sharp/000047.jpg"
+    ),
+    ManifestRow("test", "1", "été", "1", "test/été/blur/1.png", "test/été/sharp/1.png"),
 ]
 
 

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from src import photo as photo_module
 from src.errors import UserError
-from src.photo import read_header, read_photo, save_strip, to_eight_bits
+from src.photo import read_header, read_photo, save_before_after, to_eight_bits
 from tests.photos import ALPHA, ICC, RGB, RGB16, RNG, XMP, make_exif, same, save, write
 
 
@@ -352,12 +352,12 @@ def test_first_of_several_pictures(tmp_path):
 
 def test_strip_is_before_and_after_and_reduced_when_large(tmp_path, monkeypatch):
     file = io.BytesIO()
-    save_strip(file, RGB16, RGB16[::-1])
+    save_before_after(file, RGB16, RGB16[::-1])
     strip = np.asarray(Image.open(file))
     assert strip.shape == (13, 22 + 8 + 22, 3)
     np.testing.assert_array_equal(strip[:, :22], to_eight_bits(RGB16))
     np.testing.assert_array_equal(strip[:, 30:], to_eight_bits(RGB16)[::-1])
     monkeypatch.setattr(photo_module, "STRIP_SIDE", 11)
     file = io.BytesIO()
-    save_strip(file, RGB, RGB)
+    save_before_after(file, RGB, RGB)
     assert Image.open(file).size == (11 + 8 + 11, 6)
