@@ -7,7 +7,7 @@ tests/test_architecture.py holds the imports against `ROOMS`, and the page again
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,18 +70,10 @@ SCRIPTS = ("train", "eval", "export", "convert", "deblur", "app")
 ROOM_OF = {module: room.name for room in ROOMS for module in room.modules}
 
 
-def nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes of a module, without `if __name__ == "__main__"`: whoever imports the module does not run that."""
-    for child in ast.iter_child_nodes(tree):
-        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "__name__ == '__main__'"):
-            yield child
-            yield from nodes(child)
-
-
 def imported(source: str) -> set[tuple[str, str]]:
     """(module, name) of every import, within functions too; the name is "" for `import module`, and . is `src`."""
     found = set()
-    for node in nodes(ast.parse(source)):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -1,4 +1,3 @@
-import ast
 import dataclasses
 import math
 import re
@@ -533,35 +532,6 @@ def test_model_names_are_the_networks(cpu):
 
     assert MODEL_NAMES == tuple(MODELS)
     assert MULTIPLES == {name: variant.multiple for name, variant in MODELS.items()}
-
-
-def config_attributes(script):
-    tree = ast.parse((ROOT / f"{script}.py").read_text(encoding="utf-8"))
-    return {DERIVED.get(name, name) for name in attributes_of(tree, "config")}
-
-
-def attributes_of(tree, variable):
-    return {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == variable
-    }
-
-
-DERIVED = {"metric_names": "metrics"}  # a method of Config -> the option it reads
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_option_is_read(script):
-    unread = {f.name for f in option_fields(script)} - config_attributes(script)
-    assert not unread, f"{script}.py never reads {sorted(unread)}"
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_read_their_own_options_only(script):
-    allowed = {f.name for f in option_fields(script)} | {"origin", "debug", "to_yaml"}
-    foreign = config_attributes(script) - allowed
-    assert not foreign, f"{script}.py reads {sorted(foreign)}, which it does not offer as options"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -90,10 +90,6 @@ def test_bash_can_read_it(script):
     subprocess.run(["bash", "-n", script], check=True)
 
 
-def test_there_are_nine_launchers():
-    assert len(LAUNCHERS) == 9
-
-
 @pytest.mark.parametrize("script", LAUNCHERS)
 @pytest.mark.parametrize("arguments", [[], ["dataset"], ["dataset", "runs/a", "3", "too many"], ["--seed", "3"]])
 def test_wrong_number_of_arguments_is_one_usage_line(script, arguments):
