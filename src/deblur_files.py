@@ -8,7 +8,7 @@ import itertools
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -227,23 +227,27 @@ def plan(
     """
     key = _name_key(output)
     wanted = [_target_name(source, file_format) for source in sources]
-    count = Counter(key(name) for name, _ in wanted)
-    taken = {key(name) for name, _ in wanted if count[key(name)] == 1}
-    names, renamed = [], []
-    for source, (name, _) in zip(sources, wanted, strict=True):
-        if count[key(name)] > 1:
-            name = next(n for n in _other_names(source, name) if key(n) not in taken)
-            taken.add(key(name))
+    wished = {key(name) for name, _ in wanted}
+    taken: set[str] = set()
+    renamed: list[str] = []
+
+    def claim(source: Source, wish: Path) -> Path:
+        """`wish`, or the first of wish_2, wish_3, ... that no other output has or wishes for."""
+        numbered = (_with_ending(wish, f"_{n}{wish.suffix}") for n in itertools.count(2))
+        free = (name for name in numbered if key(name) not in taken | wished)
+        name = next(free) if key(wish) in taken else wish
+        taken.add(key(name))
+        if name != wish:
             renamed.append(f"{source.path} -> {name}")
-        names.append(name)
-    strips: list[Path | None] = []
-    for name in names:
-        strip = None
-        if compare:
-            choices = (_with_ending(name, "_compare.png"), _with_ending(name, f"{name.suffix}_compare.png"))
-            strip = next(n for n in itertools.chain(choices, _numbered(choices[0])) if key(n) not in taken)
-            taken.add(key(strip))
-        strips.append(strip)
+        return name
+
+    keeps_name_first = sorted(range(len(sources)), key=lambda i: wanted[i][0] != sources[i].name)
+    claimed = {i: claim(sources[i], wanted[i][0]) for i in keeps_name_first}
+    names = [claimed[i] for i in range(len(sources))]
+    strips = [
+        claim(source, _with_ending(name, "_compare.png")) if compare else None
+        for source, name in zip(sources, names, strict=True)
+    ]
     jobs = [
         Job(source.path, output / name, kind, output / strip if strip else None)
         for source, name, strip, (_, kind) in zip(sources, names, strips, wanted, strict=True)
@@ -257,7 +261,7 @@ def plan(
     ]
     lines = []
     if renamed:
-        lines.append(f"photos of one name, told apart: {first_few(renamed)}")
+        lines.append(f"outputs of one name, numbered: {first_few(renamed)}")
     if shortened:
         lines.append(f"names shortened to {LONGEST_NAME} bytes: {first_few(shortened)}")
     return jobs, lines
@@ -284,25 +288,6 @@ def _with_ending(name: Path, ending: str, stem: str = "") -> Path:
     while stem and len(os.fsencode(stem + ending)) > LONGEST_NAME:
         stem = stem[:-1]
     return name.with_name(stem + ending)
-
-
-def _other_names(source: Source, name: Path) -> Iterator[Path]:
-    """a_jpg.png for a.jpg; a.png itself keeps its name if it alone has it; then a_<folder>.png; then a_2.png ..."""
-    suffix = source.name.suffix
-    if suffix.lower() in FORMATS and suffix.lower() != name.suffix.lower():
-        name = _with_ending(name, f"_{suffix[1:]}{name.suffix}")
-    yield name
-    folder = Path(os.path.realpath(source.path.parent)).name
-    if folder and len(os.fsencode(folder)) < LONGEST_NAME // 2:
-        yield _with_ending(name, f"_{folder}{name.suffix}")
-    yield from _numbered(name)
-
-
-def _numbered(name: Path) -> Iterator[Path]:
-    number = 2
-    while True:
-        yield _with_ending(name, f"_{number}{name.suffix}")
-        number += 1
 
 
 def _name_key(output: Path) -> Callable[[Path], str]:

@@ -142,10 +142,10 @@ def test_compare_writes_strips_without_taking_names(work):
     save("in/a.png")
     save("in/a.bmp")
     save("in/a_compare.png")
-    assert work("in", "--output", "out", "--compare", engine=invert)[0] == 0
-    assert files() == ["a.bmp", "a.bmp_compare.png", "a.png", "a.png_compare.png", "a_compare.png",
-                       "a_compare_compare.png"]  # fmt: skip
-    strip = np.asarray(Image.open("out/a.png_compare.png"))
+    _, out, _ = work("in", "--output", "out", "--compare", engine=invert)
+    assert files() == ["a.bmp", "a.png", "a_compare.png", "a_compare_2.png", "a_compare_3.png", "a_compare_compare.png"]
+    assert "numbered: in/a.bmp -> a_compare_2.png, in/a.png -> a_compare_3.png" in out
+    strip = np.asarray(Image.open("out/a_compare_3.png"))
     np.testing.assert_array_equal(strip[:, :31], RGB)
     np.testing.assert_array_equal(strip[:, 39:], 255 - RGB)
     np.testing.assert_array_equal(pixels("out/a_compare.png"), 255 - RGB)
@@ -394,9 +394,9 @@ def test_results_of_one_name_stay_apart(work):
     save("in/a.png")
     save("in/a.bmp", 255 - RGB)
     _, out, _ = work("in", "--output", "out", "--format", "png")
-    assert files() == ["a.png", "a_bmp.png"] and "told apart: " in out
+    assert files() == ["a.png", "a_2.png"] and "numbered: in/a.bmp -> a_2.png" in out
     np.testing.assert_array_equal(pixels("out/a.png"), RGB)
-    np.testing.assert_array_equal(pixels("out/a_bmp.png"), 255 - RGB)
+    np.testing.assert_array_equal(pixels("out/a_2.png"), 255 - RGB)
     assert "0 to restore" in work("in", "--output", "out", "--format", "png")[1]
 
 
