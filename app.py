@@ -3,12 +3,11 @@
     python app.py --model FILE          # then open http://127.0.0.1:7860
 
 One photo at a time is restored, others wait; the result is the file that `deblur.py` writes. Uploads and results are
-deleted after an hour, and when the page is stopped. Needs Gradio: bash scripts/setup.sh --app
+deleted after --keep_seconds, and when the page is stopped. Needs Gradio: bash scripts/setup.sh --app
 """
 
 import dataclasses
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from src.deblur_run import Restorer
 from src.errors import UserError, run_main
 from src.interrupts import Interrupts, interrupt_main
 from src.web import restore_upload
+from src.web_folder import WebFolder, duration
+from src.web_server import Gate, Names, open_socket, serving
 
 KEEP = 3600  # seconds that uploads and results can be fetched
 
@@ -28,27 +29,53 @@ def make_parser() -> ArgumentParser:
     add = parser.add_argument
     add_options(parser)
     add("--max_megabytes", type=int, default=100, metavar="N", help="larger files are refused (2**20 bytes) [100]")
+    add("--max_total_megabytes", type=int, default=2000, metavar="N",
+        help="of all uploads and results; more uploads are refused until some are deleted [2000]")  # fmt: skip
+    add("--keep_seconds", type=int, default=KEEP, metavar="N", help=f"lifetime of uploads and results [{KEEP}]")
     add("--host", default="127.0.0.1", help="address to serve; 0.0.0.0 lets in the whole network [127.0.0.1]")
     add("--port", type=int, default=7860, metavar="N", help="[7860]")
+    add("--allowed_host", nargs="+", default=[], metavar="NAME",
+        help="names of this page behind a reverse proxy or in the local network; others are refused")  # fmt: skip
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    tile = check_options(args, max_megabytes=1, port=1)
+    tile = check_options(args, max_megabytes=1, max_total_megabytes=args.max_megabytes, keep_seconds=1, port=1)
+    names = Names(args.host, args.allowed_host)
     model, why = choose_model(args.model)
     print(f"model: {model}{why}", flush=True)
-    with Interrupts(interrupt_main), tempfile.TemporaryDirectory(prefix="deblur_page_") as folder:
-        gradio = import_gradio(folder)
+    limit = args.max_total_megabytes * 2**20
+    with (
+        Interrupts(interrupt_main) as interrupts,
+        open_socket(args.host, args.port) as bound,
+        WebFolder(args.keep_seconds, limit) as folder,
+    ):
+        gradio = import_gradio()
         engine = open_engine(model, args)
         print(f"engine: {engine.description}", flush=True)
         restorer = Restorer(engine, tile, args.tile_overlap, args.self_ensemble)
-        serve(build_page(gradio, args, restorer, folder), args)
+        page = mount(gradio, build_page(gradio, args, restorer, folder), args.max_megabytes * 2**20)
+        with serving(Gate(page, names, folder, args.max_megabytes * 2**20), bound) as server:
+            print(
+                f"uploads and results: deleted {duration(args.keep_seconds)} after their last change, within "
+                f"{duration(folder.interval)} more, and at the end; at most {args.max_total_megabytes} MB together"
+            )
+            print(f"page: http://{shown_host(args.host)}:{args.port} (Ctrl-C ends it)", flush=True)
+            while server.is_alive():
+                if interrupts.received:  # and its KeyboardInterrupt was lost in a library, as in some `__del__`
+                    raise KeyboardInterrupt
+                time.sleep(0.5)  # `interrupt_main` wakes no longer wait
+    raise UserError("the server of the page has ended; its reason stands above")
 
 
-def import_gradio(folder: str) -> Any:
-    """The module, told to keep its files in `folder` and to call nobody."""
-    os.environ["GRADIO_TEMP_DIR"] = folder
+def shown_host(host: str) -> str:
+    """As addresses have it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def import_gradio() -> Any:
+    """The module, set up to call nobody."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
@@ -58,7 +85,7 @@ def import_gradio(folder: str) -> Any:
     return gradio
 
 
-def build_page(gradio: Any, args: Any, restorer: Restorer, folder: str) -> Any:
+def build_page(gradio: Any, args: Any, restorer: Restorer, folder: WebFolder) -> Any:
     """Gradio's Blocks: drop a photo, compare, download."""
 
     def restore(upload: tuple[Path, str] | None, progress: Any = gradio.Progress()) -> tuple:  # noqa: B008
@@ -68,13 +95,16 @@ def build_page(gradio: Any, args: Any, restorer: Restorer, folder: str) -> Any:
         restore_one = dataclasses.replace(
             restorer, on_tile=lambda done, count: progress((done, count), "restoring", unit="tiles")
         )
-        own_folder = Path(tempfile.mkdtemp(dir=folder))
-        shown = restore_upload(*upload, own_folder, restore_one, args.quality, args.max_pixels, args.debug)
+        try:
+            with folder.using(upload[0]) as own_folder:
+                shown = restore_upload(*upload, own_folder, restore_one, args.quality, args.max_pixels, args.debug)
+        except UserError as e:
+            return None, None, f"error: {e}"
         if shown.target is None:
             return None, None, shown.line
         return (str(shown.before), str(shown.after)), str(shown.target), shown.line
 
-    with gradio.Blocks(title="Deblur a photo", analytics_enabled=False, delete_cache=(KEEP // 4, KEEP)) as page:
+    with gradio.Blocks(title="Deblur a photo", analytics_enabled=False) as page:
         gradio.Markdown(
             "# Deblur a photo\nPNG, JPEG, TIFF, WebP or BMP, up to "
             f"{args.max_megabytes} MB and {args.max_pixels / 1e6:g} megapixels. It does not leave the machine that "
@@ -87,28 +117,29 @@ def build_page(gradio: Any, args: Any, restorer: Restorer, folder: str) -> Any:
         result = gradio.File(label="Download", elem_id="result", interactive=False)
         slider = gradio.ImageSlider(label="Before and after", elem_id="slider", interactive=False, type="filepath",
                                     buttons=["fullscreen"], max_height=900)  # fmt: skip
+
+        async def uploaded(path: str) -> str:
+            """In the place of Gradio's own, which fetches addresses, too."""
+            if not folder.holds(Path(path)):
+                raise gradio.Error("the photo was not uploaded to this page")
+            return path
+
+        upload.async_move_resource_to_block_cache = uploaded
         # One at a time, whoever asks: each takes the memory and the cores that there are.
         upload.upload(restore, upload, [slider, result, line], api_name="restore", concurrency_limit=1)
         upload.clear(lambda: (None, None, ""), None, [slider, result, line], api_visibility="private", queue=False)
     return page
 
 
-def serve(page: Any, args: Any) -> None:
-    """Until Ctrl-C."""
-    try:
-        page.launch(
-            server_name=args.host, server_port=args.port, share=False, inbrowser=False, ssr_mode=False, pwa=False,
-            mcp_server=False, run_history=False, enable_monitoring=False, footer_links=[], quiet=True,
-            max_file_size=args.max_megabytes * 2**20, prevent_thread_lock=True,
-        )  # fmt: skip
-    except OSError as e:
-        raise UserError(f"--host {args.host} --port {args.port}: cannot be served ({e}). Give another --port.") from e
-    print(f"page: http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
-    try:
-        while True:  # `interrupt_main` wakes no longer wait
-            time.sleep(0.5)
-    finally:
-        page.close(verbose=False)
+def mount(gradio: Any, page: Any, max_bytes: int) -> Any:
+    """The page as an ASGI application."""
+    from fastapi import FastAPI
+
+    page.has_launched = True  # else Gradio takes itself to be in preparation and reads any file it is asked to
+    return gradio.mount_gradio_app(
+        FastAPI(openapi_url=None), page, "/", footer_links=[], run_history=False, ssr_mode=False, pwa=False,
+        mcp_server=False, enable_monitoring=False, show_error=False, max_file_size=max_bytes,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

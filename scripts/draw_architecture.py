@@ -62,7 +62,9 @@ ROOMS = (
         "what surrounds the steps: run folder, exact resume, logging, validation",
     ),
     Room(
-        "photos", ("photo", "photo_writer", "deblur_files", "deblur_index", "deblur_options", "deblur_run", "web"),
+        "photos",
+        ("photo", "photo_writer", "deblur_files", "deblur_index", "deblur_options", "deblur_run", "web", "web_folder",
+         "web_server"),
         "photos with all that they carry: read, restored, written; the web page",
     ),
 )  # fmt: skip
