@@ -121,7 +121,7 @@ def build_page(gradio: Any, args: Any, restorer: Restorer, folder: WebFolder) ->
         async def uploaded(path: str) -> str:
             """In the place of Gradio's own, which fetches addresses, too."""
             if not folder.holds(Path(path)):
-                raise gradio.Error("the photo was not uploaded to this page")
+                raise gradio.Error("the photo was not uploaded to this page", print_exception=False)
             return path
 
         upload.async_move_resource_to_block_cache = uploaded

@@ -122,7 +122,7 @@ class WebFolder:
 
     def room(self) -> int:
         """Bytes that may still be announced; below 0 when the folder is over its limit."""
-        used = sum(_size(path) for path in self.path.rglob("*"))
+        used = sum(_size(path) for path in _tree(self.path))
         return min(self.limit - used, shutil.disk_usage(self.path).free) - sum(i.left for i in self.incoming)
 
     def full(self) -> str:
@@ -186,9 +186,16 @@ def _entries(folder: Path) -> list[Path]:
     return []
 
 
+def _tree(top: Path) -> Iterator[Path]:
+    """A file, or a folder and all below it; what is removed meanwhile is no error."""
+    yield top
+    for folder, folders, files in os.walk(top):
+        yield from (Path(folder, name) for name in (*folders, *files))
+
+
 def _last_change(entry: Path) -> float:
     """Seconds since 1970 of the newest change below `entry`, by the clock that no sender sets; 0 if it has gone."""
-    found = (_status(path) for path in (entry, *entry.rglob("*")))
+    found = (_status(path) for path in _tree(entry))
     return max((status.st_ctime for status in found if status), default=0)
 
 

@@ -67,10 +67,11 @@ class Names:
         """Whether a request's Host may be `name`."""
         if name in ("localhost", "127.0.0.1", "::1", self.host.strip("[]").lower()) or self.other(name):
             return True
-        if not _is_address(self.host, unspecified=True):
+        served = _address(self.host)
+        if not served or not served.is_unspecified:
             return False
         machine = socket.gethostname().lower()
-        return _is_address(name) or name in (machine, f"{machine}.local")
+        return _address(name) is not None or name in (machine, f"{machine}.local")
 
     def other(self, name: str) -> bool:
         return name in [n.lower() for n in self.others]
@@ -83,10 +84,10 @@ def _name(place: str) -> str:
     return ""
 
 
-def _is_address(host: str, unspecified: bool = False) -> bool:
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     with contextlib.suppress(ValueError):
-        return not unspecified or ipaddress.ip_address(host.strip("[]")).is_unspecified
-    return False
+        return ipaddress.ip_address(host.strip("[]"))
+    return None
 
 
 @dataclass(frozen=True)

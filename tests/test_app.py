@@ -20,13 +20,14 @@ from real_runs import end, start, wait_for
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gradio", reason="bash scripts/setup.sh --app")
+httpx = pytest.importorskip("httpx")  # comes with it
 ROOT = Path(__file__).parent.parent
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 RNG = np.random.default_rng(0)
 
 # app.py, telling on standard output whom it calls and how many photos are in work at once.
 WATCHED = """
-import sys, threading
+import sys, threading, time
 import app
 
 restore_upload, lock, at_work = app.restore_upload, threading.Lock(), 0
@@ -48,6 +49,16 @@ def watch(event, args):
     elif event == "socket.getaddrinfo":
         print("call:", args[0], flush=True)
 
+class Inverting:  # slow enough that a page can be closed meanwhile
+    description, bytes_per_pixel, multiple = "inverts", 100, 4
+
+    def __call__(self, images):
+        time.sleep(0.3)
+        return 1 - images
+
+if "--inverting" in sys.argv:
+    sys.argv.remove("--inverting")
+    app.open_engine = lambda *args: Inverting()
 app.restore_upload = counted
 sys.addaudithook(watch)
 app.run_main(app.main)
@@ -243,7 +254,6 @@ def test_twenty_uploads_at_once_are_restored_one_by_one(serve, tiny_checkpoint, 
 
 def test_200_megabytes_are_refused_while_they_come(serve, tiny_checkpoint, tmp_path):
     """By the server itself: not every sender asks the page first."""
-    httpx = pytest.importorskip("httpx")
     server = serve(tiny_checkpoint, "--max_megabytes", "10")
     process = psutil.Process(server.process.pid)
     before = process.memory_info().rss
@@ -254,6 +264,80 @@ def test_200_megabytes_are_refused_while_they_come(serve, tiny_checkpoint, tmp_p
     assert answer.status_code == 413 and "10485760 bytes" in answer.text
     assert process.memory_info().rss - before < 100e6
     assert sum(f.stat().st_size for f in server.temporary.rglob("*") if f.is_file()) == 0
+
+
+def cut_upload(port):
+    """An upload whose sender goes in the middle."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as s:
+        s.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+            b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(300_000)
+        )
+
+
+def upload_file(url, path):
+    with open(path, "rb") as file:
+        answer = httpx.post(f"{url}/gradio_api/upload", files={"files": file}, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    return answer.json()[0]
+
+
+def join(url, path, session):
+    """Start a restore as the page does."""
+    photo = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+    body = {"data": [photo], "fn_index": 0, "session_hash": session}
+    httpx.post(f"{url}/gradio_api/queue/join", json=body, timeout=60, trust_env=False).raise_for_status()
+    return httpx.stream("GET", f"{url}/gradio_api/queue/data?session_hash={session}", timeout=60, trust_env=False)
+
+
+def answer_of(url, path, session):
+    with join(url, path, session) as stream:
+        messages = [json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:")]
+    return next(m["output"] for m in messages if m["msg"] == "process_completed")
+
+
+def test_aborted_uploads_closed_pages_and_a_killed_server_leave_nothing(serve, tmp_path):
+    model = tmp_path / "model.onnx"
+    model.touch()
+    server = serve(model, "--inverting", "--keep_seconds", "4")
+    assert "deleted 4 seconds after their last change, within 1 second more" in server.log.read_text()
+
+    def kept():
+        return [f for f in server.temporary.glob("*/uploads/*")]
+
+    photo = save(tmp_path / "a.png")
+    uploaded = upload_file(server.url, photo)
+    assert kept()
+    for i in range(20):
+        with join(server.url, uploaded, f"closed{i}"):
+            pass  # the page is closed
+    for _ in range(50):
+        cut_upload(server.port)
+    started = time.monotonic()
+    wait_for(lambda: not kept(), server.process, server.log, timeout=60)
+    assert time.monotonic() - started < 30
+    assert "at work: 1" in server.log.read_text(), "a page was closed while its photo was restored"
+
+    assert "Traceback" not in server.log.read_text()
+
+    # The page goes on, and takes nothing but what was uploaded to it.
+    for path in ("/etc/hostname", f"{server.url}/theme.css", "http://192.0.2.1/a.png"):
+        assert "data" not in answer_of(server.url, path, "curious"), path
+    assert answer_of(server.url, uploaded, "late")["data"] == [
+        None, None, "error: the photo is no longer here, after 4 seconds it is deleted; upload it again"
+    ]  # fmt: skip
+    _, result, line = answer_of(server.url, upload_file(server.url, photo), "good")["data"]
+    assert line.startswith("a.png: 130x96 pixels, ") and Path(result["path"]).is_file()
+    assert calls(server) == []
+
+    end(server.process)  # kill -9
+    assert len(os.listdir(server.temporary)) == 1 and kept()
+    left = os.listdir(server.temporary)
+    second = serve(model, "--inverting")
+    assert left != os.listdir(server.temporary) and len(os.listdir(server.temporary)) == 1
+    second.process.send_signal(signal.SIGTERM)
+    assert second.process.wait(30) == 143 and os.listdir(server.temporary) == []
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -275,4 +359,4 @@ def test_only_this_machine_is_served_and_a_taken_port_is_told(serve, tiny_checkp
     command = [sys.executable, str(ROOT / "app.py"), "--model", str(tiny_checkpoint), "--port", str(server.port)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith(f"error: --host 127.0.0.1 --port {server.port}: cannot be served")
+    assert done.stderr == f"error: --port: {server.port} is in use on 127.0.0.1. Give another --port.\n"
