@@ -126,7 +126,9 @@ class WebFolder:
         return min(self.limit - used, shutil.disk_usage(self.path).free) - sum(i.left for i in self.incoming)
 
     def full(self) -> str:
-        return f"the page is full ({self.limit / 2**20:g} MB); try again in {duration(self.keep)} at the latest"
+        """Why there is no room, and when there will be."""
+        limit, wait = f"{self.limit / 2**20:g} MB", duration(self.keep)
+        return f"the page or its disk is full (limit {limit}); try again in {wait} at the latest"
 
     @contextlib.contextmanager
     def receiving(self, size: int) -> Iterator[Incoming]:

@@ -234,6 +234,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     Raises:
         UserError: naming the option at fault.
     """
+    if port > 65535:  # the system would take the rest of the division by 65536
+        raise UserError(f"--port: got {port}, expected 65535 or less")
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as e:

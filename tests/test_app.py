@@ -193,7 +193,9 @@ def test_a_photo_through_a_browser(serve, browser, tiny_checkpoint, tmp_path):
         save(tmp_path / "in" / "large.tif", 150, 200),
     ]
     expected = deblur(model, *photos, "--tile", "128", cwd=tmp_path)
-    server = serve(model, "--tile", "128", "--max_megabytes", "1", "--max_pixels", "50000")
+    server = serve(
+        model, "--tile", "128", "--max_megabytes", "1", "--max_pixels", "50000", "--max_total_megabytes", "20"
+    )
     page = Page(browser, server.url)
     page.wait(lambda: "up to 1 MB and 0.05 megapixels" in page.text())
 
@@ -221,6 +223,12 @@ def test_a_photo_through_a_browser(serve, browser, tiny_checkpoint, tmp_path):
         file.truncate(200 * 2**20)
     page.upload(tmp_path / "huge.tif")
     page.wait(lambda: 'exceed the maximum allowed size of 1.0 Mb: "huge.tif"' in page.text())
+    (uploads,) = server.temporary.glob("*/uploads")
+    with open(uploads / "large", "wb") as file:
+        file.truncate(20 * 2**20)
+    page.upload(photos[0])
+    page.wait(lambda: "There is no room for this upload: the page or its disk is full (limit 20 MB)" in page.text())
+    (uploads / "large").unlink()
     assert photos[0].name in page.restore(photos[0])  # and the page goes on
 
     # blob: and data: are made by the page itself.

@@ -161,6 +161,13 @@ def test_mistakes_are_named_before_anything_is_loaded(tmp_path, monkeypatch):
         (["--model", "modle.onnx"], r"--model: no file modle.onnx;.* Did you mean model.onnx\?"),
         (["--tile", "32"], "--tile: got 32, expected auto, 0 or a number of 64 or more"),
         (["--max_megabytes", "0", "--port", "0"], "--max_megabytes: got 0, expected 1 or more; --port: got 0"),
+        (["--max_total_megabytes", "99"], "--max_total_megabytes: got 99, expected 100 or more"),
+        (["--keep_seconds", "0"], "--keep_seconds: got 0, expected 1 or more"),
+        (
+            ["--allowed_host", "https://photos.example.org"],
+            "--allowed_host: got https://photos.example.org, expected a",
+        ),
+        (["--model", "model.onnx", "--host", "192.0.2.1"], "--host: 192.0.2.1 is no address of this machine"),
         (["--prot", "80"], r"Did you mean --port\?"),
     ]
     for argv, words in expected:
@@ -171,12 +178,11 @@ def test_mistakes_are_named_before_anything_is_loaded(tmp_path, monkeypatch):
 
 def test_without_gradio_one_line_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(os.environ, "GRADIO_TEMP_DIR", "")  # put back afterwards
-    monkeypatch.setitem(os.environ, "GRADIO_ANALYTICS_ENABLED", "")
+    monkeypatch.setitem(os.environ, "GRADIO_ANALYTICS_ENABLED", "")  # put back afterwards
     monkeypatch.setitem(os.environ, "HF_HUB_DISABLE_TELEMETRY", "")
     monkeypatch.setitem(sys.modules, "gradio", None)
     Path("model.onnx").touch()
     with pytest.raises(
         UserError, match=r"^the page needs gradio, which is not installed: bash scripts/setup.sh --app$"
     ):
-        app.main(["--model", "model.onnx"])
+        app.main(["--model", "model.onnx", "--port", "17860"])

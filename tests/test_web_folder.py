@@ -98,7 +98,9 @@ def test_the_room_counts_files_and_what_is_announced(folder):
         incoming.left = 0
         assert folder.room() > 500_000
     path = upload(folder, "more.jpg", size=600_000, key="more")
-    with pytest.raises(UserError, match=r"^the page is full \(1 MB\); try again in 1 hour at the latest$"):
+    with pytest.raises(
+        UserError, match=r"^the page or its disk is full \(limit 1 MB\); try again in 1 hour at the latest$"
+    ):
         with folder.using(path):
             pass
 

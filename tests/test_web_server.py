@@ -137,9 +137,8 @@ def test_too_much_is_answered_with_507(ask):
     other.parent.mkdir()
     other.write_bytes(bytes(9 * BIG))
     status, line = ask(UPLOAD, "POST", chunks=[bytes(BIG)], content_length=str(BIG))
-    assert status == 507 and line == (
-        "There is no room for this upload: the page is full (0.625 MB); try again in 1 minute at the latest.\n"
-    )
+    reason = "the page or its disk is full (limit 0.625 MB); try again in 1 minute at the latest"
+    assert status == 507 and line == f"There is no room for this upload: {reason}.\n"
     assert ask(UPLOAD, "POST", chunks=[bytes(10)], content_length="10") == (200, "10")
     with ask.folder.receiving(BIG // 2):
         assert ask.folder.room() < BIG // 2  # what is announced counts before it comes
@@ -168,6 +167,8 @@ def test_mistakes_of_host_and_port_are_named(monkeypatch):
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=rf"^--port: {port} is in use on 127.0.0.1. Give another --port.$"):
             open_socket("127.0.0.1", port)
+    with pytest.raises(UserError, match="^--port: got 65536, expected 65535 or less"):
+        open_socket("127.0.0.1", 65536)
     with pytest.raises(UserError, match=r"^--host: 192.0.2.1 is no address of this machine."):
         open_socket("192.0.2.1", port)
     with pytest.raises(UserError, match=r"^--host: a..b does not resolve \(no host name\)"):
