@@ -24,6 +24,7 @@ from src.weight_files import (
     import_torch,
     is_torch_file,
     need_file,
+    need_finite,
     read_torch,
     sha256_of,
     torch_array,
@@ -128,9 +129,7 @@ def finite_float32(value, name: str, source: Path) -> np.ndarray:
         raise UserError(f"{source}: {name} has {array.dtype} numbers, expected floating-point ones")
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity, which is reported below
         array = array.astype(np.float32)
-    bad = array.size - np.count_nonzero(np.isfinite(array))
-    if bad:
-        raise UserError(f"{source}: {name} holds NaN or infinity ({bad} of {array.size} numbers). Nothing was written.")
+    need_finite({name: array}, source)
     return array
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from src import __version__, device
 from src.config import MULTIPLES, Config, load_config
 from src.errors import UserError, need_writable_folder, run_main
-from src.weight_files import replacing, sha256_of
+from src.weight_files import replacing, sealed, sha256_of
 
 # fp32: the largest difference. 16 bits: root mean square, -60 and -50 dB; single pixels differ by five times as much.
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 3e-3}
@@ -73,13 +73,19 @@ def export(config: Config, target: Path, size: tuple[int, int] | None) -> None:
     network, meta, left_out = load_network(config.ckpt_file, config.model_name, config.weights)
     print(describe_loading(config.ckpt_file, meta, left_out))
     metadata = describe(config, network.variant, meta["weights"])
-    path = write(config, network, target, size, metadata)
-    if config.export_file_format == "AIR":
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, not checked: only the Ascend tools can run it")
-        return
-    if config.export_precision == "fp16":  # the network has become float16
-        network = load_network(config.ckpt_file, config.model_name, config.weights)[0]
-    check(config, path, MindSporeEngine(network), size)
+    path = target.with_name(f"{target.name}.{config.export_file_format.lower()}")
+    with replacing(path, sum(p.nbytes for p in network.get_parameters())) as temporary:
+        write(config, network, temporary, size, metadata)
+        if config.export_file_format == "AIR":
+            print(f"{path}: {temporary.stat().st_size / 1e6:.1f} MB, not checked: only the Ascend tools can run it")
+            return
+        if config.export_precision == "fp16":  # the network has become float16
+            network = load_network(config.ckpt_file, config.model_name, config.weights)[0]
+        try:
+            check(config, temporary, MindSporeEngine(network, name=config.ckpt_file), size)
+        except UserError as e:  # a bad file does not get its name
+            raise UserError(f"{e} Nothing was written.".replace(str(temporary), str(path))) from e
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, checked")
 
 
 def describe(config: Config, variant, weights: str) -> dict[str, str]:
@@ -99,7 +105,7 @@ def describe(config: Config, variant, weights: str) -> dict[str, str]:
     }
 
 
-def write(config: Config, network, target: Path, size: tuple[int, int] | None, metadata: dict[str, str]) -> Path:
+def write(config: Config, network, path: Path, size: tuple[int, int] | None, metadata: dict[str, str]) -> None:
     """Write the file; a MINDIR or AIR in float16 leaves `network` in float16."""
     from src.checkpoint import parameter_arrays
     from src.mindir import export_mindir, to_float16
@@ -108,16 +114,13 @@ def write(config: Config, network, target: Path, size: tuple[int, int] | None, m
     float16, batch_size = config.export_precision == "fp16", config.export_batch_size
     if config.export_file_format != "ONNX":
         network = to_float16(network) if float16 else network
-        return export_mindir(network, target, batch_size, file_format=config.export_file_format, **shapes)
+        export_mindir(network, path.with_suffix(""), batch_size, file_format=config.export_file_format, **shapes)
+        return
     from src.onnx_graph import build_onnx
 
     arrays = parameter_arrays(network)
     model = build_onnx(arrays, network.variant.num_res, batch=batch_size, float16=float16, **shapes)
-    content = model.SerializeToString()
-    path = target.with_name(f"{target.name}.onnx")
-    with replacing(path, len(content)) as temporary:
-        temporary.write_bytes(content)
-    return path
+    path.write_bytes(sealed(model.SerializeToString()))
 
 
 def check(config: Config, path: Path, reference, size: tuple[int, int] | None) -> None:
@@ -128,7 +131,6 @@ def check(config: Config, path: Path, reference, size: tuple[int, int] | None) -
     from src.engine import has_bf16, load_engine
     from src.restore import restore_once
 
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, reloaded")
     sizes = [size] if size else [(64, 64), (720, 1280), (501, 333)] if config.verify else [(64, 96)]
     engines = {config.export_precision: load_engine(path, precision="fp32" if path.suffix == ".onnx" else "auto")}
     if config.verify and path.suffix == ".onnx" and has_bf16():
@@ -145,7 +147,7 @@ def check(config: Config, path: Path, reference, size: tuple[int, int] | None) -
             kind, limit = ("largest" if precision == "fp32" else "rms"), TOLERANCE[precision]
             if not (largest if kind == "largest" else rms) <= limit:  # so put, it catches what is not a number
                 raise UserError(
-                    f"{path} at {height}x{width}, {precision}: {found}; expected {kind} {limit:.0e} at most"
+                    f"{path} at {height}x{width}, {precision}: {found}; expected {kind} {limit:.0e} at most."
                 )
 
 

@@ -321,7 +321,8 @@ Score = Callable[[int, Callable[[], bool]], Mapping[str, Any] | None]
 class Validate(Callback):
     """Score on the validation images every `interval` steps and at the end of the schedule; remembers the best.
 
-    Not where --max_steps or a signal ends it: a resumed run must score when the uninterrupted one does.
+    Not where --max_steps or a signal ends it: a resumed run must score when the uninterrupted one does. Weights without
+    a finite score are never the best; the first ones are reported with advice.
 
     Args:
         score: (step, should_stop) -> summary of `psnr`, or None if it was stopped half way (src.validation.Validator).
@@ -335,6 +336,7 @@ class Validate(Callback):
                  last_step: int, first: bool = False):  # fmt: skip
         self.score, self.interval, self.log, self.save = score, interval, log, save
         self.stopper, self.last_step, self.first = stopper, last_step, first
+        self.warned = False
 
     def on_train_begin(self, run_context: RunContext) -> None:
         if self.first:
@@ -361,6 +363,12 @@ class Validate(Callback):
             f"{summary['images']} images, {summary['seconds_per_image']:.2f} s each"
             + (", the best so far" if is_best else "")
         )
+        if psnr is None and not self.warned:
+            self.warned = True
+            tqdm.write(
+                "warning: the network returns NaN or infinity for validation images, so these weights have no score "
+                "and are not saved as best.ckpt. If it lasts, lower --learning_rate or add --clip_norm 1."
+            )
         if is_best:
             self.save(self.log.folder / "best.ckpt", epoch, step)
 

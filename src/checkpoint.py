@@ -27,6 +27,7 @@ from src.weight_files import (
     META,
     is_torch_file,
     need_file,
+    need_finite,
     parse_meta,
     read_safetensors,
     replacing,
@@ -185,11 +186,13 @@ def fill_network(network: nn.Cell, arrays: Mapping[str, np.ndarray], path: Path 
     """Set every parameter of `network` from `arrays`, which may hold more.
 
     Raises:
-        UserError: a parameter is missing or has another shape.
+        UserError: a parameter is missing, has another shape, or holds NaN or infinity.
     """
     check_parameters(network, {name: a.shape for name, a in arrays.items()}, path)
-    for param in network.get_parameters():
-        param.set_data(Tensor(arrays[param.name].astype(np.float32)))
+    own = {param: arrays[param.name].astype(np.float32) for param in network.get_parameters()}
+    need_finite({param.name: array for param, array in own.items()}, path)
+    for param, array in own.items():
+        param.set_data(Tensor(array))
 
 
 def check_parameters(network: nn.Cell, shapes: Mapping[str, tuple[int, ...]], path: Path | str) -> None:

@@ -10,7 +10,7 @@ from src.engine import PRECISIONS, Engine, load_engine, runs_on_mindspore
 from src.errors import UserError
 from src.photo import MAX_PIXELS
 from src.restore import LARGEST_TILE, OVERLAP, SMALLEST_TILE
-from src.weight_files import SAMPLE_MODEL, sample_model
+from src.weight_files import SAMPLE_MODEL, need_file, sample_model
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -56,6 +56,8 @@ def check_options(args: argparse.Namespace, **lowest: int) -> int | None:
 def choose_model(given: str) -> tuple[Path, str]:
     """(file, remark for the first line)"""
     if given:
+        if Path(given).is_dir():
+            need_file(Path(given), "checkpoint or exported network")  # its message lists the weights in the folder
         if not Path(given).is_file():
             hint = nearest_file(Path(given))
             raise UserError(

@@ -18,7 +18,7 @@ import numpy as np
 from src import device
 from src.deblur_files import Job
 from src.deblur_index import Index, stamp
-from src.errors import UserError
+from src.errors import BadOutput, UserError, reason_of
 from src.photo import read_header, read_photo, save_before_after
 from src.photo_writer import check_fits, fit_format, write_photo
 from src.restore import OVERLAP, auto_tile, restore_photo
@@ -88,6 +88,9 @@ def restore_files(
 
     Returns:
         How many failed, and the seconds that all took.
+
+    Raises:
+        UserError: the network fails on every photo.
     """
     failed, start = 0, time.perf_counter()
     for done, job in enumerate(jobs):
@@ -97,6 +100,8 @@ def restore_files(
             if notes := list(filter(None, notes)):
                 bar.write(f"{job.source}: {'; '.join(notes)}")
         except Exception as e:  # whatever a strange photo causes, the others are worth restoring
+            if isinstance(e, BadOutput) and e.always:
+                raise UserError(one_line(e, job)) from e
             failed += 1
             if debug:
                 traceback.print_exc()
@@ -110,14 +115,15 @@ def restore_files(
 
 def one_line(error: Exception, job: Job) -> str:
     """Why a photo failed, for the user."""
+    if isinstance(error, BadOutput):
+        return f"{job.source}: {error}"
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MemoryError):
         return f"{job.source}: not enough memory; give a smaller --tile"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or job.target}: {error.strerror}"
-    words = " ".join(str(error).split())[:300]
-    return f"{job.source}: {type(error).__name__}: {words} (--debug shows where)"
+    return f"{job.source}: {type(error).__name__}: {reason_of(error)} (--debug shows where)"
 
 
 # ---- the pixels

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from src.config import ROOT
-from src.errors import Restart, UserError
+from src.errors import Restart, UserError, reason_of
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -195,7 +195,7 @@ def setup(target: str, device_id: int = 0, distributed: bool = False, debug: boo
             ms.set_device(target, device_id)
     except (RuntimeError, ValueError) as e:
         raise UserError(
-            f"--device_target {target}: MindSpore cannot use device {device_id} ({_first_line(e)}). "
+            f"--device_target {target}: MindSpore cannot use device {device_id} ({reason_of(e)}). "
             "python scripts/doctor.py names the cause; --device_target CPU runs anywhere."
         ) from e
     ms.set_context(mode=ms.PYNATIVE_MODE if debug else ms.GRAPH_MODE)
@@ -388,7 +388,7 @@ def _join_ranks(target: str) -> tuple[int, int]:
     try:
         communication.init()
     except (RuntimeError, ValueError) as e:
-        raise UserError(f"the ranks could not meet ({_first_line(e)}); see the log folder named by the launcher") from e
+        raise UserError(f"the ranks could not meet ({reason_of(e)}); see the log folder named by the launcher") from e
     world_size = communication.get_group_size()
     ms.set_auto_parallel_context(
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world_size
@@ -397,7 +397,3 @@ def _join_ranks(target: str) -> tuple[int, int]:
     if "OMPI_COMM_WORLD_RANK" not in os.environ:  # of a rank that dies mpirun tells the number, msrun only the process
         print(f"rank {rank} is process {os.getpid()}", flush=True)
     return rank, world_size
-
-
-def _first_line(e: Exception) -> str:
-    return next((line.strip() for line in str(e).splitlines() if line.strip(" -")), type(e).__name__)

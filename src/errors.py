@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import io
 import os
+import re
 import sys
 import tempfile
 import time
@@ -14,6 +15,18 @@ from pathlib import Path
 
 class UserError(Exception):
     """Something the user can mend. Entry scripts print its text as one line and exit with 2, without a traceback."""
+
+
+class BadOutput(UserError):
+    """A network returned NaN, infinity or another shape.
+
+    Args:
+        always: it does so for every picture, not only for the one at hand.
+    """
+
+    def __init__(self, message: str, always: bool = True):
+        super().__init__(message)
+        self.always = always
 
 
 class Restart(Exception):
@@ -41,6 +54,18 @@ def first_few(items: Iterable, count: int = 5) -> str:
     """'a, b, c, ... (9 in all)': enough to find the fault, short enough for one line."""
     items = [str(i) for i in items]
     return ", ".join(items[:count]) + (f", ... ({len(items)} in all)" if len(items) > count else "")
+
+
+# Lines of C++ in front of the reason: 'Exception from src/core.cpp:84:', 'Check ... failed at src/node.cpp:7:'.
+CPP_NOISE = re.compile(r"\.(cpp|cc|hpp|h):\d+:$|^While validating |^-*$")
+
+
+def reason_of(error: Exception, length: int = 300) -> str:
+    """Why a framework failed, in one line: its message without the places in its C++ sources, which OpenVINO puts
+    before the reason and MindSpore behind it, after a line of dashes."""
+    text = re.split(r"\n-{5,}\n", str(error).strip())[0]
+    lines = [" ".join(line.split()) for line in text.splitlines() if not CPP_NOISE.search(line.strip())]
+    return " ".join(lines)[:length] or type(error).__name__
 
 
 def need_writable_folder(folder: Path | str, option: str) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from src.align import aligned_scores
+from src.errors import BadOutput
 from src.metric import METRICS
 from src.picture_files import Pair
 
@@ -80,11 +81,14 @@ def evaluate(
     Yields:
         name, seconds (of the restoring), network_seconds (if `network_clock` is given), and for each metric
         `<metric>_input`, `<metric>`, `<metric>_gain`.
+
+    Raises:
+        BadOutput: of `restore`, with the picture's name added.
     """
     for names, blur, sharp in _batches(pairs, batch_size):
         network_start = network_clock() if network_clock else 0.0
         start = time.perf_counter()
-        restored = restore(blur)
+        restored = _restored(restore, names, blur)
         seconds = {"seconds": (time.perf_counter() - start) / len(names)}
         if network_clock:
             seconds["network_seconds"] = (network_clock() - network_start) / len(names)
@@ -99,6 +103,16 @@ def evaluate(
             if on_image:
                 on_image(pair, blur[i], restored[i], sharp[i])
             yield row
+
+
+def _restored(restore: Restore, pairs: Sequence[Pair], blur: np.ndarray) -> np.ndarray:
+    try:
+        return restore(blur)
+    except BadOutput as e:
+        if len(pairs) == 1:
+            raise BadOutput(f"{pairs[0].blur}: {e}", e.always) from e
+    # One after the other shows which picture it is.
+    return np.concatenate([_restored(restore, [pair], blur[i : i + 1]) for i, pair in enumerate(pairs)])
 
 
 def _difference(after: float, before: float) -> float:
@@ -138,21 +152,22 @@ SUMMED = ("psnr_input", "psnr", "psnr_gain", "seconds")  # of a validation
 
 
 def sums(rows: Sequence[ScoreRow]) -> list[float]:
-    """Number of rows, then sum and count of the finite values of each of `SUMMED`: what ranks add up."""
+    """Number of rows, then sum and count of the values of each of `SUMMED` that are not inf: what ranks add up."""
     found = [float(len(rows))]
     for key in SUMMED:
-        finite = [row[key] for row in rows if math.isfinite(row[key])]
-        found += [math.fsum(finite), float(len(finite))]
+        values = [row[key] for row in rows if not math.isinf(row[key])]
+        found += [math.fsum(values), float(len(values))]
     return found
 
 
 def summary_of_sums(total: Sequence[float]) -> dict[str, float | None]:
-    """`summarize` of all rows whose `sums` add up to `total`."""
+    """`summarize` of all rows whose `sums` add up to `total`, but None where one of them is nan: the mean of the other
+    images could be the best of a training whose network fails."""
     summary: dict[str, float | None] = {"images": int(total[0])}
     for i, key in enumerate(SUMMED):
         value, count = total[1 + 2 * i : 3 + 2 * i]
         name = "seconds_per_image" if key == "seconds" else key
-        summary[name] = value / count if count else None
+        summary[name] = value / count if count and not math.isnan(value) else None
         if count < total[0]:
             summary[f"{name}_inf"] = int(total[0] - count)
     return summary

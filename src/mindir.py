@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn
 from mindspore.train import mind_ir_pb2
 
 from src.errors import UserError
 from src.mimo_unet import MIMOUNet
+from src.weight_files import check_seal, need_finite, sealed
+
+DTYPES = {mind_ir_pb2.TensorProto.FLOAT: np.float32, mind_ir_pb2.TensorProto.FLOAT16: np.float16}
 
 
 class FullResolution(nn.Cell):
@@ -55,7 +59,7 @@ def export_mindir(
     metadata: Mapping[str, str] | None = None,
     file_format: str = "MINDIR",
 ) -> Path:
-    """Write `target`.mindir and return its path.
+    """Write `target`.mindir, with a checksum, and return its path.
 
     Args:
         batch_size: images per call; 0 leaves it free.
@@ -76,6 +80,8 @@ def export_mindir(
     ms.export(cell, images, file_name=str(target), file_format=file_format, **options)
     path = target.with_name(f"{target.name}.{file_format.lower()}")
     os.chmod(path, 0o644)  # MindSpore makes it read-only, which surprises people who copy or delete it
+    if file_format == "MINDIR":
+        path.write_bytes(sealed(path.read_bytes()))
     return path
 
 
@@ -83,15 +89,23 @@ def describe_mindir(path: Path) -> tuple[dict[str, str], list[list[int]], list[s
     """(metadata, input shapes with -1 for free sides, input names) of a file.
 
     Raises:
-        UserError: it is damaged or no MINDIR file.
+        UserError: it is damaged or no MINDIR file, or its weights are not finite.
     """
-    proto = mind_ir_pb2.ModelProto()
+    proto, content = mind_ir_pb2.ModelProto(), path.read_bytes()
     try:
-        proto.ParseFromString(path.read_bytes())
+        proto.ParseFromString(content)
+        weights = {
+            p.name.split(":")[-1]: np.frombuffer(p.raw_data, DTYPES[p.data_type])
+            for p in proto.graph.parameter
+            if p.data_type in DTYPES
+        }
     except Exception as e:  # protobuf's error class depends on its implementation
         raise UserError(
-            f"{path} is damaged, cut off or not a MINDIR file ({path.stat().st_size} bytes). "
+            f"{path} is damaged, cut off or not a MINDIR file ({len(content)} bytes). "
             "Export it again: python export.py --export_file_format MINDIR --ckpt_file F"
         ) from e
+    metadata = dict(proto.user_info)
+    check_seal(path, content, metadata)
+    need_finite(weights, path)
     inputs = proto.graph.input
-    return dict(proto.user_info), [list(i.tensor[0].dims) if i.tensor else [] for i in inputs], [i.name for i in inputs]
+    return metadata, [list(i.tensor[0].dims) if i.tensor else [] for i in inputs], [i.name for i in inputs]

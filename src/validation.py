@@ -1,7 +1,6 @@
 """Validation during training: scores the weights that will be used, with the work split over the ranks."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from src import device
 from src.engine import MindSporeEngine
+from src.errors import BadOutput
 from src.evaluation import evaluate, make_scorer, summary_of_sums, sums
 from src.mimo_unet import MIMOUNet
 from src.picture import save_scored_strip
@@ -47,8 +47,8 @@ class Validator:
         self.engine: MindSporeEngine | None = None
 
     def __call__(self, global_step: int, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-        """Summary of `psnr` over all pairs, or None if `should_stop` said so half way (asked in a single process
-        only)."""
+        """Summary of `psnr` over all pairs, or None if `should_stop` said so half way (asked in a single process only).
+        Of weights that give NaN or infinity the score is None."""
         if self.engine is None:  # compiled at the first validation: a run may be too short to have one
             self.engine = MindSporeEngine(self.network)
         self.take_weights()
@@ -57,18 +57,27 @@ class Validator:
         shown = {pair.name for pair in mine[:NUM_STRIPS]} if rank == 0 else set()
 
         def show(pair: Pair, blur: np.ndarray, restored: np.ndarray, sharp: np.ndarray) -> None:
-            if self.folder and pair.name in shown:
+            if self.folder and pair.name in shown and np.isfinite(restored).all():
                 save_scored_strip(
                     self.folder / "samples" / f"{global_step:08}" / f"{pair.name}.png", blur, restored, sharp
                 )
 
         rows = []
-        for row in evaluate(mine, partial(restore, engine=self.engine), make_scorer(["psnr"]), self.batch_size, show):
+        for row in evaluate(mine, self.restore, make_scorer(["psnr"]), self.batch_size, show):
             rows.append(row)
             if world_size == 1 and should_stop():
                 return None
         total = sums(rows) if world_size == 1 else device.gather(sums(rows)).sum(axis=0)
         return summary_of_sums(total)
+
+    def restore(self, images: np.ndarray) -> np.ndarray:
+        """NaN, whose score is NaN, in place of what the engine refuses: a training may recover from such weights, and
+        the other ranks wait for this one's scores."""
+        assert self.engine is not None
+        try:
+            return restore(images, self.engine)
+        except BadOutput:
+            return np.full_like(images, np.nan)
 
     def take_weights(self) -> None:
         """Copy the weights to be scored into the network that scores them."""

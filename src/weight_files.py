@@ -28,6 +28,7 @@ from src.errors import UserError, first_few
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors")
 TORCH_SUFFIXES = (".pkl", ".pth", ".pt")
+EXPORTED_SUFFIXES = (".mindir", ".onnx")
 META = "meta"  # the name of the JSON text that describes a checkpoint, in both formats
 CRC = "crc32"
 SAMPLE_MODEL = ROOT / "weights_pretrained" / "MIMO-UNet_sample.ckpt"
@@ -70,14 +71,31 @@ def need_file(path: Path, kind: str) -> None:
         if path.stat().st_size == 0:
             raise UserError(f"{path} is empty: got 0 bytes, expected a {kind}")
         return
-    if (path / "best.ckpt").is_file():
-        raise UserError(f"{path} is the folder of a run, expected a {kind}, e.g. {path / 'best.ckpt'}")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, expected a {kind}. In it: {_weights_in(path) or 'no weights'}")
     hint = KNOWN_FILES.get(path.name, "").format(path=shlex.quote(str(path)))
-    if not hint and path.parent.is_dir():
-        known = CHECKPOINT_SUFFIXES + TORCH_SUFFIXES
-        there = sorted(p.name for p in path.parent.iterdir() if p.suffix in known and p.is_file())
-        hint = f"In {path.parent}: {first_few(there)}" if there else ""
+    if not hint and (there := _weights_in(path.parent)):
+        hint = f"In {path.parent}: {there}"
     raise UserError(f"no {kind} {path}. {hint}".rstrip())
+
+
+def _weights_in(folder: Path) -> str:
+    known = CHECKPOINT_SUFFIXES + TORCH_SUFFIXES + EXPORTED_SUFFIXES
+    try:
+        return first_few(sorted(p.name for p in folder.iterdir() if p.suffix in known and p.is_file()))
+    except OSError:
+        return ""
+
+
+def need_finite(arrays: Mapping[str, np.ndarray], path: Path | str) -> None:
+    """Raise a UserError if weights hold NaN or infinity. The network's output need not show it: a ReLU may drop NaN."""
+    for name, array in arrays.items():
+        bad = array.size - np.count_nonzero(np.isfinite(array))
+        if bad:
+            raise UserError(
+                f"{path}: {name} holds NaN or infinity ({bad} of {array.size} numbers), so the network is unusable. "
+                "Take other weights, e.g. another checkpoint of the run."
+            )
 
 
 @contextlib.contextmanager
@@ -109,6 +127,35 @@ def replacing(path: Path, size: int) -> Iterator[Path]:
         for leftover in (temporary, temporary.with_suffix(".tmp")):  # MindSpore writes the second, then renames it
             with contextlib.suppress(OSError):
                 leftover.unlink(missing_ok=True)
+
+
+# ---- exported files
+
+# ONNX and MINDIR are messages of protocol buffers whose last field, 14 in both, holds texts. A message may be continued
+# by appending, so the checksum of all bytes before it is the last text: crc32 = eight hexadecimal digits.
+SEAL = b"r\x11\n\x05" + CRC.encode() + b"\x12\x08"
+DIGITS = 8
+
+
+def sealed(content: bytes) -> bytes:
+    """An ONNX or MINDIR file with a checksum at its end, which `check_seal` verifies."""
+    return content + SEAL + f"{zlib.crc32(content):08x}".encode()
+
+
+def check_seal(path: Path, content: bytes, texts: Mapping[str, str]) -> None:
+    """Verify the checksum of an ONNX or MINDIR file. A file without one, of another program or version, passes.
+
+    Args:
+        texts: what the file says about itself, its checksum as `CRC` among it.
+
+    Raises:
+        UserError: the checksum does not fit, or is not at the end, where `sealed` puts it.
+    """
+    if CRC in texts and content != sealed(content[: -len(SEAL) - DIGITS]):
+        raise UserError(
+            f"{path} is damaged, or was changed after export.py wrote it (the checksum does not fit). Copy the file "
+            f"again, export it again, or remove {CRC} from its metadata if the change is intended."
+        )
 
 
 # ---- safetensors

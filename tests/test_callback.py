@@ -485,10 +485,12 @@ def test_best_of_a_resumed_run_is_kept(log):
     assert (saved, best) == ([(1, 4)], 25.0)
 
 
-def test_no_finite_score_is_never_the_best(log):
+def test_no_finite_score_is_never_the_best(log, capsys):
     saved, best = validate(log, [None, 21.0, None])
     assert (saved, best) == ([(1, 4)], 21.0)
     assert rows(log)["psnr"][1::2] == [None, 21.0, None]
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]  # once
+    assert "returns NaN or infinity" in warning and "--learning_rate" in warning
 
 
 def scored_steps(log, steps, start=0, last_step=10**9, **kwargs):

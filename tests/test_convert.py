@@ -305,7 +305,8 @@ def test_weights_that_are_not_finite(cpu, tmp_path, small, value, count, suffix)
     else:
         save_checkpoint(path, {name: t.numpy() for name, t in (small | {NAME: broken}).items()}, {})
     assert refusal(path, tmp_path / "b.safetensors") == (
-        f"{path}: {NAME} holds NaN or infinity ({count} of 864 numbers). Nothing was written."
+        f"{path}: {NAME} holds NaN or infinity ({count} of 864 numbers), so the network is unusable. "
+        "Take other weights, e.g. another checkpoint of the run."
     )
 
 

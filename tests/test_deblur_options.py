@@ -47,6 +47,9 @@ def test_the_model_that_is_given_else_the_sample(tmp_path, monkeypatch):
     (tmp_path / "model.onnx").touch()
     assert choose_model(str(tmp_path / "model.onnx")) == (tmp_path / "model.onnx", "")
     assert "Did you mean" in error_of(choose_model, str(tmp_path / "modle.onnx"))
+    assert error_of(choose_model, str(tmp_path)).endswith(
+        "is a folder, expected a checkpoint or exported network. In it: model.onnx"
+    )
     assert "--model: a trained network is needed" in error_of(choose_model, "")
     (tmp_path / "sample.ckpt").touch()
     path, remark = choose_model("")

@@ -2,6 +2,7 @@
 
 import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -9,14 +10,18 @@ import pytest
 import skimage.data
 from PIL import Image
 
+import deblur
+import eval as eval_script
 from src import deblur_run
 from src.checkpoint import parameter_arrays
 from src.deblur_files import Job
-from src.deblur_run import Restorer, difference_in_db, one_line, restore_file, whole_file
+from src.deblur_index import Index
+from src.deblur_run import Restorer, difference_in_db, one_line, restore_file, restore_files, whole_file
 from src.engine import load_engine
-from src.errors import UserError
+from src.errors import BadOutput, UserError
 from src.onnx_graph import build_onnx
 from src.photo import read_photo
+from tests.data_trees import error_of
 from tests.photos import RGB, files, save
 
 # ---- whole files
@@ -83,6 +88,50 @@ def test_failures_in_one_line(tmp_path):
         (RuntimeError("a page\nof text"), f"{job.source}: RuntimeError: a page of text (--debug shows where)"),
     ):
         assert one_line(error, job) == words
+
+
+# ---- what a network cannot do
+
+
+@pytest.fixture
+def overflowing(cpu, reference, tmp_path):
+    """A file of finite weights that are too large to compute with."""
+    arrays = {name: a * 1e9 for name, a in parameter_arrays(reference("mimo_unet_num_res_1")[0]).items()}
+    onnx.save(build_onnx(arrays, 1, metadata={"variant": "MIMO-UNet"}), tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
+
+
+def test_weights_that_fail_on_everything_end_the_run(overflowing, tmp_path):
+    photos = [str(save(tmp_path / name)) for name in ("a.png", "b.png")]
+    argv = [*photos, "--model", str(overflowing), "--output", str(tmp_path / "out")]
+    text = error_of(deblur.main, argv)
+    assert text.startswith(f"{tmp_path / 'a.png'}: {overflowing} is unusable: it returns NaN or infinity, whatever ")
+    assert files(tmp_path / "out") == []
+
+
+def test_weights_that_fail_on_everything_are_not_scored(overflowing, make_dataset, tmp_path):
+    report = tmp_path / "report.json"
+    root = make_dataset(train=1, test=2)
+    argv = ["--dataset_root", str(root), "--ckpt_file", str(overflowing), "--report_file", str(report)]
+    text = error_of(eval_script.main, argv)
+    assert text.startswith(f"{root / 'test/blur/1.png'}: {overflowing} is unusable: it returns NaN or infinity")
+    assert not report.exists()
+
+
+def test_a_photo_that_the_network_cannot_do_fails_alone(tmp_path, capsys):
+    def restore(pixels, path):
+        if path.name == "b.png":
+            raise BadOutput("net.onnx returns NaN or infinity for this picture", always=False)
+        return pixels
+
+    jobs = [Job(save(tmp_path / f"{n}.png"), tmp_path / f"out/{n}.png", "PNG") for n in "abc"]
+    (tmp_path / "out").mkdir()
+    index = Index(tmp_path / "out", {})
+    bar = SimpleNamespace(update=lambda: None, write=lambda text, file=None: print(text, file=file))
+    failed, _ = restore_files(jobs, restore, index, bar=bar, quality=95, max_pixels=10**6)
+    assert failed == 1 and files(tmp_path / "out") == ["a.png", "c.png"]
+    said = f"failed: {tmp_path / 'b.png'}: net.onnx returns NaN or infinity for this picture\n"
+    assert capsys.readouterr().err == said
 
 
 # ---- tiles

@@ -13,13 +13,23 @@ from src import checkpoint
 from src import engine as engine_module
 from src.checkpoint import parameter_arrays, save_checkpoint
 from src.config import ROOT
-from src.engine import MindirEngine, MindSporeEngine, OnnxEngine, has_bf16, load_engine, runs_on_mindspore
-from src.errors import UserError
+from src.engine import (
+    Engine,
+    MindirEngine,
+    MindSporeEngine,
+    OnnxEngine,
+    describe_onnx,
+    has_bf16,
+    load_engine,
+    runs_on_mindspore,
+)
+from src.errors import BadOutput, UserError
 from src.init_weights import init_weights
 from src.mimo_unet import build_net
-from src.mindir import export_mindir
+from src.mindir import describe_mindir, export_mindir
 from src.onnx_graph import build_onnx
 from src.restore import restore
+from src.weight_files import sealed
 
 TEXTS = {"variant": "MIMO-UNet", "num_res": "1"}
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no bfloat16")
@@ -257,6 +267,119 @@ def test_many_sizes_do_not_fill_the_memory(files):
     assert memory[-1] - memory[len(memory) // 2] < 30e6
 
 
+# ---- answers that are no pictures
+
+
+class Answers(Engine):
+    """Returns what `answer` makes of the images."""
+
+    name = "net.onnx"
+
+    def __init__(self, answer, **shape):
+        self.run = answer
+        self.__dict__ |= shape
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (lambda x: x * np.float32(np.nan), "NaN or infinity"),
+        (lambda x: x + np.float32(np.inf), "NaN or infinity"),
+        (lambda x: x[..., ::2], "float32 (2, 3, 16, 8) for float32 (2, 3, 16, 16)"),
+        (lambda x: x[:1], "float32 (1, 3, 16, 16) for float32 (2, 3, 16, 16)"),
+        (lambda x: x.astype(np.float16), "float16 (2, 3, 16, 16) for float32 (2, 3, 16, 16)"),
+    ],
+)
+def test_answers_that_are_no_pictures_are_refused(answer, fault):
+    with pytest.raises(BadOutput) as caught:
+        Answers(lambda x: answer(x) if len(x) > 1 or x.min() < 1 else x)(noise(2, 3, 16, 16))
+    if "(1" in fault:  # right for one picture
+        assert str(caught.value).startswith(f"net.onnx returns {fault} for this picture, but not for a plain grey one")
+    else:
+        assert str(caught.value).startswith(f"net.onnx is unusable: it returns {fault}, whatever the picture. Take")
+    assert caught.value.always == ("unusable" in str(caught.value))
+
+
+@pytest.mark.parametrize("shape", [{}, {"fixed_size": (16, 16), "fixed_batch": 2}])
+def test_a_single_picture_that_fails_does_not_condemn_the_network(shape):
+    images = noise(3, 3, 16, 16)
+    engine = Answers(lambda x: np.where(x > 0.99, np.float32(np.nan), x), **shape)
+    with pytest.raises(BadOutput, match="for this picture, but not for a plain grey one") as caught:
+        engine(images)
+    assert not caught.value.always
+    np.testing.assert_array_equal(engine(images * np.float32(0.9)), images * np.float32(0.9))
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors", ".mindir", ".onnx"])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_named(suffix, bad, network, files, tmp_path):
+    """Of these the output is finite: the first ReLU drops NaN."""
+    path, name = tmp_path / f"a{suffix}", "feat_extract.0.main.0.weight"
+    arrays = parameter_arrays(network)
+    arrays[name] = np.full_like(arrays[name], bad)
+    if suffix == ".onnx":
+        onnx.save(build_onnx(arrays, 1, metadata=TEXTS), path)
+    elif suffix == ".mindir":
+        good = network.feat_extract[0].main[0].weight.asnumpy()
+        content = (files / "net.mindir").read_bytes().replace(good.tobytes(), arrays[name].tobytes())
+        path.write_bytes(sealed(content[: -len(sealed(b""))]))
+    else:
+        save_checkpoint(path, arrays, {"variant": "MIMO-UNet"})
+    assert message(load_engine, path).startswith(f"{path}: {name} holds NaN or infinity (864 of 864 numbers)")
+
+
+# ---- checksums of exported files
+
+
+@pytest.fixture(scope="module", params=[".mindir", ".onnx"])
+def exported(request, files):
+    """(suffix, content with a checksum)"""
+    content = (files / f"net{request.param}").read_bytes()
+    return request.param, content if request.param == ".mindir" else sealed(content)
+
+
+def test_a_checksum_does_not_change_the_network(exported, files, answer, tmp_path):
+    suffix, content = exported
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    engine, images = load_engine(tmp_path / f"a{suffix}", precision="fp32"), noise(1, 3, 16, 16)
+    np.testing.assert_allclose(engine(images), answer(images), rtol=0, atol=1e-5)
+    assert not engine.description.endswith(", without a checksum")
+    (tmp_path / f"a{suffix}").write_bytes(content[: -len(sealed(b""))])  # as an earlier version wrote it
+    assert load_engine(tmp_path / f"a{suffix}").description.endswith(", without a checksum")
+
+
+def test_damage_is_found_wherever_it_is(exported, tmp_path):
+    suffix, content = exported
+    path = tmp_path / f"a{suffix}"
+    describe = describe_mindir if suffix == ".mindir" else describe_onnx
+    places = np.random.default_rng(0).integers(0, len(content) - len(sealed(b"")), 20)
+    damaged = [content[:i] + bytes([content[i] ^ 1 << i % 8]) + content[i + 1 :] for i in places]
+    middle = len(content) // 2
+    damaged += [content[:middle] + bytes(4096) + content[middle + 4096 :], content[:middle], content[:-1]]
+    damaged += [content[:-1] + b"x", content + b"x"]
+    for bad in damaged:
+        path.write_bytes(bad)
+        assert str(path) in message(describe, path)
+
+
+def test_a_change_after_the_export_is_named_and_may_be_intended(files, tmp_path):
+    model = onnx.load_model_from_string(sealed((files / "net.onnx").read_bytes()))
+    model.metadata_props.add(key="note", value="mine")
+    onnx.save(model, tmp_path / "a.onnx")
+    assert "was changed after export.py wrote it (the checksum" in message(load_engine, tmp_path / "a.onnx")
+    del model.metadata_props[:-1]
+    onnx.helper.set_model_props(model, TEXTS)
+    onnx.save(model, tmp_path / "a.onnx")
+    assert "without a checksum" in load_engine(tmp_path / "a.onnx").description
+
+
+def test_weights_in_another_file_are_refused(files, tmp_path):
+    model = onnx.load(files / "net.onnx")
+    onnx.save(model, tmp_path / "a.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    text = message(load_engine, tmp_path / "a.onnx")
+    assert f"{tmp_path / 'a.onnx'}: the weights " in text and "are in another file" in text
+
+
 # ---- files that are not ours
 
 
@@ -298,6 +421,14 @@ def test_another_network_is_refused(cpu, tmp_path):
     for cls, suffix in ((OnnxEngine, ".onnx"), (MindirEngine, ".mindir")):
         text = message(cls, tmp_path / f"other{suffix}")
         assert "another network" in text and "(1, 1000)" in text and "(N, 3, H, W)" in text
+
+
+def test_the_reason_of_openvino_is_shown(network, tmp_path):
+    arrays = parameter_arrays(network)
+    arrays["Convs.0.main.0.weight"] = arrays["Convs.0.main.0.weight"][:, :-1]
+    onnx.save(build_onnx(arrays, 1, metadata=TEXTS), tmp_path / "a.onnx")
+    text = message(load_engine, tmp_path / "a.onnx")
+    assert "OpenVINO cannot load it (" in text and "channel count" in text and ".cpp" not in text
 
 
 def test_openvino_calls_nobody():

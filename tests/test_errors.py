@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from src.config import ROOT
-from src.errors import UserError, first_few, nearest, need_writable_folder
+from src.errors import UserError, first_few, nearest, need_writable_folder, reason_of
 
 # ---- words
 
@@ -26,6 +26,36 @@ def test_first_few():
     assert first_few(range(5)) == "0, 1, 2, 3, 4"
     assert first_few(range(9)) == "0, 1, 2, 3, 4, ... (9 in all)"
     assert first_few((c for c in "abc"), count=1) == "a, ... (3 in all)"
+
+
+REASONS = {
+    # OpenVINO: places in its sources come first. MindSpore: they come last.
+    """Exception from src/inference/src/cpp/core.cpp:84:
+Check 'false' failed at src/frontends/common_translators/src/unconverted_ops_report.cpp:151:
+FrontEnd API failed with OpConversionFailure:
+-- Conv-17 with a message:
+While validating ONNX node '<Node(Conv): y>': Check 'compatible' failed at src/core/convolution_util.hpp:307:
+While validating node 'opset1::Convolution Convolution_11' with friendly_name 'Convolution_11':
+Data batch channel count (3) does not match filter input channel count (4).
+
+""": "FrontEnd API failed with OpConversionFailure: -- Conv-17 with a message: "
+    "Data batch channel count (3) does not match filter input channel count (4).",
+    """Unsupported device target GPU. This process only supports one of the ['CPU'].
+
+----------------------------------------------------
+- C++ Call Stack: (For framework developers)
+----------------------------------------------------
+mindspore/core/utils/ms_context.cc:291 SetDeviceTargetFromInner
+""": "Unsupported device target GPU. This process only supports one of the ['CPU'].",
+    "Exception from src/core.cpp:84:\n": "RuntimeError",
+    "": "RuntimeError",
+    "x" * 1000: "x" * 300,
+}
+
+
+@pytest.mark.parametrize("message", REASONS)
+def test_the_reason_of_a_framework_is_the_part_that_users_understand(message):
+    assert reason_of(RuntimeError(message)) == REASONS[message]
 
 
 # ---- folders

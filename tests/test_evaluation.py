@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.errors import BadOutput
 from src.evaluation import (
     evaluate,
     make_scorer,
@@ -134,6 +135,25 @@ def test_images_are_read_as_they_are_needed(pairs, monkeypatch):
 
 def test_no_pairs_no_rows():
     assert list(run([], identity)) == []
+
+
+class Overflowing(Engine):
+    """Cannot do pictures with a red corner."""
+
+    def __call__(self, images):
+        if (images[:, 0, 0, 0] == 1).any():
+            raise BadOutput("net.onnx returns NaN", always=False)
+        return super().__call__(images)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_the_picture_that_a_network_cannot_do_is_named(pairs, batch_size):
+    pixels = read_rgb(pairs[1].blur).copy()
+    pixels[0, 0] = 255, 0, 0
+    Image.fromarray(pixels).save(pairs[1].blur)
+    with pytest.raises(BadOutput) as caught:
+        list(run(pairs, Overflowing(), ["psnr"], batch_size))
+    assert str(caught.value) == f"{pairs[1].blur}: net.onnx returns NaN" and not caught.value.always
 
 
 # ---- what on_image gets
@@ -270,6 +290,14 @@ def test_sums_of_parts_are_the_summary_of_all(pairs):
     for key, value in whole.items():
         assert parts[key] == pytest.approx(value, rel=1e-12)
     assert parts["psnr_inf"] == 1  # the identical pair
+
+
+def test_one_nan_leaves_no_score(pairs):
+    """The mean of the others could be the best of a training."""
+    rows = list(run(pairs, identity, ["psnr"]))
+    rows[4]["psnr"] = math.nan
+    summary = summary_of_sums(np.sum([sums(rows[:2]), sums(rows[2:])], axis=0))
+    assert summary["psnr"] is None and summary["psnr_input"] > 0 and summary["psnr_inf"] == 1
 
 
 def test_worst_are_the_lowest_finite_scores():

@@ -11,6 +11,7 @@ from src.checkpoint import parameter_arrays, save_checkpoint
 from src.engine import has_bf16, load_engine
 from src.errors import UserError
 from src.mindir import describe_mindir
+from tests.data_trees import error_of
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_the_file_says_what_it_is(file_format, run, checkpoint, tmp_path, capsys
         "variant": "MIMO-UNet", "num_res": "1", "multiple": "4", "checkpoint": "best.ckpt", "weights": "raw",
         "precision": "fp32",
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(), "colour_order": "RGB",
-        "range": "0..1", "output_scales": "1", "repository_version": __version__,
+        "range": "0..1", "output_scales": "1", "repository_version": __version__, "crc32": read_texts(path)["crc32"],
     }  # fmt: skip
     out = capsys.readouterr().out
     assert "for GPU" in out and "64x96 fp32: largest difference from the checkpoint" in out
@@ -85,8 +86,10 @@ def test_lite_is_verified_at_three_sizes(file_format, reference, tmp_path, monke
     assert read_texts(path)["multiple"] == "8" and load_engine(path).multiple == 8
 
 
-@pytest.mark.parametrize("wrong", [1e-3, np.nan])
-def test_a_file_that_differs_is_refused(wrong, run, monkeypatch):
+@pytest.mark.parametrize(
+    ("wrong", "found"), [(1e-3, "at 64x96, fp32: largest difference"), (np.nan, "is unusable: it returns NaN")]
+)
+def test_a_file_that_differs_is_refused(wrong, found, run, tmp_path, monkeypatch):
     real = load_engine
 
     def distorted(*args, **kwargs):
@@ -96,8 +99,21 @@ def test_a_file_that_differs_is_refused(wrong, run, monkeypatch):
         return engine
 
     monkeypatch.setattr("src.engine.load_engine", distorted)
-    with pytest.raises(UserError, match=r"MIMO-UNet.onnx at 64x96, fp32: .*; expected largest 1e-05 at most"):
-        run("--export_file_format", "ONNX")
+    (tmp_path / "MIMO-UNet.onnx").write_bytes(b"an earlier export")
+    text = error_of(run, "--export_file_format", "ONNX")
+    assert text.startswith(f"MIMO-UNet.onnx {found}") and text.endswith(" Nothing was written.")
+    assert (tmp_path / "MIMO-UNet.onnx").read_bytes() == b"an earlier export" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_weights_that_are_not_finite_are_refused_first(reference, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arrays = {name: a * np.float32(np.nan) for name, a in parameter_arrays(reference("mimo_unet_num_res_1")[0]).items()}
+    save_checkpoint("a.ckpt", arrays, {"variant": "MIMO-UNet"})
+    text = error_of(export.main, ["--ckpt_file", "a.ckpt", "--export_file_format", "ONNX"])
+    assert text.startswith(
+        "a.ckpt: Encoder.0.layers.0.main.0.main.0.weight holds NaN or infinity (9216 of 9216 numbers)"
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
 
 @pytest.mark.parametrize(

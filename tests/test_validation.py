@@ -7,6 +7,7 @@ from PIL import Image
 
 from src import validation
 from src.device import Runtime
+from src.errors import BadOutput
 from src.picture_files import find_pairs
 
 
@@ -144,6 +145,22 @@ def test_rank_0_alone_writes_strips(rank, strips, network, engine_once, pairs, t
     monkeypatch.setattr(validation.device, "gather", lambda values: np.array([values]))
     validator(network, engine_once, pairs, Runtime("CPU", rank, 2), tmp_path)(0)
     assert sorted(f.stem for f in (tmp_path / "samples").rglob("*.png")) == strips
+
+
+def test_pictures_that_the_network_cannot_do_leave_no_score(network, pairs, tmp_path):
+    def overflowing(images):
+        if images.shape == seen[0]:
+            raise BadOutput("NaN")
+        return images
+
+    overflowing.multiple = 4
+    seen = [None]
+    whole = validator(network, overflowing, pairs, folder=tmp_path / "whole")(0)
+    assert whole["psnr"] == whole["psnr_input"] and len(list((tmp_path / "whole").rglob("*.png"))) == 3
+    seen[0] = (1, 3, 40, 48)
+    summary = validator(network, overflowing, pairs, folder=tmp_path / "none")(0)
+    assert (summary["psnr"], summary["psnr_input"]) == (None, whole["psnr_input"])
+    assert not list((tmp_path / "none").rglob("*.png"))
 
 
 def test_stopped_half_way_is_no_score(network, engine_once, pairs):

@@ -143,7 +143,10 @@ def test_cut_off_download(tmp_path, zipped, kept):
     assert f"{path} is damaged, cut off or not a PyTorch file (" in error_of(read_torch, path)
 
 
-def test_the_folder_of_a_run_names_the_file_inside(tmp_path):
-    (tmp_path / "best.ckpt").write_bytes(b"x")
-    message = error_of(need_file, tmp_path, "checkpoint")
-    assert message == f"{tmp_path} is the folder of a run, expected a checkpoint, e.g. {tmp_path / 'best.ckpt'}"
+def test_a_folder_is_named_with_the_weights_in_it(tmp_path):
+    said = f"{tmp_path} is a folder, expected a checkpoint. In it: "
+    assert error_of(need_file, tmp_path, "checkpoint") == said + "no weights"
+    for name in ("last.ckpt", "best.ckpt", "net.onnx", "net.mindir", "log.csv"):
+        (tmp_path / name).write_bytes(b"x")
+    assert error_of(need_file, tmp_path, "checkpoint") == said + "best.ckpt, last.ckpt, net.mindir, net.onnx"
+    assert error_of(need_file, tmp_path / "a.ckpt", "checkpoint").endswith("best.ckpt, last.ckpt, net.mindir, net.onnx")
