@@ -139,7 +139,11 @@ DIGITS = 8
 
 def sealed(content: bytes) -> bytes:
     """An ONNX or MINDIR file with a checksum at its end, which `check_seal` verifies."""
-    return content + SEAL + f"{zlib.crc32(content):08x}".encode()
+    return content + _seal_of(content)
+
+
+def _seal_of(content: bytes | memoryview) -> bytes:
+    return SEAL + f"{zlib.crc32(content):08x}".encode()
 
 
 def check_seal(path: Path, content: bytes, texts: Mapping[str, str]) -> None:
@@ -151,7 +155,8 @@ def check_seal(path: Path, content: bytes, texts: Mapping[str, str]) -> None:
     Raises:
         UserError: the checksum does not fit, or is not at the end, where `sealed` puts it.
     """
-    if CRC in texts and content != sealed(content[: -len(SEAL) - DIGITS]):
+    end = len(content) - len(SEAL) - DIGITS
+    if CRC in texts and content[end:] != _seal_of(memoryview(content)[:end]):  # nothing copied
         raise UserError(
             f"{path} is damaged, or was changed after export.py wrote it (the checksum does not fit). Copy the file "
             f"again, export it again, or remove {CRC} from its metadata if the change is intended."
