@@ -8,6 +8,8 @@ import argparse
 import dataclasses
 import math
 import os
+import re
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,11 @@ ENSEMBLE_NAMES = ("none", "rot4", "x8")
 METRIC_NAMES = ("psnr", "psnr_uint8", "ssim")
 DEVICES = ("CPU", "GPU", "Ascend")
 SCRIPTS = ("train", "eval", "export")
+COUNT = 10**6  # the largest value of a number that declares no other: far above what is of use, far below an overflow
+LAST_STEP = 2**31 - 1  # steps are counted with 32 bits
+LARGEST_SEED = 2**32 - 1  # what numpy's and MindSpore's generators take
+LARGEST_BATCH = 4096
+LARGEST_SIDE = 2**16  # pixels
 
 
 def option(
@@ -36,16 +43,17 @@ def option(
     help: str,
     scripts: str = "train",
     choices: Sequence[str] = (),
-    low: float | None = None,
+    low: float = 0,
+    high: float = COUNT,
     shapes_result: bool = False,
     is_path: bool = False,
 ) -> Any:
-    """A field with its help text, the scripts that offer it, its legal values or its smallest value.
+    """A field with its help text, the scripts that offer it, its legal values or, of a number, its range.
 
     `shapes_result` marks what a resumed run must not change, `is_path` the files and folders that a training reads or
     writes.
     """
-    metadata = {"help": help, "scripts": scripts.split(), "choices": choices, "low": low}
+    metadata = {"help": help, "scripts": scripts.split(), "choices": choices, "low": low, "high": high}
     return field(default=default, metadata=metadata | {"shapes_result": shapes_result, "is_path": is_path})
 
 
@@ -56,7 +64,9 @@ class Config:
 
     # device
     device_target: str = option("CPU", "where the network runs", "train eval", DEVICES)
-    device_id: int = option(0, "which device of that kind; with several ranks each takes its own", "train eval", low=0)
+    device_id: int = option(
+        0, "which device of that kind; with several ranks each takes its own", "train eval", low=0, high=1023
+    )
     is_train_distributed: bool = option(False, "one of several ranks, started by mpirun or msrun")
 
     # network
@@ -64,7 +74,11 @@ class Config:
         "MIMO-UNet", "variant of the network", "train eval export", MODEL_NAMES, shapes_result=True
     )
     num_res: int = option(
-        0, "residual blocks per stage, 0 = the variant's own (8, 20 or 4); small for trials", low=0, shapes_result=True
+        0,
+        "residual blocks per stage, 0 = the variant's own (8, 20 or 4); small for trials",
+        low=0,
+        high=200,
+        shapes_result=True,
     )
 
     # data
@@ -88,6 +102,7 @@ class Config:
         0.0,
         "take this part of the training pairs for validation, whole sequences, up to 0.5",
         low=0,
+        high=0.5,
         shapes_result=True,
     )
     val_list: str = option("", "names of pairs or sequences to take for validation, one a line", is_path=True)
@@ -98,29 +113,43 @@ class Config:
     sharp_photos: str = option(
         "", "folder of sharp photographs, mixed with synthetic blur into the training pairs", is_path=True
     )
-    synthetic_fraction: float = option(0.5, "the share of sharp_photos in the training pairs", shapes_result=True)
+    synthetic_fraction: float = option(
+        0.5, "the share of sharp_photos in the training pairs", high=1, shapes_result=True
+    )
     slice_dataset: int = option(0, "use only the first N images, 0 = all", "train eval", low=0)
     crop_size: int = option(
-        256, "side of the square training crops, pixels, a multiple of 4, of 8 for Lite", low=16, shapes_result=True
+        256,
+        "side of the square training crops, pixels, a multiple of 4, of 8 for Lite",
+        low=16,
+        high=8192,
+        shapes_result=True,
     )
     random_rotate90: bool = option(False, "augmentation: rotate pairs by 0, 90, 180 or 270 degrees", shapes_result=True)
     random_rgb_permutation: bool = option(False, "augmentation: permute the colour channels", shapes_result=True)
-    num_worker: int = option(4, "threads that load the data, clamped to the cores", low=1)
+    num_worker: int = option(4, "threads that load the data, clamped to the cores", low=1, high=1024)
 
     # schedule
-    seed: int = option(1, "of initialisation, order, crops, flips and channel dropout", low=0, shapes_result=True)
+    seed: int = option(
+        1, "of initialisation, order, crops, flips and channel dropout", low=0, high=LARGEST_SEED, shapes_result=True
+    )
     epochs_num: int = option(3000, "epochs", low=1)
-    max_steps: int = option(0, "end after N optimizer steps, without changing the schedule; 0 = no limit", low=0)
-    train_batch_size: int = option(4, "crops per device and part of a step", low=1, shapes_result=True)
-    accumulate_steps: int = option(1, "parts whose gradients make one optimizer step", low=1, shapes_result=True)
-    learning_rate: float = option(1e-4, "of Adam at the start", shapes_result=True)
+    max_steps: int = option(
+        0, "end after N optimizer steps, without changing the schedule; 0 = no limit", low=0, high=LAST_STEP
+    )
+    train_batch_size: int = option(
+        4, "crops per device and part of a step", low=1, high=LARGEST_BATCH, shapes_result=True
+    )
+    accumulate_steps: int = option(
+        1, "parts whose gradients make one optimizer step", low=1, high=LARGEST_BATCH, shapes_result=True
+    )
+    learning_rate: float = option(1e-4, "of Adam at the start", low=1e-12, high=1, shapes_result=True)
     lr_schedule: str = option("step", "step = halved every lr_decay_epochs, cosine = down to lr_min at the last epoch",
                               choices=("step", "cosine"), shapes_result=True)  # fmt: skip
     lr_decay_epochs: int = option(500, "the learning rate is halved every N epochs", low=1, shapes_result=True)
-    lr_min: float = option(1e-6, "learning rate at the end of the cosine", low=0, shapes_result=True)
+    lr_min: float = option(1e-6, "learning rate at the end of the cosine", low=0, high=1, shapes_result=True)
     fft_weight: float = option(0.1, "weight of the Fourier term of the loss", low=0, shapes_result=True)
     clip_norm: float = option(0.0, "gradients are clipped to this global norm, 0 = never", low=0, shapes_result=True)
-    ema_decay: float = option(0.0, "keep a moving average of the weights, e.g. 0.9999; 0 = none", low=0,
+    ema_decay: float = option(0.0, "keep a moving average of the weights, e.g. 0.9999; 0 = none", low=0, high=0.999999,
                               shapes_result=True)  # fmt: skip
 
     # precision
@@ -150,7 +179,7 @@ class Config:
     )
     overwrite: bool = option(False, "if the run folder holds a run, rename it aside and start anew")
     ckpt_save_frequency: int = option(1, "epochs between checkpoints", low=1)
-    ckpt_save_steps: int = option(0, "also save every N steps, 0 = never", low=0)
+    ckpt_save_steps: int = option(0, "also save every N steps, 0 = never", low=0, high=LAST_STEP)
     log_frequency: int = option(
         10,
         "steps between two rows of log.csv, each the mean of its steps; GPU and Ascend check their losses as often, "
@@ -181,9 +210,15 @@ class Config:
         "eval",
         ("none", "ecc"),
     )
-    crop_border: int = option(0, "pixels at each side that do not count; changes the score", "eval", low=0)
-    center_crop: int = option(0, "side of the central square that counts, 0 = all; changes the score", "eval", low=0)
-    eval_batch_size: int = option(1, "images at a time; neighbours of one size go together", "train eval", low=1)
+    crop_border: int = option(
+        0, "pixels at each side that do not count; changes the score", "eval", low=0, high=LARGEST_SIDE
+    )
+    center_crop: int = option(
+        0, "side of the central square that counts, 0 = all; changes the score", "eval", low=0, high=LARGEST_SIDE
+    )
+    eval_batch_size: int = option(
+        1, "images at a time; neighbours of one size go together", "train eval", low=1, high=LARGEST_BATCH
+    )
     img_save_directory: str = option("", "write the restored images here, as PNG", "eval")
     strip_save_directory: str = option("", "write blurred | restored | sharp side by side here", "eval")
     report_file: str = option("", "summary as JSON; a table of all images is written beside it as CSV", "eval")
@@ -196,7 +231,7 @@ class Config:
         "MINDIR", "MindSpore's own, ONNX, or AIR (on Ascend only)", "export", ("MINDIR", "ONNX", "AIR")
     )
     export_file_name: str = option("", "name without suffix, empty = the model's name", "export")
-    export_batch_size: int = option(0, "images per call, 0 = any", "export", low=0)
+    export_batch_size: int = option(0, "images per call, 0 = any", "export", low=0, high=LARGEST_BATCH)
     export_size: str = option("dynamic", "HxW in pixels, multiples of 4 (8 for Lite), or dynamic = any", "export")
     export_precision: str = option("fp32", "fp16 is for Ascend and GPU", "export", ("fp32", "fp16"))
     all_scales: bool = option(False, "the outputs at half and quarter size too", "export")
@@ -211,21 +246,18 @@ class Config:
     def __post_init__(self):
         problems = []
         for f in option_fields():
-            value, low, choices = getattr(self, f.name), f.metadata["low"], f.metadata["choices"]
+            value, choices = getattr(self, f.name), f.metadata["choices"]
             if choices and value not in choices:
                 problems.append(
                     f"--{f.name}: got {value!r}, expected one of {', '.join(choices)}.{nearest(str(value), choices)}"
                 )
-            elif low is not None and value < low:
-                problems.append(f"--{f.name}: got {value}, expected {low} or more")
+            problems += out_of_range(f.name, value, f.metadata["low"], f.metadata["high"])
         multiple = MULTIPLES.get(self.model_name, 1)
         if self.crop_size % multiple:
             problems.append(
                 f"--crop_size: got {self.crop_size}, expected a multiple of {multiple} for {self.model_name} (the "
                 "network has three scales)"
             )
-        if self.learning_rate <= 0:
-            problems.append(f"--learning_rate: got {self.learning_rate}, expected more than 0")
         if self.amp_level == "O1":
             problems.append("O1, a list of operators in float16, crashes in MindSpore 2.10 and is not offered")
         for name in self.metric_names():
@@ -235,12 +267,10 @@ class Config:
                 )
         if self.test_list and (self.val_fraction or self.val_list):
             problems.append("--test_list names the validation pairs; it does not go with --val_fraction or --val_list")
-        if self.ema_decay >= 1:
-            problems.append(f"--ema_decay: got {self.ema_decay}, expected less than 1")
         if self.resume and (self.pretrained or self.overwrite):
             problems.append("--resume continues a run; it does not go together with --pretrained or --overwrite")
-        if self.loss_scale != "dynamic" and not _is_positive_number(self.loss_scale):
-            problems.append(f"--loss_scale: got {self.loss_scale!r}, expected 'dynamic' or a number of 1 or more")
+        if self.loss_scale != "dynamic" and not _is_loss_scale(self.loss_scale):
+            problems.append(f"--loss_scale: got {self.loss_scale!r}, expected 'dynamic' or a number of 1 to 2**32")
         if problems:
             raise UserError("; ".join(problems))
 
@@ -275,38 +305,97 @@ def absolute_paths(config: Config, dataset_root: Path | str) -> Config:
     return dataclasses.replace(config, **paths)
 
 
-def _is_positive_number(text: str) -> bool:
+def _is_loss_scale(text: str) -> bool:
     try:
-        return 1 <= float(text) < math.inf
-    except ValueError:
+        return 1 <= number(text) <= 2**32
+    except argparse.ArgumentTypeError:
         return False
 
 
-EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+# ---- values, from the command line and from YAML alike
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: quoted, on one line, shortened in the middle."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    return short.repr(value)
+
+
+def whole_number(text: str) -> int:
+    """The value of an option. Plain digits only: 010 might mean 8, 1e3 is a fraction elsewhere.
+
+    Raises:
+        argparse.ArgumentTypeError: with what was got and expected.
+    """
+    if not re.fullmatch(r"[+-]?(0|[1-9][0-9]{,99})", text):
+        raise argparse.ArgumentTypeError(f"got {shown(text)}, expected a whole number in digits, without leading zeros")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """The value of an option, finite, e.g. 0.5 or 1e-4. Raises as `whole_number`."""
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text) or math.isinf(float(text)):
+        raise argparse.ArgumentTypeError(f"got {shown(text)}, expected a number")
+    return float(text)
+
+
+def usable_text(text: str) -> str:
+    """The value of an option, most often a path, as it is given. Raises as `whole_number`, for what names no file."""
+    try:
+        longest = max(len(os.fsencode(part)) for part in text.split("/"))
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"got {shown(text)}, expected text of whole characters") from None
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            f"got {shown(text)}, expected some text (is a shell variable unset?); leave the option out for its default"
+        )
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"got {shown(text)}, expected text without the character NUL")
+    if longest > 255 or len(text) > 4000:
+        raise argparse.ArgumentTypeError(
+            f"got {shown(text)}, a name of {longest} bytes in a path of {len(text)}; expected at most 255 in 4000"
+        )
+    return text
+
+
+def out_of_range(name: str, value: Any, low: float, high: float) -> list[str]:
+    """The problem with a number, as a list of one line or none. Values of other types have no range."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or low <= value <= high:
+        return []
+    return [f"--{name}: got {shown(value)}, expected {low} to {high}"]
+
+
+BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def coerce(name: str, value: Any, where: str) -> Any:
-    """`value` as the declared type of the field `name`. PyYAML reads 1e-4 as a text, the command line gives texts only.
+    """`value` as the declared type of the field `name`.
 
     Raises:
         UserError: with the place, the value and the expected type.
     """
-    kind = Config.__annotations__[name]
+    kind, default = Config.__annotations__[name], getattr(Config, name)
     try:
-        if kind is bool:
-            return value if isinstance(value, bool) else BOOLS[str(value).lower()]
-        if kind is int and not isinstance(value, bool):
-            return int(str(value))
-        if kind is float and not isinstance(value, bool) and math.isfinite(float(value)):
-            return float(value)
+        if kind is bool and str(value).lower() in BOOLS:
+            return BOOLS[str(value).lower()]
+        if kind in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
+            return whole_number(str(value)) if kind is int else number(str(value))
+        if kind is str and default == "" and value in (None, ""):
+            return ""  # not set: this is how a run folder records it
         if kind is str and isinstance(value, str | int | float) and not isinstance(value, bool):
-            return str(value)
-        if kind is str and value is None:
-            return ""
-    except (KeyError, TypeError, ValueError, OverflowError):  # the last: a whole number that no float can hold
-        pass
-    raise UserError(f"{where}: got {value!r}, expected {EXPECTED[kind]}")
+            return usable_text(str(value))
+    except (argparse.ArgumentTypeError, ValueError) as e:  # ValueError: a whole number too long to be written
+        raise UserError(f"{where}: {e}") from e
+    raise UserError(f"{where}: got {shown(value)}, expected {EXPECTED[kind]}")
+
+
+EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text; put it in quotes"}
+
+# ---- YAML
+
+
+LARGEST_YAML = 2**20  # bytes; settings take some hundred
 
 
 # Settings of earlier versions, which run folders and published configurations hold: (values that would change what is
@@ -319,33 +408,76 @@ RETIRED: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The settings of one YAML file, checked for unknown keys and wrong types, without those in `RETIRED`."""
-    values = _parse_yaml(path).items()
-    return {key: coerce(key, value, f"{path}: {key}") for key, value in values if key not in RETIRED}
+    """The settings of one YAML file, checked for unknown and repeated keys and wrong types, without those in `RETIRED`.
 
+    Values are taken as they are written, not as YAML 1.1 reads them: 010 is not 8, 1:30 not 90, 2020-01-02 no date.
 
-def _parse_yaml(path: Path | str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except OSError as e:
-        raise UserError(f"--config_path: cannot read {path} ({e.strerror}); shipped ones are in {CONFIG_DIR}") from e
-    except (yaml.YAMLError, ValueError) as e:  # ValueError: not UTF-8, or a date like 2020-99-99
-        raise UserError(f"{path}: not a YAML file ({' '.join(str(e).split())})") from e
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: got a {type(values).__name__}, expected lines of 'key: value'")
+    Raises:
+        UserError: naming the file, for whatever is wrong with it.
+    """
+    settings = _yaml_settings(path)
     known = [f.name for f in option_fields()]
-    for key, value in values.items():
-        refused, advice = RETIRED.get(key, ((), ""))
-        if value in refused:
-            raise UserError(f"{path}: {key}: {value} is no longer offered; remove the line and {advice}")
-        if key not in known and not advice:
-            raise UserError(f"{path}: unknown key {key!r}.{nearest(str(key), known)}")
+    values: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key_node, node in settings:
+        key, line = str(key_node.value), key_node.start_mark.line + 1
+        if key in RETIRED:
+            refused, advice = RETIRED[key]
+            if node.value in refused:
+                raise UserError(f"{path}: {key}: {node.value} is no longer offered; remove the line and {advice}")
+            continue
+        if not isinstance(key_node, yaml.ScalarNode) or key not in known:
+            raise UserError(f"{path}: unknown key {_yaml_kind(key_node)}.{nearest(key[:80], known)}")
+        if key in lines:
+            raise UserError(f"{path}: {key} stands in line {lines[key]} and in line {line}. Remove one of them.")
+        lines[key] = line
+        values[key] = coerce(key, _yaml_value(node, f"{path}: {key}"), f"{path}: {key}")
     return values
 
 
+def _yaml_settings(path: Path | str) -> list[tuple[yaml.Node, yaml.Node]]:
+    """(key, value) of each setting, not yet looked into: an alias of an alias is not expanded."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_YAML + 1)
+        if len(content) > LARGEST_YAML:
+            raise UserError(f"{path}: larger than {LARGEST_YAML} bytes, not a YAML file of settings")
+        node = yaml.compose(content.decode("utf-8"), yaml.SafeLoader)
+    except OSError as e:
+        raise UserError(f"--config_path: cannot read {path} ({e.strerror}); shipped ones are in {CONFIG_DIR}") from e
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: not a YAML file in UTF-8 ({e}). Save it as UTF-8 text.") from e
+    except RecursionError as e:
+        raise UserError(f"{path}: not a YAML file of settings (brackets in brackets without end)") from e
+    except (yaml.YAMLError, ValueError) as e:
+        raise UserError(f"{path}: not a YAML file ({' '.join(str(e).split())})") from e
+    if node is None:
+        return []
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path}: got {_yaml_kind(node)}, expected lines of 'key: value'")
+    return node.value
+
+
+def _yaml_value(node: yaml.Node, where: str) -> Any:
+    """None, a truth value, or the text of whatever else."""
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if not isinstance(node, yaml.ScalarNode) or kind not in ("null", "bool", "str", "int", "float", "timestamp"):
+        raise UserError(f"{where}: got {_yaml_kind(node)}, expected one value")
+    if kind in ("null", "bool"):
+        return None if kind == "null" else BOOLS[node.value.lower()]
+    return node.value
+
+
+def _yaml_kind(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return f"{shown(node.value)}{f' with the tag {node.tag}' if node.tag.startswith('!') else ''}"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "keys and values"
+
+
 def _retired_note(*paths: Path | str | None) -> str:
-    found = {path: first_few(key for key in _parse_yaml(path) if key in RETIRED) for path in paths if path}
-    return "".join(f"; ignored in {path}, no longer settings: {keys}" for path, keys in found.items() if keys)
+    found = {path: [str(key.value) for key, _ in _yaml_settings(path)] for path in paths if path}
+    retired = {path: first_few(key for key in keys if key in RETIRED) for path, keys in found.items()}
+    return "".join(f"; ignored in {path}, no longer settings: {keys}" for path, keys in retired.items() if keys)
 
 
 # Options by the names that they have in other scripts, here or elsewhere; the nearest word would be another one.
@@ -362,15 +494,24 @@ MEANT = {
 
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with this project's manners: no abbreviations, `--version`, `--debug`, one-line errors with a
-    suggestion."""
+    suggestion, no empty values, numbers in plain digits and within a range."""
 
     def __init__(self, description: str, **kwargs: Any):
+        self.ranges: dict[str, tuple[float, float]] = {}
         super().__init__(description=description, allow_abbrev=False, **kwargs)
+        for kind, reader in ((None, usable_text), (int, whole_number), (float, number)):
+            self.register("type", kind, reader)
         self.add_argument("--version", action="version", version=f"MIMO-UNet for MindSpore {__version__}")
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
+    def add_argument(self, *names: str, low: float = 0, high: float = COUNT, **kwargs: Any) -> argparse.Action:
+        """As argparse; `low` and `high` bound the value of a number."""
+        action = super().add_argument(*names, **kwargs)
+        self.ranges[action.dest] = low, high
+        return action
+
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help lists the options)")
+        raise UserError(f"{message.removeprefix('argument ')} (--help lists the options)")
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -382,6 +523,9 @@ class ArgumentParser(argparse.ArgumentParser):
             if word.removeprefix("--") in RETIRED:
                 hint = f" Earlier versions had it: {RETIRED[word.removeprefix('--')][1]}."
             raise UserError(f"unknown option {word}.{hint} (--help lists the options)")
+        problems = [out_of_range(name, getattr(parsed, name, None), *limits) for name, limits in self.ranges.items()]
+        if any(problems):
+            raise UserError("; ".join(line for problem in problems for line in problem))
         return parsed
 
 
@@ -401,8 +545,9 @@ def make_parser(script: str) -> ArgumentParser:
         choices = f" ({' | '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
         kind = Config.__annotations__[f.name]
         bare_flag: dict[str, Any] = {"nargs": "?", "const": "true"} if kind is bool else {}
+        read = None if kind is str else str  # `coerce` reads numbers and switches, as those of YAML
         help_text = f"{f.metadata['help']}{choices} [{f.default}]".replace("%", "%%")
-        parser.add_argument(f"--{f.name}", metavar=kind.__name__.upper(), help=help_text, **bare_flag)
+        parser.add_argument(f"--{f.name}", type=read, metavar=kind.__name__.upper(), help=help_text, **bare_flag)
     return parser
 
 
