@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config import ArgumentParser
-from src.deblur_options import add_options, check_options, choose_model, open_engine
+from src.deblur_options import add_options, check_overlap, choose_model, open_engine
 from src.deblur_run import Restorer
 from src.errors import UserError, run_main
 from src.interrupts import Interrupts, interrupt_main
@@ -28,20 +28,26 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser("A web page that deblurs photos on this machine.")
     add = parser.add_argument
     add_options(parser)
-    add("--max_megabytes", type=int, default=100, metavar="N", help="larger files are refused (2**20 bytes) [100]")
-    add("--max_total_megabytes", type=int, default=2000, metavar="N",
-        help="of all uploads and results; more uploads are refused until some are deleted [2000]")  # fmt: skip
-    add("--keep_seconds", type=int, default=KEEP, metavar="N", help=f"lifetime of uploads and results [{KEEP}]")
+    size, total = "larger files are refused (2**20 bytes) [100]", "of all uploads and results; more are refused [2000]"
+    add("--max_megabytes", type=int, low=1, high=100_000, default=100, metavar="N", help=size)
+    add("--max_total_megabytes", type=int, low=1, high=100_000_000, default=2000, metavar="N", help=total)
+    lifetime = f"lifetime of uploads and results [{KEEP}]"
+    add("--keep_seconds", type=int, low=1, high=10**8, default=KEEP, metavar="N", help=lifetime)
     add("--host", default="127.0.0.1", help="address to serve; 0.0.0.0 lets in the whole network [127.0.0.1]")
-    add("--port", type=int, default=7860, metavar="N", help="[7860]")
-    add("--allowed_host", nargs="+", default=[], metavar="NAME",
-        help="names of this page behind a reverse proxy or in the local network; others are refused")  # fmt: skip
+    add("--port", type=int, low=1, high=65535, default=7860, metavar="N", help="[7860]")
+    allowed = "names of this page behind a reverse proxy or in the local network; others are refused"
+    add("--allowed_host", nargs="+", default=[], metavar="NAME", help=allowed)
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    tile = check_options(args, max_megabytes=1, max_total_megabytes=args.max_megabytes, keep_seconds=1, port=1)
+    check_overlap(args)
+    if args.max_total_megabytes < args.max_megabytes:
+        raise UserError(
+            f"--max_total_megabytes: got {args.max_total_megabytes}, expected {args.max_megabytes} or more, the "
+            "--max_megabytes of a file"
+        )
     names = Names(args.host, args.allowed_host)
     model, why = choose_model(args.model)
     print(f"model: {model}{why}", flush=True)
@@ -54,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         gradio = import_gradio()
         engine = open_engine(model, args)
         print(f"engine: {engine.description}", flush=True)
-        restorer = Restorer(engine, tile, args.tile_overlap, args.self_ensemble)
+        restorer = Restorer(engine, args.tile, args.tile_overlap, args.self_ensemble)
         page = mount(gradio, build_page(gradio, args, restorer, folder), args.max_megabytes * 2**20)
         with serving(Gate(page, names, folder, args.max_megabytes * 2**20), bound) as server:
             print(

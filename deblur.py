@@ -14,7 +14,7 @@ from pathlib import Path
 from src.config import ArgumentParser
 from src.deblur_files import Job, find_photos, plan
 from src.deblur_index import Index
-from src.deblur_options import add_options, check_options, choose_model, open_engine
+from src.deblur_options import add_options, check_overlap, choose_model, open_engine
 from src.deblur_run import Restorer, restore_files
 from src.errors import need_writable_folder, run_main
 from src.interrupts import Interrupts, interrupt_main
@@ -38,7 +38,7 @@ def make_parser() -> ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
-    tile = check_options(args)
+    check_overlap(args)
     model, why = choose_model(args.model)
     print(f"model: {model}{why}", flush=True)
     found = find_photos(args.inputs, Path(args.output))
@@ -58,11 +58,11 @@ def main(argv: list[str] | None = None) -> int:
     done = f", {len(jobs) - len(todo)} done by an earlier run" if len(todo) < len(jobs) else ""
     print(f"photos: {len(todo)} to restore into {output}{done}", flush=True)
     with Interrupts(interrupt_main):
-        failed = deblur(args, todo, model, tile, index) if todo else 0
+        failed = deblur(args, todo, model, index) if todo else 0
     return 1 if failed or found.failures else 0
 
 
-def deblur(args, jobs: list[Job], model: Path, tile: int | None, index: Index) -> int:
+def deblur(args, jobs: list[Job], model: Path, index: Index) -> int:
     """Restore all jobs; returns how many failed."""
     from tqdm import tqdm
 
@@ -75,7 +75,7 @@ def deblur(args, jobs: list[Job], model: Path, tile: int | None, index: Index) -
                 bar.set_postfix_str(f"tile {done}/{count}")
 
         restore = Restorer(
-            engine, tile, args.tile_overlap, args.self_ensemble, on_tile, args.verify_tiles, tell=bar.write
+            engine, args.tile, args.tile_overlap, args.self_ensemble, on_tile, args.verify_tiles, tell=bar.write
         )
         failed, seconds = restore_files(
             jobs, restore, index, bar=bar, quality=args.quality, max_pixels=args.max_pixels, debug=args.debug

@@ -89,15 +89,13 @@ def parse_options(argv: list[str] | None):
     parser = make_parser("Engines of this repository and the twin in PyTorch on one image, in turn.")
     parser.add_argument("--sizes", default="256x256,720x1280", metavar="STR", help="HxW,... [256x256,720x1280]")
     parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks per stage [8, Lite 4]")
-    parser.add_argument("--rounds", type=int, default=2, metavar="INT", help="timed turns of each [2]")
+    parser.add_argument("--rounds", type=int, low=1, default=2, metavar="INT", help="timed turns of each [2]")
     parser.add_argument(
         "--contestants", metavar="STR", help=f"some of {','.join(CONTESTANTS)} [all that this machine can run]"
     )
     args = parse(parser, argv)
     possible = [name for name in CONTESTANTS if can_run(name, args.device_target)]
     args.contestants = choose(args.contestants, CONTESTANTS, possible)
-    if args.rounds < 1:
-        raise UserError(f"--rounds: got {args.rounds}, expected 1 or more")
     try:
         args.sizes = [tuple(int(side) for side in size.lower().split("x")) for size in args.sizes.split(",")]
     except ValueError:

@@ -68,17 +68,18 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse_options(argv: list[str] | None):
     parser = make_parser("Training pairs a second by way of loading, in turn.")
-    parser.add_argument("--dataset_root", default="", metavar="STR", help="folder with train/{blur,sharp} [made]")
-    parser.add_argument("--count", type=int, default=24, metavar="INT", help="pairs to make without a folder [24]")
-    parser.add_argument("--batch", type=int, default=4, metavar="INT", help="crops a step [4]")
-    parser.add_argument("--size", type=int, default=256, metavar="INT", help="side of the square crops, pixels [256]")
-    parser.add_argument("--rounds", type=int, default=5, metavar="INT", help="timed turns of each [5]")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="FLOAT", help="length of a turn [5]")
+    parser.add_argument("--dataset_root", metavar="STR", help="folder with train/{blur,sharp} [made]")
+    parser.add_argument(
+        "--count", type=int, low=1, default=24, metavar="INT", help="pairs to make without a folder [24]"
+    )
+    parser.add_argument("--batch", type=int, low=1, default=4, metavar="INT", help="crops a step [4]")
+    size_help = "side of the square crops, pixels [256]"
+    parser.add_argument("--size", type=int, low=16, default=256, metavar="INT", help=size_help)
+    parser.add_argument("--rounds", type=int, low=1, default=5, metavar="INT", help="timed turns of each [5]")
+    parser.add_argument("--seconds", type=float, low=0.01, default=5.0, metavar="FLOAT", help="length of a turn [5]")
     parser.add_argument("--contestants", metavar="STR", help=f"some of {','.join(CONTESTANTS)} [all]")
     args = parse(parser, argv)
     args.contestants = choose(args.contestants, CONTESTANTS, CONTESTANTS)
-    if min(args.batch, args.rounds, args.count) < 1 or args.size < 16 or args.seconds <= 0:
-        raise UserError("--batch, --rounds, --count: 1 or more; --size: 16 or more; --seconds: more than 0")
     return args
 
 

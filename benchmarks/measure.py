@@ -112,21 +112,17 @@ def add_step_options(parser: ArgumentParser, crops: str, size: int, timings: str
         crops, timings: what --batch and --rounds count, for --help.
         size, rounds: the defaults.
     """
-    parser.add_argument("--batch", type=int, default=1, metavar="INT", help=f"{crops} [1]")
+    parser.add_argument("--batch", type=int, low=1, default=1, metavar="INT", help=f"{crops} [1]")
     size_help = f"side of the square crops, pixels [{size}]"
-    parser.add_argument("--size", type=int, default=size, metavar="INT", help=size_help)
+    parser.add_argument("--size", type=int, low=16, default=size, metavar="INT", help=size_help)
     parser.add_argument("--num_res", type=int, default=0, metavar="INT", help="residual blocks per stage [8, Lite 4]")
-    parser.add_argument("--rounds", type=int, default=rounds, metavar="INT", help=f"{timings} [{rounds}]")
+    parser.add_argument("--rounds", type=int, low=1, default=rounds, metavar="INT", help=f"{timings} [{rounds}]")
 
 
-def check_step_options(args: argparse.Namespace, *further: str) -> None:
-    """Raise a UserError unless the values of `add_step_options` make sense. `further`: other options that count."""
-    counts = {name: getattr(args, name) for name in ("batch", *further, "rounds")}
-    problems = [f"--{name}: got {count}, expected 1 or more" for name, count in counts.items() if count < 1]
-    if args.size < 16 or args.size % 8:
-        problems.append(f"--size: got {args.size}, expected 16 or more, a multiple of 8")
-    if problems:
-        raise UserError("; ".join(problems))
+def check_step_options(args: argparse.Namespace) -> None:
+    """Raise a UserError unless the crops of `add_step_options` fit the network."""
+    if args.size % 8:
+        raise UserError(f"--size: got {args.size}, expected a multiple of 8")
 
 
 LITE = "lite_"  # before the name of a contestant that is of MIMO-UNetLite

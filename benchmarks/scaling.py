@@ -63,11 +63,11 @@ def parse_options(argv: list[str] | None):
     parser = make_parser("Training with one process and with several, each with the same number of cores.")
     parser.add_argument("--processes", type=int, default=2, metavar="INT", help="how many are several [2]")
     add_step_options(parser, "crops a process and step", 128, "runs of each", 2)
-    parser.add_argument("--steps", type=int, default=5, metavar="INT", help="timed steps a run [5]")
+    parser.add_argument("--steps", type=int, low=1, default=5, metavar="INT", help="timed steps a run [5]")
     parser.add_argument("--result", help=argparse.SUPPRESS)  # this process is one of the ranks, and writes here
     parser.set_defaults(threads=max(1, device.core_count() // 2))
     args = parse(parser, argv)
-    check_step_options(args, "steps")
+    check_step_options(args)
     if args.processes < 2:
         raise UserError(f"--processes: got {args.processes}, expected 2 or more; one alone is measured anyway")
     if args.device_target == "CPU" and not args.result and args.processes * args.threads > device.core_count():

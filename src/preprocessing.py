@@ -20,7 +20,7 @@ if not __package__:  # run as a file: Python has put src/ on its path, where the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from src.arrange import arrange
-from src.config import ArgumentParser
+from src.config import LARGEST_SIDE, ArgumentParser
 from src.errors import UserError, first_few, run_main
 from src.packed_data import damaged_entries, is_packed
 from src.packing import pack
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--pack", action="store_true", help=f"{pack_help}eval.py; again to bring it up to date")
     patch_help = "with --pack: cut training pairs into overlapping patches of this side, pixels, 0 = whole frames [0]"
-    parser.add_argument("--patch_size", type=int, default=0, metavar="INT", help=patch_help)
+    parser.add_argument("--patch_size", type=int, high=LARGEST_SIDE, default=0, metavar="INT", help=patch_help)
     verify_help = "arrange nothing, check the folders that are given: counts, pairs, sizes, every file's content"
     parser.add_argument("--verify", action="store_true", help=verify_help)
     parser.add_argument("--report_file", metavar="FILE", help="with --verify: the findings as JSON")

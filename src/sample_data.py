@@ -25,7 +25,7 @@ if not __package__:  # run as a file: Python has put src/ on its path, where the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from src.arrange import arrange
-from src.config import ArgumentParser
+from src.config import COUNT, LARGEST_SEED, ArgumentParser
 from src.errors import UserError, run_main
 from src.picture_files import probe, read_rgb
 from src.synthetic_blur import GAMMA, INTERPOLATION_REACH, frames_along, mean_frame, reach, shake_path
@@ -270,7 +270,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("width", 384, "of the images, pixels, a multiple of 4"),
         ("frames", 11, "averaged into one blurred image, odd"),
     ):
-        parser.add_argument(f"--{name}", type=int, metavar="INT", default=default, help=f"{text} [{default}]")
+        high = LARGEST_SEED if name == "seed" else COUNT
+        parser.add_argument(
+            f"--{name}", type=int, high=high, metavar="INT", default=default, help=f"{text} [{default}]"
+        )
     args = parser.parse_args(argv)
     root = make_sample_set(args.root, args.seed, args.train, args.test, args.height, args.width, args.frames)
     print(f"{root}: {args.train} train and {args.test} test pairs of {args.width}x{args.height} pixels")

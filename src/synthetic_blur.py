@@ -24,7 +24,7 @@ from PIL import Image
 if not __package__:  # run as a file: Python has put src/ on its path, where the package itself cannot be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from src.config import ArgumentParser
+from src.config import COUNT, LARGEST_SEED, LARGEST_SIDE, ArgumentParser
 from src.errors import UserError, run_main
 from src.picture_files import SharpPhoto, check_pairs, list_image_tree, read_upright
 
@@ -300,17 +300,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser("Write pairs of synthetic blur, made from a folder of sharp photographs, as a test set.")
     parser.add_argument("--photos", metavar="FOLDER", required=True, help="sharp photographs, sub-folders included")
     parser.add_argument("--root", metavar="FOLDER", required=True, help="gets test/{blur,sharp} and test/pairs.txt")
-    for name, default, text in (
-        ("count", 20, "pairs"),
-        ("height", 256, "of the images, pixels"),
-        ("width", 256, "of the images, pixels"),
-        ("seed", 1, "of everything that is drawn"),
+    for name, default, low, high, text in (
+        ("count", 20, 1, COUNT, "pairs"),
+        ("height", 256, 16, LARGEST_SIDE, "of the images, pixels"),
+        ("width", 256, 16, LARGEST_SIDE, "of the images, pixels"),
+        ("seed", 1, 0, LARGEST_SEED, "of everything that is drawn"),
     ):
-        parser.add_argument(f"--{name}", type=int, metavar="INT", default=default, help=f"{text} [{default}]")
+        help_text = f"{text} [{default}]"
+        parser.add_argument(f"--{name}", type=int, low=low, high=high, metavar="INT", default=default, help=help_text)
     args = parser.parse_args(argv)
-    for name, low in (("count", 1), ("height", 16), ("width", 16), ("seed", 0)):
-        if getattr(args, name) < low:
-            raise UserError(f"--{name}: got {getattr(args, name)}, expected {low} or more")
     source, folder = Path(args.photos), Path(args.root) / "test"
     photos = list(list_image_tree(source).values()) if source.is_dir() else []
     if not photos:

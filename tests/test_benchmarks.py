@@ -218,7 +218,7 @@ def test_scripts_run_from_anywhere(name, tmp_path):
         (["--device_target", "cpu"], "Did you mean CPU"),
         (["--threads", "0"], "--threads: got 0"),
         (["--rounds", "0"], "--rounds"),
-        (["--size", "30"], "multiple of 4|unknown option|16 or more"),
+        (["--size", "30"], "multiple of 8|unknown option|16 to"),
         (["--contestants", "no"], "--contestants: got 'no', expected|unknown option"),
         (["--json", "/proc/none/a.json"], "--json: cannot write"),
     ],

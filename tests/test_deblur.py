@@ -319,7 +319,7 @@ def test_mistakes_are_named(work, monkeypatch):
         (["phoots/walk.png"], r"Did you mean photos\?"),
         (["photos/*.jpg"], r"photos/\*.jpg: matches no photo"),
         (["empty"], "empty: no photo in it; expected files ending in .png"),
-        (["photos", "--tile", "32"], "--tile: got 32, expected auto, 0 or a number of 64 or more"),
+        (["photos", "--tile", "32"], "--tile: got '32', expected auto, 0 or 64 to 65536"),
         (["photos", "--quality", "0", "--threads", "-1"], "--quality: got 0, expected 1 to 100; --threads: got -1"),
         (["photos", "--format", "gif"], "--format"),
         (["photos", "--fromat", "png"], r"Did you mean --format\?"),

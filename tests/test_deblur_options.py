@@ -6,7 +6,7 @@ import pytest
 
 from src import deblur_options, device, weight_files
 from src.config import ArgumentParser
-from src.deblur_options import add_options, check_options, choose_model, open_engine
+from src.deblur_options import add_options, check_overlap, choose_model, open_engine
 from tests.data_trees import error_of
 
 
@@ -17,29 +17,30 @@ def options(*argv):
 
 
 def test_tile_in_pixels_or_by_memory():
-    assert check_options(options()) is None
-    assert check_options(options("--tile", "0")) == 0
-    assert check_options(options("--tile", "64", "--tile_overlap", "31")) == 64
+    assert options().tile is None
+    assert options("--tile", "0").tile == 0
+    args = options("--tile", "64", "--tile_overlap", "31")
+    assert args.tile == 64
+    check_overlap(args)
+    args.tile_overlap = 32
+    assert error_of(check_overlap, args) == "--tile_overlap: got 32, expected less than half of the tile"
 
 
 @pytest.mark.parametrize(
     "argv, words",
     [
-        (["--tile", "32"], "--tile: got 32, expected auto, 0 or a number of 64 or more"),
-        (["--tile", "big"], "--tile: got big"),
-        (["--tile", "64", "--tile_overlap", "32"], "--tile_overlap: got 32"),
+        (["--tile", "32"], "--tile: got '32', expected auto, 0 or 64 to 65536"),
+        (["--tile", "99999999999"], "--tile: got '99999999999', expected auto, 0 or 64"),
+        (["--tile", "big"], "--tile: got 'big'"),
         (["--quality", "0", "--threads", "-1"], "--quality: got 0, expected 1 to 100; --threads: got -1"),
-        (["--max_pixels", "0"], "--max_pixels: got 0, expected 1 or more"),
+        (["--quality", "101"], "--quality: got 101, expected 1 to 100"),
+        (["--threads", "1e3"], "--threads: got '1e3', expected a whole number in digits, without leading zeros"),
+        (["--max_pixels", "0"], "--max_pixels: got 0, expected 1 to 10000000000"),
+        (["--model", ""], "--model: got '', expected some text (is a shell variable unset?)"),
     ],
 )
-def test_wrong_numbers_are_named_together(argv, words):
-    assert words in error_of(check_options, options(*argv))
-
-
-def test_numbers_of_the_script_itself_are_checked_too():
-    args = options()
-    args.port = 0
-    assert error_of(check_options, args, port=1) == "--port: got 0, expected 1 or more"
+def test_wrong_values_are_named_with_their_range(argv, words):
+    assert words in error_of(options, *argv)
 
 
 def test_the_model_that_is_given_else_the_sample(tmp_path, monkeypatch):
@@ -50,9 +51,9 @@ def test_the_model_that_is_given_else_the_sample(tmp_path, monkeypatch):
     assert error_of(choose_model, str(tmp_path)).endswith(
         "is a folder, expected a checkpoint or exported network. In it: model.onnx"
     )
-    assert "--model: a trained network is needed" in error_of(choose_model, "")
+    assert "--model: a trained network is needed" in error_of(choose_model, None)
     (tmp_path / "sample.ckpt").touch()
-    path, remark = choose_model("")
+    path, remark = choose_model(None)
     assert path == tmp_path / "sample.ckpt" and "the sample that comes with the repository" in remark
 
 

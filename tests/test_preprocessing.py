@@ -55,7 +55,7 @@ def test_options_of_pack(pair_folder, tmp_path, monkeypatch, capsys):
     assert len(open_pairs("patches", "train")) == 5 * 4 * 5
     for options, words in (
         (["--patch_size", "32"], "--patch_size: needs --pack"),
-        (["--pack", "--patch_size", "-4"], "--patch_size: got -4, expected 0 or 16 or more"),
+        (["--pack", "--patch_size", "-4"], "--patch_size: got -4, expected 0 to 65536"),
         (["--pack", "--link"], "--link and --pack"),
         (["--pack", "--verify"], "--pack: means nothing with --verify"),
     ):

@@ -159,10 +159,15 @@ def test_mistakes_are_named_before_anything_is_loaded(tmp_path, monkeypatch):
     Path("model.onnx").touch()
     expected = [
         (["--model", "modle.onnx"], r"--model: no file modle.onnx;.* Did you mean model.onnx\?"),
-        (["--tile", "32"], "--tile: got 32, expected auto, 0 or a number of 64 or more"),
-        (["--max_megabytes", "0", "--port", "0"], "--max_megabytes: got 0, expected 1 or more; --port: got 0"),
+        (["--tile", "32"], "--tile: got '32', expected auto, 0 or 64 to 65536"),
+        (
+            ["--max_megabytes", "0", "--port", "0"],
+            "--max_megabytes: got 0, expected 1 to 100000; --port: got 0, expected 1 to 65535",
+        ),
+        (["--port", "70000"], "--port: got 70000, expected 1 to 65535"),
+        (["--host", ""], "--host: got ''"),
         (["--max_total_megabytes", "99"], "--max_total_megabytes: got 99, expected 100 or more"),
-        (["--keep_seconds", "0"], "--keep_seconds: got 0, expected 1 or more"),
+        (["--keep_seconds", "0"], "--keep_seconds: got 0, expected 1 to"),
         (
             ["--allowed_host", "https://photos.example.org"],
             "--allowed_host: got https://photos.example.org, expected a",
