@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     sources = config.test_list, config.blur_directory, config.sharp_directory
     pairs, source = choose_pairs(choose_root(config.dataset_root, *sources), "test", *sources)
     pairs = pairs[: config.slice_dataset or None]
-    print(f"data: {len(pairs)} test pairs from {source}{check_pairs(pairs)}")
+    scored = 2 * config.crop_border + max(1, config.center_crop)  # pixels of the smallest side that has them all
+    changes = check_pairs(pairs, scored, lambda side: "a smaller --crop_border or --center_crop")
+    print(f"data: {len(pairs)} test pairs from {source}{changes}")
     check_outputs(config)
 
     if on_mindspore:

@@ -30,7 +30,7 @@ from benchmarks.measure import (  # noqa: E402
     take_turns,
     write_json,
 )
-from src.errors import UserError, run_main  # noqa: E402
+from src.errors import run_main  # noqa: E402
 
 CONTESTANTS = ("png", "packed", "torch_png", "torch_packed")
 YARDSTICK = "png"

@@ -52,13 +52,13 @@ def make_scorer(metrics: Iterable[str], crop_border: int = 0, center_crop: int =
 
 
 def scored_window(height: int, width: int, crop_border: int, center_crop: int) -> tuple[slice, slice]:
-    """Rows and columns that count; at least one pixel of each, whatever is asked of a small image."""
+    """Rows and columns that count. Raises a ValueError for an image that has not all of them."""
+    if min(height, width) < 2 * crop_border + max(1, center_crop):
+        raise ValueError(f"{height}x{width} pixels, crop_border {crop_border}, center_crop {center_crop}")
     sides = []
     for size in (height, width):
-        border = min(crop_border, (size - 1) // 2)
-        length = size - 2 * border
-        side = min(center_crop or length, length)
-        start = border + (length - side) // 2
+        side = center_crop or size - 2 * crop_border
+        start = (size - side) // 2
         sides.append(slice(start, start + side))
     return sides[0], sides[1]
 

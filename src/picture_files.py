@@ -9,7 +9,7 @@ import re
 import shlex
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -377,13 +377,17 @@ def _without_sharp(folder: Path) -> str:
     return f"`python deblur.py {shlex.quote(str(folder))}` restores images without sharp ones."
 
 
-def check_pairs(pairs: Sequence[Pair], min_side: int = 0, option: str = "--crop_size") -> str:
+def check_pairs(
+    pairs: Sequence[Pair],
+    min_side: int = 0,
+    remedy: Callable[[int], str] = lambda side: f"--crop_size {side // 4 * 4} or less",
+) -> str:
     """Look into every file's header and end, and at the sizes of each pair.
 
     Args:
         pairs: from `find_pairs`.
-        min_side: smallest width and height allowed, pixels: the side of the crops.
-        option: what the user gives for a smaller side.
+        min_side: smallest width and height allowed, pixels, e.g. the side of the crops.
+        remedy: the smallest side that was found -> the option that allows it.
 
     Returns:
         `changes_by_reading`.
@@ -400,10 +404,9 @@ def check_pairs(pairs: Sequence[Pair], min_side: int = 0, option: str = "--crop_
         if side < min_side
     ]
     if small:
-        largest = min(sides) // 4 * 4
         raise UserError(
-            f"{_common_folder(paths)}: expected images of {min_side}x{min_side} or more, the size of the crops, "
-            f"but got {first_few(small)}. Remove them or give {option} {largest} or less."
+            f"{_common_folder(paths)}: expected images of {min_side}x{min_side} or more, "
+            f"but got {first_few(small)}. Remove them or give {remedy(min(sides))}."
         )
     return changes_by_reading(infos)
 

@@ -316,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = check_pairs(
         [SharpPhoto(path.name, path) for path in photos],
         min_side=max(args.height, args.width),
-        option="--height and --width",
+        remedy=lambda side: f"--height and --width {side} or less",
     )
     if folder.exists():
         raise UserError(f"--root: {folder} is there already. Choose another folder.")

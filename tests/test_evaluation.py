@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.errors import BadOutput
+from eval import main as eval_main
+from src.errors import BadOutput, UserError
 from src.evaluation import (
     evaluate,
     make_scorer,
@@ -274,11 +275,21 @@ def test_border_and_centre_are_what_is_scored(pairs):
         assert score == METRICS["psnr"](prediction[window], sharp[window])
 
 
-@pytest.mark.parametrize("border, centre", [(0, 0), (100, 0), (0, 100), (100, 100), (3, 1)])
-def test_something_is_always_scored(border, centre):
-    for size in ((1, 1), (2, 7), (9, 4)):
-        rows, columns = scored_window(*size, border, centre)
-        assert 0 <= rows.start < rows.stop <= size[0] and 0 <= columns.start < columns.stop <= size[1]
+@pytest.mark.parametrize(
+    "options", [["--crop_border", "20"], ["--center_crop", "41"], ["--crop_border=16", "--center_crop=9"]]
+)
+def test_images_that_lack_what_is_scored_are_named_before_the_work(make_dataset, tmp_path, options):
+    root = make_dataset(train=0, test=1, size=(40, 48))
+    (tmp_path / "model.ckpt").write_bytes(b"x")
+    words = r"expected images of 41x41 or more, but got .* \(48x40\). .* give a smaller --crop_border or --center_crop"
+    with pytest.raises(UserError, match=words):
+        eval_main(["--device_target=CPU", f"--dataset_root={root}", f"--ckpt_file={tmp_path / 'model.ckpt'}", *options])
+
+
+def test_a_window_that_an_image_has_not_is_an_error():
+    assert scored_window(5, 7, 2, 0) == np.s_[2:3, 2:5] and scored_window(5, 7, 1, 3) == np.s_[1:4, 2:5]
+    with pytest.raises(ValueError, match="5x7 pixels, crop_border 3"):
+        scored_window(5, 7, 3, 0)
 
 
 def test_sums_of_parts_are_the_summary_of_all(pairs):
