@@ -103,6 +103,10 @@ def main(argv: list[str] | None = None) -> None:
     folders = [Path(run) for run in args.runs]
     logs = dict(zip(labels(folders), map(read_run, folders), strict=True))
     output = Path(args.output)
+    if output.is_dir():
+        raise UserError(f"--output: {output} is a folder, expected a file name")
+    if not output.suffix:
+        output = output.with_name(f"{output.name}.png")  # matplotlib would do so, without a word
     try:
         save_curves(output, logs)
     except (OSError, ValueError) as e:  # ValueError: a suffix that matplotlib does not know

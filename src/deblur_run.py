@@ -55,7 +55,10 @@ def restore_file(
     header = read_header(job.source)
     check_fits(header.width, header.height, job.file_format, job.source)
     photo = read_photo(job.source, max_pixels)
-    restored = photo.with_pixels(restore(photo.pixels, job.source))
+    try:
+        restored = photo.with_pixels(restore(photo.pixels, job.source))
+    except MemoryError as e:  # smaller tiles are of no use to the decoder or the writer
+        raise UserError(f"{job.source}: not enough memory; give a smaller --tile") from e
     notes = photo.notes
     with contextlib.ExitStack() as stack:  # both files get their names at its end, the photo first
         if job.strip:
@@ -120,7 +123,7 @@ def one_line(error: Exception, job: Job) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MemoryError):
-        return f"{job.source}: not enough memory; give a smaller --tile"
+        return f"{job.source}: not enough memory to read it and write the result; close other programs"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or job.target}: {error.strerror}"
     return f"{job.source}: {type(error).__name__}: {reason_of(error)} (--debug shows where)"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 
 from src.errors import UserError
@@ -93,12 +93,14 @@ class Header:
 
 @contextlib.contextmanager
 def _opened(path: Path | str) -> Iterator[Image.Image]:
-    """The file as Pillow opens it: header only, and without Pillow's own limit, in whose place is --max_pixels.
+    """The file as Pillow opens it: header only, without Pillow's own limits: that of pixels, in whose place is
+    --max_pixels, and that of 1 MB for a colour profile in PNG.
 
     Raises:
         UserError: naming the file, for whatever goes wrong before or within the body, but for lack of memory.
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    text_limit, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd metadata; what is lost of it is told in `Photo.notes`
@@ -117,7 +119,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         reason = " ".join(str(e).split()) or type(e).__name__
         raise UserError(f"{path}: damaged or cut off ({reason}). Fetch or save this file again.") from e
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limit, text_limit
 
 
 def read_header(path: Path | str) -> Header:
@@ -288,7 +290,12 @@ def _read_sixteen_bit_colour(image: Image.Image, path: Path | str) -> tuple[np.n
             fresh.verify()  # the checksums: OpenCV gives what it could read of a damaged file without a word
     elif not (isinstance(image, TiffImageFile) and _is_whole_tiff(image, path)):
         raise UserError(f"{path}: cut off, pixels are missing at its end. Fetch or save this file again.")
-    values = cv2.imdecode(np.memmap(path, np.uint8, "r"), cv2.IMREAD_UNCHANGED)  # (H, W, 3 or 4), blue first
+    try:
+        values = cv2.imdecode(np.memmap(path, np.uint8, "r"), cv2.IMREAD_UNCHANGED)  # (H, W, 3 or 4), blue first
+    except cv2.error as e:
+        if e.code == cv2.Error.StsNoMem:
+            raise MemoryError(str(e)) from e
+        raise
     if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] not in (3, 4):
         raise UserError(f"{path}: 16-bit colours of a kind that is not supported. Save it as plain RGB.")
     grey = image.format == "PNG" and _png_kind(path)[1] == GREY_WITH_ALPHA
@@ -329,6 +336,8 @@ def _carried(image: Image.Image, orientation: int) -> tuple[Carried, list[str]]:
         if key != "XML:com.adobe.xmp" and not key.startswith("Raw profile type")
     } if image.format == "PNG" else {}  # fmt: skip
     comment = info.get("comment", b"") if _format(image) == "JPEG" else b""
+    if (count := [marker for marker, _ in getattr(image, "applist", ())].count("COM")) > 1:
+        notes.append(f"the last of its {count} comments only")
     carried = Carried(
         icc=info.get("icc_profile") or b"",
         exif=exif,

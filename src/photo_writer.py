@@ -30,6 +30,7 @@ LARGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels
 HOLD_SIXTEEN_BITS = ("PNG", "TIFF")
 HOLD_ALPHA = ("PNG", "TIFF", "WEBP")
 SEGMENT = 65533  # bytes that one segment of a JPEG file holds, with its own mark
+XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
 DEFLATE = 6  # zlib's middle way between size and time
 INCHES = 2  # a value of ResolutionUnit
 
@@ -53,9 +54,8 @@ def fit_format(photo: Photo, file_format: str) -> tuple[Photo, tuple[str, ...]]:
         notes.append(f"its transparency is left out, {file_format} is written without")
     if file_format == "JPEG":
         carried = photo.carried
-        long = [
-            name for name, data in (("exif", _exif_bytes(carried)), ("xmp", carried.xmp)) if len(data) > SEGMENT - 31
-        ]
+        sizes = {"exif": len(_exif_bytes(carried)), "xmp": len(XMP_MARK + carried.xmp)}
+        long = [name for name, size in sizes.items() if size > SEGMENT]
         if long:
             exif = Image.Exif() if "exif" in long else carried.exif
             carried = dataclasses.replace(carried, exif=exif, xmp=b"" if "xmp" in long else carried.xmp)
@@ -86,7 +86,7 @@ def write_photo(file: BinaryIO, photo: Photo, file_format: str, quality: int = 9
         dpi = {"dpi": (round(carried.dpi[0]), round(carried.dpi[1]))} if carried.dpi else {}
         _as_image(photo).save(
             file, "JPEG", quality=quality, subsampling=0, icc_profile=carried.icc or None, exif=_exif_bytes(carried),
-            xmp=carried.xmp, comment=carried.comment, **dpi,
+            xmp=carried.xmp, extra=_comment_segment(carried.comment), **dpi,
         )  # fmt: skip
     elif file_format == "WEBP":
         lossless = quality == 100 or photo.lossless_webp
@@ -96,6 +96,11 @@ def write_photo(file: BinaryIO, photo: Photo, file_format: str, quality: int = 9
         )  # fmt: skip
     else:
         _as_image(photo).save(file, file_format, **({"dpi": carried.dpi} if carried.dpi else {}))
+
+
+def _comment_segment(comment: bytes) -> bytes:
+    """Of a JPEG file, whose reader gave at most `SEGMENT` bytes. Pillow's own way fails for the longest."""
+    return b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment if comment else b""
 
 
 def _as_image(photo: Photo) -> Image.Image:

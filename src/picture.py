@@ -56,7 +56,8 @@ def save_curves(path: Path, runs: Mapping[str, Mapping[str, Sequence[float | Non
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     loss_axes, psnr_axes = figure.subplots(1, 2)
-    for label, log in ((escaped(label), log) for label, log in runs.items()):
+    for name, log in runs.items():
+        label = escaped(f" {name}" if name.startswith("_") else name)  # a legend leaves out what begins with "_"
         step, loss, psnr, psnr_input = (_as_floats(log[c]) for c in ("step", "loss", "psnr", "psnr_input"))
         known = np.isfinite(loss)
         marker = "o" if known.sum() == 1 else None  # a line of one point is invisible
@@ -73,7 +74,8 @@ def save_curves(path: Path, runs: Mapping[str, Mapping[str, Sequence[float | Non
     for axes in (loss_axes, psnr_axes):
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(fontsize="small")
+            for text in axes.legend(fontsize="small").get_texts():
+                text.set_parse_math(False)  # a run folder's name may hold "$"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -9,6 +9,7 @@ from PIL import Image
 from scripts.compare_runs import Summary, labels, main, read_run, summarise, table
 from src.errors import UserError
 from src.run_folder import COLUMNS
+from tests.data_trees import error_of
 
 ROWS = [
     {"epoch": 1, "step": 5, "loss": 2.5, "lr": 1e-4, "seconds_per_step": 9.0},
@@ -42,6 +43,19 @@ def test_labels_are_as_short_as_they_may_be():
     assert labels([Path("x/run"), Path("y/run")]) == ["x/run", "y/run"]
     with pytest.raises(UserError, match="named twice"):
         labels([Path("runs/a"), Path("runs/../runs/a")])
+
+
+def test_runs_of_any_name_are_in_the_picture(make_run, tmp_path, recwarn):
+    runs = [str(make_run(name)) for name in ("a $\\frac$ b", "_hidden")]
+    main([*runs, "--output", str(tmp_path / "both.png")])
+    assert (tmp_path / "both.png").is_file() and not recwarn.list
+
+
+def test_a_name_without_suffix_gets_one_and_is_printed_with_it(make_run, tmp_path, capsys):
+    main([str(make_run("a")), "--output", str(tmp_path / "picture")])
+    assert capsys.readouterr().out.splitlines()[-1] == f"picture: {tmp_path}/picture.png"
+    assert (tmp_path / "picture.png").is_file()
+    assert "is a folder, expected a file name" in error_of(main, [str(tmp_path / "a"), "--output", str(tmp_path)])
 
 
 def test_columns_of_the_table_are_aligned():

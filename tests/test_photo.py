@@ -100,6 +100,18 @@ def test_sixteen_bit_colour_is_kept(tmp_path, suffix, channels):
     same(first, read_other_way(target))
 
 
+def test_memory_that_the_decoder_lacks_is_no_damage(tmp_path, monkeypatch):
+    def fail(*_):
+        error = cv2.error("Failed to allocate")
+        error.code = cv2.Error.StsNoMem
+        raise error
+
+    sixteen_bit(tmp_path / "a.png", 3)
+    monkeypatch.setattr(cv2, "imdecode", fail)
+    with pytest.raises(MemoryError):
+        read_photo(tmp_path / "a.png")
+
+
 def read_other_way(path):
     """A 16-bit file by a reader that is not ours: tifffile or OpenCV's file reader."""
     if path.suffix == ".tif":

@@ -64,6 +64,34 @@ def test_too_long_metadata_for_jpeg_is_left_out_and_said(tmp_path):
     assert len(read_photo(tmp_path / "a.jpg").carried.icc) == 200000  # a profile may take several segments
 
 
+def exif_of(size):
+    """EXIF data of so many bytes."""
+    exif = Image.Exif()
+    exif[270] = 1000 * "x"
+    exif[270] = (size - len(exif.tobytes()) + 1000) * "x"
+    assert len(exif.tobytes()) == size
+    return exif
+
+
+def test_what_just_fits_into_a_jpeg_file_is_kept(tmp_path):
+    """A segment holds 65533 bytes, with the mark that says what it is."""
+    carried = photo_module.Carried(exif=exif_of(65532), xmp=bytes(65504), icc=bytes(255 * 65519), comment=bytes(65533))
+    assert write(tmp_path / "a.jpg", photo_module.Photo(RGB, carried=carried)) == ()
+    back = read_photo(tmp_path / "a.jpg").carried
+    assert (back.xmp, back.icc, back.comment) == (carried.xmp, carried.icc, carried.comment)
+    assert back.exif.tobytes() == carried.exif.tobytes()
+    carried = photo_module.Carried(exif=exif_of(65534), xmp=bytes(65505), comment=b"kept")
+    notes = write(tmp_path / "a.jpg", photo_module.Photo(RGB, carried=carried))
+    assert notes == ("its EXIF and XMP is left out, it is too long for JPEG",)
+    assert read_photo(tmp_path / "a.jpg").carried.comment == b"kept"
+
+
+def test_long_profiles_of_png_are_read_again(tmp_path):
+    for array in (RGB, RGB16):
+        write(tmp_path / "a.png", photo_module.Photo(array, carried=photo_module.Carried(icc=bytes(2 * 2**20))))
+        assert len(read_photo(tmp_path / "a.png").carried.icc) == 2 * 2**20
+
+
 def test_what_a_format_cannot_hold_is_said(tmp_path):
     full = photo_module.Photo(RGB16, RGB16[..., 0].copy())
     assert len(write(tmp_path / "a.jpg", full)) == len(write(tmp_path / "a.bmp", full)) == 2
