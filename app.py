@@ -6,13 +6,15 @@ One photo at a time is restored, others wait; the result is the file that `deblu
 deleted after --keep_seconds, and when the page is stopped. Needs Gradio: bash scripts/setup.sh --app
 """
 
+import argparse
 import dataclasses
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
 
-from src.config import ArgumentParser
+from src.config import ArgumentParser, shown
 from src.deblur_options import add_options, check_overlap, choose_model, open_engine
 from src.deblur_run import Restorer
 from src.errors import UserError, run_main
@@ -33,11 +35,19 @@ def make_parser() -> ArgumentParser:
     add("--max_total_megabytes", type=int, low=1, high=100_000_000, default=2000, metavar="N", help=total)
     lifetime = f"lifetime of uploads and results [{KEEP}]"
     add("--keep_seconds", type=int, low=1, high=10**8, default=KEEP, metavar="N", help=lifetime)
-    add("--host", default="127.0.0.1", help="address to serve; 0.0.0.0 lets in the whole network [127.0.0.1]")
+    address = "address to serve; 0.0.0.0 lets in the whole network [127.0.0.1]"
+    add("--host", type=host_name, default="127.0.0.1", help=address)
     add("--port", type=int, low=1, high=65535, default=7860, metavar="N", help="[7860]")
     allowed = "names of this page behind a reverse proxy or in the local network; others are refused"
     add("--allowed_host", nargs="+", default=[], metavar="NAME", help=allowed)
     return parser
+
+
+def host_name(text: str) -> str:
+    """Raises an ArgumentTypeError for what no resolver takes."""
+    if not re.fullmatch(r"[0-9A-Za-z:_-]{1,63}(\.[0-9A-Za-z_-]{1,63}){,30}", text):
+        raise argparse.ArgumentTypeError(f"got {shown(text)}, expected an address or a name of this machine")
+    return text
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -185,6 +185,10 @@ launch() {
   local least=2 most=3
   [ "$ACTION" = standalone_train ] && most=2
   if [ ${#POSITIONAL[@]} -lt $least ] || [ ${#POSITIONAL[@]} -gt $most ]; then usage_error; fi
+  local word
+  for word in "${POSITIONAL[@]}"; do
+    [[ $word = *[![:space:]]* ]] || die "got '$word' as an argument (is a shell variable unset?); $(usage)"
+  done
   SHOWN_SETTINGS="" # settings of the environment, as a person would type them before the command
 
   local script="$ROOT/train.py" third=${POSITIONAL[2]:-}

@@ -315,6 +315,9 @@ def test_mistakes_are_named(work, monkeypatch):
     Path("file").touch()
     expected = [
         (["photos/wlak.png"], r"photos/wlak.png: no such file or folder. Did you mean photos/walk.png\?"),
+        ([""], r"INPUT: got '', expected some text \(is a shell variable unset\?\)"),
+        (["photos", "--output", ""], "--output: got ''"),
+        (["photos", "--output", 300 * "x"], "--output: got 'x+...x+', a name of 300 bytes"),
         (["phoots"], r"Did you mean photos\?"),
         (["phoots/walk.png"], r"Did you mean photos\?"),
         (["photos/*.jpg"], r"photos/\*.jpg: matches no photo"),

@@ -97,6 +97,12 @@ def test_wrong_number_of_arguments_is_one_usage_line(script, arguments):
     assert_one_line_error(result, f"usage: bash {script} DATASET CKPT_")
 
 
+def test_an_empty_argument_is_named():
+    for arguments in (["", "runs/a"], ["dataset", " "]):
+        for script in ("run_eval_cpu.sh", "run_distribute_train_cpu.sh"):
+            assert_one_line_error(bash(script, *arguments), "is a shell variable unset?", f"usage: bash {script}")
+
+
 @pytest.mark.parametrize("script", [*LAUNCHERS, "setup.sh", "run_tests.sh"])
 def test_help(script):
     result = bash(script, "--help")

@@ -165,6 +165,8 @@ def test_mistakes_are_named_before_anything_is_loaded(tmp_path, monkeypatch):
             "--max_megabytes: got 0, expected 1 to 100000; --port: got 0, expected 1 to 65535",
         ),
         (["--port", "70000"], "--port: got 70000, expected 1 to 65535"),
+        (["--host", "http://a"], "--host: got 'http://a', expected an address"),
+        (["--host", 64 * "a"], "--host: got 'a+', expected an address"),
         (["--host", ""], "--host: got ''"),
         (["--max_total_megabytes", "99"], "--max_total_megabytes: got 99, expected 100 or more"),
         (["--keep_seconds", "0"], "--keep_seconds: got 0, expected 1 to"),
