@@ -347,9 +347,7 @@ def usable_text(text: str) -> str:
     except UnicodeEncodeError:
         raise argparse.ArgumentTypeError(f"got {shown(text)}, expected text of whole characters") from None
     if not text.strip():
-        raise argparse.ArgumentTypeError(
-            f"got {shown(text)}, expected some text (is a shell variable unset?); leave the option out for its default"
-        )
+        raise argparse.ArgumentTypeError(f"got {shown(text)}, expected some text (is a shell variable unset?)")
     if "\0" in text:
         raise argparse.ArgumentTypeError(f"got {shown(text)}, expected text without the character NUL")
     if longest > 255 or len(text) > 4000:
