@@ -270,7 +270,7 @@ class Config:
         if self.resume and (self.pretrained or self.overwrite):
             problems.append("--resume continues a run; it does not go together with --pretrained or --overwrite")
         if self.loss_scale != "dynamic" and not _is_loss_scale(self.loss_scale):
-            problems.append(f"--loss_scale: got {self.loss_scale!r}, expected 'dynamic' or a number of 1 to 2**32")
+            problems.append(f"--loss_scale: got {self.loss_scale!r}, expected 'dynamic' or a number of 1 to 3e38")
         if problems:
             raise UserError("; ".join(problems))
 
@@ -307,7 +307,7 @@ def absolute_paths(config: Config, dataset_root: Path | str) -> Config:
 
 def _is_loss_scale(text: str) -> bool:
     try:
-        return 1 <= number(text) <= 2**32
+        return 1 <= number(text) <= 3e38  # it becomes a float32
     except argparse.ArgumentTypeError:
         return False
 
