@@ -54,6 +54,14 @@ class Entry:
     crc32: int = -1
     """Of the bytes stored, -1 as long as there are none."""
 
+    def __post_init__(self):
+        """Raise a ValueError for what no packing writes, whatever the checksum of the index says."""
+        texts, numbers = (self.name, self.blur, self.sharp), (self.height, self.width, self.offset, self.crc32)
+        if not (all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)):
+            raise ValueError("a field of another type")
+        if self.split not in SPLITS or self.offset < 0 or min(self.height, self.width) < 1:
+            raise ValueError("an entry that lies nowhere")
+
     @property
     def key(self) -> tuple[str, str]:
         return self.split, self.name
@@ -134,14 +142,23 @@ def parse_index(path: Path) -> tuple[dict[str, Any], list[Entry], bool]:
                 header = content if isinstance(content, dict) and content.get("format") == FORMAT else {}
                 if header.get("version") != VERSION:
                     return header, [], False
+                _check_header(header)
             elif "entries" in content:
                 return header, entries, content == seal_of(entries, crc) and i == len(lines) - 1
             else:
                 entries.append(Entry(**content))
             crc = zlib.crc32(line, crc)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         pass
     return header, entries, False
+
+
+def _check_header(header: dict[str, Any]) -> None:
+    """Empty what no packing writes, whatever the checksum of the index says."""
+    patch_size, source = header.get("patch_size"), header.get("source", "")
+    if type(patch_size) is not int or patch_size < 0 or patch_size == 1 or not isinstance(source, str):
+        header.clear()
+        raise ValueError("a header with a field of another type")
 
 
 def seal_of(entries: Sequence[Entry], crc: int) -> dict[str, int]:
@@ -217,7 +234,10 @@ def read_index(root: Path) -> tuple[dict[str, Any], list[Entry]]:
         raise UserError(f"{root}: packed in version {header.get('version')}, expected {VERSION}. {again}")
     if not whole:
         raise UserError(f"{root / INDEX} is cut off or damaged ({len(entries)} entries could be read). {again}")
-    for split, size in split_sizes(header, entries).items():
+    sizes = split_sizes(header, entries)
+    if any(e.offset + stored_bytes(e, patch_size_of(header, e.split)) > sizes[e.split] for e in entries):
+        raise UserError(f"{root / INDEX} is damaged: it names pixels that the set does not have. {again}")
+    for split, size in sizes.items():
         path = root / f"{split}.npy"
         got = path.stat().st_size if path.exists() else 0
         if got != NPY_HEADER + size:
