@@ -239,11 +239,11 @@ def _reason(error: Exception) -> str:
 def _names(folder: Path, folders: bool) -> list[str]:
     """Names directly in `folder`, of folders or of everything else, in natural order.
 
-    Hidden ones are skipped: copying from a Mac leaves `._1.png` beside `1.png`. Broken links count as files, so that
-    reading them fails with their name.
+    Hidden ones are skipped: copying from a Mac leaves `._1.png` beside `1.png`. Broken links and circles of links count
+    as files, so that reading them fails with their name.
     """
     try:
-        names = [entry.name for entry in os.scandir(folder) if entry.is_dir() is folders]
+        names = [entry.name for entry in os.scandir(folder) if os.path.isdir(entry.path) is folders]
     except OSError as e:
         raise UserError(f"{folder}: cannot be listed ({e.strerror})") from e
     return sorted((name for name in names if not name.startswith(".")), key=natural_key)

@@ -408,3 +408,12 @@ def test_bad_files_are_told_first_and_counted(tmp_path):
     with pytest.raises(UserError, match=r"^7 bad files: .*1.png.*blur/3.png.*\(7 in all\)$") as e:
         check_pairs(find_pairs(tmp_path, "train"))
     assert "6.png" not in str(e.value)
+
+
+def test_a_circle_of_links_is_named_when_it_is_read(tmp_path):
+    for folder in ("blur", "sharp"):
+        save(tmp_path / "test" / folder / "1.png")
+    (tmp_path / "test/blur/2.png").symlink_to("1.png")
+    (tmp_path / "test/sharp/2.png").symlink_to("2.png")
+    with pytest.raises(UserError, match=r"sharp/2.png: not a readable image \(Too many levels of symbolic links\)"):
+        check_pairs(find_pairs(tmp_path, "test"))
