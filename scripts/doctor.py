@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 
 from src import __version__  # noqa: E402
-from src.errors import UserError, run_main  # noqa: E402
+from src.errors import UserError, need_writable_folder, run_main  # noqa: E402
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 PYTHONS = ((3, 10), (3, 11), (3, 12))  # the wheels of MindSpore 2.10
@@ -427,18 +427,18 @@ def make_parser():
     parser = ArgumentParser(description="Examines this machine and this installation; ends with 1 if a row says FAIL.")
     parser.add_argument("--quick", action="store_true", help="without running anything on the devices")
     parser.add_argument("--json", metavar="FILE", help="write the rows here too")
-    parser.add_argument("--probe", metavar="DEVICE", help="only the runs on this device: CPU, GPU or Ascend")
+    parser.add_argument(
+        "--probe", metavar="DEVICE", choices=("CPU", "GPU", "Ascend"), help="only the runs on this device"
+    )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     if args.json:
-        try:
-            Path(args.json).touch()
-        except OSError as e:
-            raise UserError(f"--json: cannot write {args.json} ({e.strerror})") from e
-        Path(args.json).unlink()
+        if Path(args.json).suffix != ".json" or os.path.isdir(args.json):
+            raise UserError(f"--json: got {args.json}, expected a file name that ends with .json")
+        need_writable_folder(Path(args.json).parent, "--json")
     rows = []
     for row in probe(args.probe) if args.probe else examine(args.quick):
         print(line(row), flush=True)

@@ -202,7 +202,12 @@ def test_report_and_exit_status(monkeypatch, tmp_path, capsys):
     assert doctor.main([]) == 1
     assert re.search("FAIL +c +gone  -> bash scripts/setup.sh\n", capsys.readouterr().out)
     with pytest.raises(UserError, match="--json: cannot write"):
-        doctor.main(["--json", str(tmp_path / "no/such/folder.json")])
+        doctor.main(["--json", str(file / "report.json")])
+    for other in (tmp_path, tmp_path / "report.txt"):
+        with pytest.raises(UserError, match="--json: got .*, expected a file name that ends with .json"):
+            doctor.main(["--json", str(other)])
+    with pytest.raises(UserError, match="--probe"):
+        doctor.main(["--probe", "TPU"])
 
 
 def test_a_bare_python_gets_rows_and_no_traceback(tmp_path):
