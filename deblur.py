@@ -16,7 +16,7 @@ from src.deblur_files import Job, find_photos, plan
 from src.deblur_index import Index
 from src.deblur_options import add_options, check_overlap, choose_model, open_engine
 from src.deblur_run import Restorer, restore_files
-from src.errors import need_writable_folder, run_main
+from src.errors import need_writable_folder, printable, run_main
 from src.interrupts import Interrupts, interrupt_main
 from src.weight_files import sha256_of
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in filter(None, (found.left_out(), *found.passed_over, *renamed)):
         print(line)
     for line in found.failures:
-        print(f"failed: {line}", file=sys.stderr)
+        print(f"failed: {printable(line)}", file=sys.stderr)
     made_by = {"weights": sha256_of(model), "self_ensemble": args.self_ensemble, "quality": args.quality}
     # Tiles are left out: they hardly show, and a photo that failed for lack of memory asks for smaller ones.
     index = Index(output, made_by | {"precision": args.precision})

@@ -18,7 +18,7 @@ import numpy as np
 from src import device
 from src.deblur_files import Job
 from src.deblur_index import Index, stamp
-from src.errors import BadOutput, UserError, reason_of
+from src.errors import BadOutput, UserError, printable, reason_of
 from src.photo import read_header, read_photo, save_before_after
 from src.photo_writer import check_fits, fit_format, write_photo
 from src.restore import OVERLAP, auto_tile, restore_photo
@@ -108,7 +108,7 @@ def restore_files(
             failed += 1
             if debug:
                 traceback.print_exc()
-            bar.write(f"failed: {one_line(e, job)}", file=sys.stderr)
+            bar.write(f"failed: {printable(one_line(e, job))}", file=sys.stderr)
         except KeyboardInterrupt:
             bar.write(f"{done} of {len(jobs)} photos are done; the same command does the rest", file=sys.stderr)
             raise

@@ -43,6 +43,18 @@ class Restart(Exception):
         self.command, self.environment = list(command), dict(environment)
 
 
+LONGEST_LINE = 2000
+"""Characters of a message; what a user sees of a longer one is its beginning and its end."""
+
+
+def printable(text: object) -> str:
+    """A message that stays one line, and that does to a terminal nothing but show, whatever names it quotes: control
+    characters and what is no text appear as escapes, and the middle of a huge message is left out."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """' Did you mean X?' for the nearest known word, or '' when nothing is near."""
     known = {k.lower(): k for k in known}  # cpu is near to CPU
@@ -110,7 +122,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     except UserError as e:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {printable(e)}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("\nstopped by Ctrl-C", file=sys.stderr)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from src.config import ROOT
-from src.errors import UserError, first_few, nearest, need_writable_folder, reason_of
+from src.errors import UserError, first_few, nearest, need_writable_folder, printable, reason_of
 
 # ---- words
 
@@ -18,6 +18,13 @@ def test_nearest_suggests_or_stays_silent():
 
 def test_nearest_ignores_case_and_keeps_the_spelling():
     assert nearest("mimo-unet", ["MIMO-UNet", "MIMO-UNetPlus"]) == " Did you mean MIMO-UNet?"
+
+
+def test_a_message_is_one_line_of_printable_characters():
+    assert printable("schön, 日本, 'a b'") == "schön, 日本, 'a b'"
+    assert printable("a\nb\x1b[31m\0\udcff\u202e") == r"a\nb\x1b[31m\x00\udcff\u202e"
+    long = printable("--seed: got " + "9" * 5000 + ", expected less")
+    assert len(long) < 2100 and long.startswith("--seed: got 999") and long.endswith("999, expected less")
 
 
 def test_first_few():
