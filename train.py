@@ -13,7 +13,7 @@ answered without it.
 from src import device, run_folder
 from src.config import Config, absolute_paths, load_config
 from src.datasets import choose_root, training_and_validation_pairs
-from src.errors import UserError, run_main
+from src.errors import run_main
 from src.interrupts import Interrupts
 from src.picture_files import Pair
 
@@ -80,16 +80,16 @@ def train(config: Config, runtime: device.Runtime, interrupts: Interrupts, pairs
               f"steps an epoch, batch {batch} a rank in {step.micro_batches} part(s), steps {plan.first_step + 1} to "
               f"{plan.stop_step}; run folder {plan.folder}", flush=True)  # fmt: skip
     score = Validator(step, val_pairs, config.eval_batch_size, runtime, plan.folder) if val_pairs else None
-    callbacks, clock, stopper = build_callbacks(config, runtime, interrupts, plan, step, score, batches, pace)
+    loop = build_loop(config, runtime, interrupts, plan, step, score, batches, pace)
     sinks = -(-(plan.stop_step - plan.first_step) // (pace.sink or 1))  # an "epoch" of the framework is one of them
     epochs = sinks if pace.sink else config.epochs_num - plan.first_step // steps
     with data_load.loader_errors():
-        Model(step).train(epochs, dataset, callbacks, dataset_sink_mode=pace.sink > 0, sink_size=pace.sink or -1)
+        Model(step).train(epochs, dataset, loop, dataset_sink_mode=pace.sink > 0, sink_size=pace.sink or -1)
     if world_size > 1:
         device.agree(0)  # nobody leaves before rank 0 has saved: launchers kill all ranks when one has ended
     if is_main:
-        print(resume.closing_words(plan, clock.global_step, world_size))
-    return 128 + stopper.received if stopper.received else 0
+        print(resume.closing_words(plan, loop.state.step, world_size))
+    return 128 + loop.state.signal if loop.state.signal else 0
 
 
 def build_step(config: Config, runtime: device.Runtime, steps: int, history: int = 0):
@@ -118,32 +118,37 @@ def build_step(config: Config, runtime: device.Runtime, steps: int, history: int
     )  # fmt: skip
 
 
-def build_callbacks(config: Config, runtime: device.Runtime, interrupts: Interrupts, plan, step, score, batches, pace):
-    """What happens around the steps, in this order. Rank 0 alone writes."""
-    from src import callback
+def build_loop(config: Config, runtime: device.Runtime, interrupts: Interrupts, plan, step, score, batches, pace):
+    """What happens around the steps. Rank 0 alone writes."""
+    from src.callback import BadLoss, Checkpoints, Intervals, Loop, Means, Progress, RunState, StopSignal
     from src.resume import Saver
 
-    log = run_folder.RunLog(plan.folder, plan.first_step, plan.log_part) if runtime.rank == 0 else None
-    save = Saver(step, plan, log)
-    epoch, val_interval = plan.steps_per_epoch, config.val_acc_monitor_interval * plan.steps_per_epoch
-    # What is logged, scored or saved tells of all steps so far.
-    reads = [config.log_frequency, val_interval, config.ckpt_save_steps, config.ckpt_save_frequency * epoch]
-    clock = callback.Clock(plan.first_step, epoch, [pace.readings, *reads], step.recent if pace.history else None)
-    stopper = callback.StopOnSignal(interrupts, *((device.agree, pace.readings) if runtime.world_size > 1 else ()))
-    bad_loss = callback.StopOnBadLoss(step.scaler is not None, config.max_overflows, batches.names, UserError)
-    callbacks = [clock, callback.StopAt(plan.stop_step), stopper, callback.LastReading(clock), bad_loss]
-    if log:
-        callbacks.append(callback.LogWriter(log, config.log_frequency))
-    if score:
-        first = config.val_first and not plan.resumed_from
-        callbacks.append(callback.Validate(score, val_interval, log, save, stopper, plan.last_step, first))
-    if log:
-        callbacks.append(callback.SaveCheckpoints(
-            plan.folder, config.model_name, save, clock, config.ckpt_save_frequency, config.ckpt_save_steps,
-            config.keep_checkpoint_max, plan.resumed_from,
-        ))  # fmt: skip
-        callbacks += [callback.Curves(log, val_interval), callback.Progress(plan.first_step, plan.stop_step)]
-    return [*callbacks, callback.ClockRestart(clock)], clock, stopper
+    epoch = plan.steps_per_epoch
+    every = Intervals(
+        log=config.log_frequency,
+        validate=config.val_acc_monitor_interval * epoch,
+        save=(config.ckpt_save_frequency * epoch, config.ckpt_save_steps),
+        look=pace.readings,
+    )
+    outputs: dict = {}
+    if runtime.rank == 0:
+        outputs = {
+            "log": run_folder.RunLog(plan.folder, plan.first_step),
+            "checkpoints": Checkpoints(plan.folder, config.model_name, config.keep_checkpoint_max, plan.resumed_from),
+            "progress": Progress(plan.first_step, plan.stop_step),
+        }
+    return Loop(
+        RunState(plan.first_step, epoch, plan.stop_step, plan.last_step, best=plan.best),
+        every,
+        signals=StopSignal(interrupts, device.agree if runtime.world_size > 1 else None, pace.readings),
+        bad_loss=BadLoss(step.scaler is not None, config.max_overflows, batches.names),
+        means=Means(plan.log_part),
+        recent=step.recent if pace.history else None,
+        score=score,
+        save=Saver(step, plan.description),
+        validate_first=config.val_first and not plan.resumed_from,
+        **outputs,
+    )
 
 
 if __name__ == "__main__":

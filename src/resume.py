@@ -17,11 +17,12 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from src import run_folder
+from src.callback import RunState
 from src.checkpoint import read_checkpoint, save_checkpoint
 from src.config import ROOT, option_fields
 from src.errors import UserError, first_few
 from src.picture_files import Pair
-from src.run_folder import RunLog, SavedAt
+from src.run_folder import SavedAt
 from src.train_step import HISTORY
 
 Arrays = dict[str, np.ndarray]
@@ -111,7 +112,7 @@ class Plan:
     description: Mapping[str, Any]  # what a checkpoint remembers of the run
     resumed_from: Path | None
     saved: SavedAt | None  # where `resumed_from` was saved
-    log_part: Mapping[str, float]  # as `RunLog` takes it
+    log_part: Mapping[str, float]  # as `src.callback.Means` takes it
 
 
 def make_plan(
@@ -183,20 +184,20 @@ def set_global_step(step: nn.Cell, old: int, new: int) -> None:
 
 
 class Saver:
-    """Writes the checkpoints of a run: saver(path, epoch, step), the last two telling where the run stands.
+    """Writes the checkpoints of a run.
 
-    Args:
-        log: None on ranks that never save.
+    The log up to their step counts as written when a run resumes from them.
     """
 
-    def __init__(self, step: nn.Cell, plan: Plan, log: RunLog | None):
-        self.step, self.description, self.log = step, plan.description, log
-        self.best = plan.best  # validation PSNR so far, dB; whoever validates raises it
+    def __init__(self, step: nn.Cell, description: Mapping[str, Any]):
+        self.step, self.description = step, description
 
-    def __call__(self, path: Path, epoch: int, global_step: int) -> None:
-        assert self.log is not None, "a rank that never saves"
-        self.log.flush()  # a run resumed here takes the log up to this step as written
-        at = {"epoch": epoch, "step": global_step, "best_psnr": self.best, "log_part": self.log.part}
+    def __call__(self, path: Path, state: RunState, log_part: Mapping[str, float]) -> None:
+        """
+        Args:
+            log_part: sums over the steps that are not in the log yet (`src.callback.Means`).
+        """
+        at = {"epoch": state.epoch, "step": state.step, "best_psnr": state.best, "log_part": dict(log_part)}
         save_checkpoint(path, training_state(self.step), {**self.description, **at})
 
 

@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -181,19 +180,12 @@ def begin(
 class RunLog:
     """`log.csv` and TensorBoard events: one row per logged step.
 
-    Values of one step may come from several callbacks; a row is written when the next step begins, and stays readable
-    if the process is killed.
-
-    Args:
-        part: sums over the steps of an interval that the next row will tell of, and their `count`; a checkpoint carries
-            them to the run that goes on.
+    A row stays readable if the process is killed.
     """
 
-    def __init__(self, folder: Path, first_step: int = 0, part: Mapping[str, float] | None = None):
+    def __init__(self, folder: Path, first_step: int = 0):
         self.folder = folder
         self.path = folder / "log.csv"
-        self.part = dict(part or {})
-        self.row: dict[str, Any] = {}
         self.events: Any = None
         if not why_not_importable("tensorboardX"):
             from tensorboardX import SummaryWriter
@@ -203,27 +195,19 @@ class RunLog:
             with open(self.path, "w", newline="", encoding="utf-8") as f:
                 csv.writer(f).writerow(COLUMNS)
 
-    def add(self, epoch: int, step: int, **values: Any) -> None:
-        if self.row and self.row["step"] != step:
-            self.flush()
-        self.row |= {"epoch": epoch, "step": step, **values}
+    def add(self, epoch: int, step: int, **values: float | None) -> None:
+        with open(self.path, "a", newline="", encoding="utf-8") as f:
+            csv.DictWriter(f, COLUMNS).writerow({"epoch": epoch, "step": step, **values})
+        if self.events:
+            for name, value in {"epoch": epoch, **values}.items():
+                if value is not None:
+                    self.events.add_scalar(name, value, step)
+            self.events.flush()
 
     def add_image(self, name: str, image: np.ndarray, step: int) -> None:
         """An (H, W, 3) uint8 picture for the events."""
         if self.events:
             self.events.add_image(name, image, step, dataformats="HWC")
-
-    def flush(self) -> None:
-        if not self.row:
-            return
-        with open(self.path, "a", newline="", encoding="utf-8") as f:
-            csv.DictWriter(f, COLUMNS).writerow(self.row)
-        if self.events:
-            for name, value in self.row.items():
-                if name != "step" and value is not None:
-                    self.events.add_scalar(name, value, self.row["step"])
-            self.events.flush()
-        self.row = {}
 
 
 def cut_log(path: Path, last: SavedAt, drop_part: bool = False, steps_per_epoch: int = 0) -> None:

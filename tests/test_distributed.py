@@ -29,32 +29,31 @@ LAUNCHERS = [
     pytest.param("mpirun", marks=pytest.mark.skipif(not shutil.which("mpirun"), reason="mpirun is not installed")),
 ]
 DISTRIBUTED = [o for o in PLAIN if o not in ("--device_target", "CPU", "--dataset_root", "data")]
-# What each rank holds at the end, as a hash, written by the ranks themselves: train.py with one callback more.
+# What each rank holds at the end, as a hash, written by the ranks themselves.
 SPY = """
 import hashlib, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 import train
-from src import callback
 from src.errors import run_main
 
-class Spy(callback.Callback):
-    def __init__(self, step, rank):
-        self.step, self.rank = step, rank
+original = train.build_loop
 
-    def on_train_end(self, run_context):
-        digest = hashlib.sha256()
-        for p in self.step.get_parameters():
-            digest.update(p.asnumpy().tobytes())
-        Path(f"hash_{{self.rank}}").write_text(digest.hexdigest())
+def build_loop(config, runtime, interrupts, plan, step, *args):
+    loop = original(config, runtime, interrupts, plan, step, *args)
 
-original = train.build_callbacks
+    class Spy(type(loop)):
+        def on_train_end(self, run_context):
+            super().on_train_end(run_context)
+            digest = hashlib.sha256()
+            for p in step.get_parameters():
+                digest.update(p.asnumpy().tobytes())
+            Path(f"hash_{{runtime.rank}}").write_text(digest.hexdigest())
 
-def build_callbacks(config, runtime, interrupts, plan, step, *args):
-    callbacks, *others = original(config, runtime, interrupts, plan, step, *args)
-    return [*callbacks, Spy(step, runtime.rank)], *others
+    loop.__class__ = Spy
+    return loop
 
-train.build_callbacks = build_callbacks
+train.build_loop = build_loop
 run_main(train.main)
 """
 
