@@ -17,8 +17,8 @@ import numpy as np
 from src import device
 from src.config import ArgumentParser
 from src.errors import UserError, need_writable_folder, run_main
-from src.state_dicts import find_network
-from src.weight_files import (
+from src.formats.state_dicts import find_network
+from src.formats.weights import (
     CHECKPOINT_SUFFIXES,
     TORCH_SUFFIXES,
     import_torch,

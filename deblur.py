@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 from src.config import ArgumentParser
-from src.deblur_files import Job, find_photos, plan
-from src.deblur_index import Index
-from src.deblur_options import add_options, check_overlap, choose_model, open_engine
-from src.deblur_run import Restorer, restore_files
 from src.errors import need_writable_folder, printable, run_main
+from src.formats.weights import sha256_of
 from src.interrupts import Interrupts, interrupt_main
-from src.weight_files import sha256_of
+from src.photos.files import Job, find_photos, plan
+from src.photos.index import Index
+from src.photos.options import add_options, check_overlap, choose_model, open_engine
+from src.photos.run import Restorer, restore_files
 
 FORMAT_NAMES = {"same": "", "png": "PNG", "jpg": "JPEG", "tif": "TIFF", "webp": "WEBP", "bmp": "BMP"}
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from src import device
 from src.config import Config, load_config
-from src.datasets import choose_pairs, choose_root
+from src.data.datasets import choose_pairs, choose_root
+from src.data.pairs import Pair, check_pairs
 from src.engine import load_engine, runs_on_mindspore
 from src.errors import UserError, need_writable_folder, run_main
-from src.picture_files import Pair, check_pairs
-from src.weight_files import need_file, sample_model
+from src.formats.weights import need_file, sample_model
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -62,8 +62,8 @@ def score(config: Config, pairs: list[Pair]) -> list[dict]:
     # MindSpore takes seconds to import; --help and bad input are answered without it.
     from tqdm import tqdm
 
+    from src.drawing import save_png, save_scored_strip
     from src.evaluation import evaluate, make_scorer
-    from src.picture import save_png, save_scored_strip
     from src.restore import TimedEngine, restore
 
     engine = load_engine(

@@ -14,7 +14,7 @@ from pathlib import Path
 from src import __version__, device
 from src.config import MULTIPLES, Config, load_config
 from src.errors import UserError, need_writable_folder, run_main
-from src.weight_files import replacing, sealed, sha256_of
+from src.formats.weights import replacing, sealed, sha256_of
 
 # fp32: the largest difference. 16 bits: root mean square, -60 and -50 dB; single pixels differ by five times as much.
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 3e-3}
@@ -108,7 +108,7 @@ def describe(config: Config, variant, weights: str) -> dict[str, str]:
 def write(config: Config, network, path: Path, size: tuple[int, int] | None, metadata: dict[str, str]) -> None:
     """Write the file; a MINDIR or AIR in float16 leaves `network` in float16."""
     from src.checkpoint import parameter_arrays
-    from src.mindir import export_mindir, to_float16
+    from src.formats.mindir import export_mindir, to_float16
 
     shapes = {"size": size, "all_scales": config.all_scales, "metadata": metadata}
     float16, batch_size = config.export_precision == "fp16", config.export_batch_size
@@ -116,7 +116,7 @@ def write(config: Config, network, path: Path, size: tuple[int, int] | None, met
         network = to_float16(network) if float16 else network
         export_mindir(network, path.with_suffix(""), batch_size, file_format=config.export_file_format, **shapes)
         return
-    from src.onnx_graph import build_onnx
+    from src.formats.onnx_graph import build_onnx
 
     arrays = parameter_arrays(network)
     model = build_onnx(arrays, network.variant.num_res, batch=batch_size, float16=float16, **shapes)

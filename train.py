@@ -12,10 +12,10 @@ answered without it.
 
 from src import device, run_folder
 from src.config import Config, absolute_paths, load_config
-from src.datasets import choose_root, training_and_validation_pairs
+from src.data.datasets import choose_root, training_and_validation_pairs
+from src.data.pairs import Pair
 from src.errors import run_main
 from src.interrupts import Interrupts
-from src.picture_files import Pair
 
 
 def main(argv: list[str] | None = None) -> int:

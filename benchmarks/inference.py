@@ -159,10 +159,10 @@ class Files:
         import onnx
 
         from src.checkpoint import parameter_arrays, save_checkpoint
+        from src.formats.mindir import export_mindir
+        from src.formats.onnx_graph import build_onnx
         from src.init_weights import init_weights
         from src.mimo_unet import build_net
-        from src.mindir import export_mindir
-        from src.onnx_graph import build_onnx
 
         network = build_net(name, num_res)
         metadata = {"variant": name, "multiple": str(network.variant.multiple)}

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         root = Path(args.dataset_root) if args.dataset_root else make_frames(work / "frames", args.count)
         if any(name.endswith("packed") for name in args.contestants):
-            from src.packing import pack
+            from src.data.packing import pack
 
             pack(root, work / "packed", progress=False)
         folders = {"png": root, "packed": work / "packed"}
@@ -100,7 +100,7 @@ def make_frames(root: Path, count: int, height: int = 720, width: int = 1280) ->
     from PIL import Image
     from scipy import ndimage
 
-    from src.sample_data import find_photographs
+    from src.data.sample_data import find_photographs
 
     rng = np.random.default_rng(0)
     photos = [Image.open(path).convert("RGB") for path in find_photographs("train").values()]
@@ -120,8 +120,8 @@ class Loader:
     """`rate` starts a loader of its own, so that none works while others are timed."""
 
     def __init__(self, root: Path, settings: dict):
+        from src.data.datasets import choose_pairs
         from src.data_load import TrainPairs
-        from src.datasets import choose_pairs
 
         self.settings = settings
         pairs = choose_pairs(root, "train")[0]

@@ -146,7 +146,7 @@ class MindSporeStep:
         return {p.name: p.asnumpy() for p in self.train_step.network.get_parameters()}
 
     def has_native_convolutions(self) -> bool:
-        from src.native_conv import NativeConv
+        from src.native.conv import NativeConv
 
         return any(isinstance(cell, NativeConv) for _, cell in self.train_step.network.cells_and_names())
 

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 
 from src.config import ArgumentParser  # noqa: E402
+from src.drawing import save_curves  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
-from src.picture import save_curves  # noqa: E402
 from src.run_folder import read_log  # noqa: E402
 
 Log = Mapping[str, Sequence[float | None]]

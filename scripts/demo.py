@@ -16,8 +16,8 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 
 from src.config import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
+from src.formats.weights import sample_model  # noqa: E402
 from src.run_folder import read_log  # noqa: E402
-from src.weight_files import sample_model  # noqa: E402
 
 STEPS = 80  # some two and a half minutes on two cores
 TRAINING = {
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = ROOT / "demo"
     shutil.rmtree(folder / "run", ignore_errors=True)  # of an earlier demo: nothing else lies there
 
-    run("src/sample_data.py", root="demo/sample_set")
+    run("src/data/sample_data.py", root="demo/sample_set")
     run("src/preprocessing.py", root_src="demo/sample_set", root_dst="demo/dataset")
     run("train.py", dataset_root="demo/dataset", ckpt_save_directory="demo/run", **training)
     run(

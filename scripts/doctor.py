@@ -324,7 +324,7 @@ def judge_convolution(seconds: float) -> Row:
 
 def check_native_convolutions() -> Row:
     """Builds them if they are not there yet."""
-    from src import native_conv
+    from src.native import conv as native_conv
 
     name = "CPU: convolutions for training"
     try:

@@ -28,6 +28,7 @@ cd "$ROOT" # where pyproject.toml has the settings of all these tools; a file na
 step "ruff check" "$VENV_PYTHON" -m ruff check .
 step "ruff format" "$VENV_PYTHON" -m ruff format --check .
 step "mypy" "$VENV_PYTHON" -m mypy
+step "imports" "$VENV_PYTHON" -m importlinter.cli lint
 # Two tests at a time, a thread each: most of their time goes to starting processes, and OpenMP's threads wait for each other
 # by spinning, which two processes on the same cores cannot afford. -n 0 among the arguments: one after the other.
 export OMP_NUM_THREADS=1

@@ -17,9 +17,9 @@ import numpy as np
 from mindspore.train import Callback, RunContext
 from tqdm import tqdm
 
+from src.drawing import save_curves
 from src.errors import UserError
 from src.interrupts import Interrupts, describe
-from src.picture import save_curves
 from src.run_folder import RunLog, age, checkpoint_name, numbered_checkpoints, read_log, why_not_importable
 from src.train_step import VALUES
 

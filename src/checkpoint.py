@@ -20,9 +20,8 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.errors import UserError, first_few
-from src.mimo_unet import MODELS, MIMOUNet, build_net
-from src.state_dicts import PARAMETER
-from src.weight_files import (
+from src.formats.state_dicts import PARAMETER
+from src.formats.weights import (
     CHECKPOINT_SUFFIXES,
     META,
     is_torch_file,
@@ -33,6 +32,7 @@ from src.weight_files import (
     replacing,
     write_safetensors,
 )
+from src.mimo_unet import MODELS, MIMOUNet, build_net
 
 EMA = "ema."  # prefix of the moving averages, as src.train_step names them
 STAGE_BLOCK = re.compile(r"^(?:Encoder|Decoder)\.[012]\.layers\.(\d{1,4})\.")

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import mindspore.dataset as ds
 import numpy as np
 
+from src.data.pairs import Pair, SharpPhoto
+from src.data.synthetic_blur import random_pair, read_sharp_photo
 from src.data_augment import (
     draw_channel_mask,
     epoch_order,
@@ -25,8 +27,6 @@ from src.data_augment import (
     sample_rng,
 )
 from src.errors import UserError
-from src.picture_files import Pair, SharpPhoto
-from src.synthetic_blur import random_pair, read_sharp_photo
 
 COLUMNS = ["blur", "sharp", "channel_mask"]
 PREFETCH = 4  # batches that wait in each queue; the framework's own 16 would only take memory

@@ -151,7 +151,7 @@ def pace(target: str, data_sink: bool, sink_size: int, steps_per_epoch: int, log
 
 
 def native_convolutions(network: "nn.Cell", wanted: str, runtime: Runtime, is_float16: bool, debug: bool) -> bool:
-    """Give a network in training on CPU the kernels of `src.native_conv`, if they are wanted and possible; rank 0 says
+    """Give a network in training on CPU the kernels of `src.native.conv`, if they are wanted and possible; rank 0 says
     what became of it.
 
     Raises:
@@ -159,7 +159,7 @@ def native_convolutions(network: "nn.Cell", wanted: str, runtime: Runtime, is_fl
     """
     if runtime.target != "CPU" and wanted in ("auto", "framework"):
         return False
-    from src import native_conv
+    from src.native import conv as native_conv
 
     refused = ""
     if runtime.target != "CPU":

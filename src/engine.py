@@ -22,7 +22,7 @@ import numpy as np
 
 from src.device import takes_any_size
 from src.errors import BadOutput, UserError, first_few, reason_of
-from src.weight_files import (
+from src.formats.weights import (
     CHECKPOINT_SUFFIXES,
     CRC,
     EXPORTED_SUFFIXES,
@@ -134,7 +134,7 @@ class MindSporeEngine(Engine):
         name: str = Engine.name,
         one_graph: bool | None = None,
     ):
-        from src.mindir import FullResolution, any_size
+        from src.formats.mindir import FullResolution, any_size
 
         one_graph = takes_any_size() if one_graph is None else one_graph
         self.description = description if one_graph else f"{description}, compiled for each image size"
@@ -160,7 +160,7 @@ class MindirEngine(Engine):
     def __init__(self, path: Path | str, model_name: str = ""):
         import mindspore as ms
 
-        from src.mindir import describe_mindir
+        from src.formats.mindir import describe_mindir
 
         metadata, shapes, names = describe_mindir(Path(path))
         self.fixed_batch, self.fixed_size, self.multiple = check_export(path, metadata, shapes, names, model_name)

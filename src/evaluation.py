@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from src.align import aligned_scores
+from src.data.pairs import Pair
 from src.errors import BadOutput
 from src.metric import METRICS
-from src.picture_files import Pair
 
 ScoreRow = dict[str, Any]
 Restore = Callable[[np.ndarray], np.ndarray]

@@ -6,9 +6,9 @@
 
 GOPRO_Large/{train,test}/<sequence>/{blur,sharp}/000001.png, ... become dataset/{train,test}/{blur,sharp}/1.png, ...,
 numbered along the sequences. `blur_gamma` is left out: the paper trains and is scored on `blur`. The source is only
-read. A run that was interrupted goes on where it stopped, and `manifest.csv` tells where every pair came from.
-src/arrange.py does that. `--pack` decodes the frames once, for training at speed: src/packing.py. `--verify` writes
-nothing but the report: src/verify_data.py looks into either folder, or both.
+read. An interrupted run resumes, and `manifest.csv` records where every pair came from (src/data/arrange.py). `--pack`
+decodes the frames once, for training at speed (src/data/packing.py). `--verify` checks either folder, or both, and
+writes nothing but the report (src/verify/report.py).
 """
 
 import argparse
@@ -19,12 +19,12 @@ from pathlib import Path
 if not __package__:  # run as a file: Python has put src/ on its path, where the package itself cannot be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from src.arrange import arrange
 from src.config import LARGEST_SIDE, ArgumentParser
+from src.data.arrange import arrange
+from src.data.packed import damaged_entries, is_packed
+from src.data.packing import pack
 from src.errors import UserError, first_few, run_main
-from src.packed_data import damaged_entries, is_packed
-from src.packing import pack
-from src.verify_data import run
+from src.verify.report import run
 
 MIN_PATCH = 16  # pixels, the smallest crop that training takes
 

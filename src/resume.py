@@ -20,8 +20,8 @@ from src import run_folder
 from src.callback import RunState
 from src.checkpoint import read_checkpoint, save_checkpoint
 from src.config import ROOT, option_fields
+from src.data.pairs import Pair
 from src.errors import UserError, first_few
-from src.picture_files import Pair
 from src.run_folder import SavedAt
 from src.train_step import HISTORY
 

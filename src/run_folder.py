@@ -19,7 +19,7 @@ import numpy as np
 
 from src import __version__
 from src.errors import UserError, need_writable_folder
-from src.weight_files import need_file, read_meta
+from src.formats.weights import need_file, read_meta
 
 COLUMNS = ["epoch", "step", "loss", "content", "fft", "lr", "scale", "grad_norm", "skipped", "seconds_per_step",
            "data_wait", "callbacks", "psnr", "psnr_input"]  # fmt: skip

@@ -8,12 +8,12 @@ import mindspore as ms
 import numpy as np
 
 from src import device
+from src.data.pairs import Pair
+from src.drawing import save_scored_strip
 from src.engine import MindSporeEngine
 from src.errors import BadOutput
 from src.evaluation import evaluate, make_scorer, summary_of_sums, sums
 from src.mimo_unet import MIMOUNet
-from src.picture import save_scored_strip
-from src.picture_files import Pair
 from src.restore import restore
 from src.train_step import TrainStep
 

@@ -97,8 +97,8 @@ def write_dataset(root, train=4, test=2, size=(40, 48)):
 @pytest.fixture(scope="session")
 def sample_trees(tmp_path_factory):
     """A folder with GOPRO_Large, a small sample set, and dataset, arranged from it. Copy them before changing them."""
-    from src.arrange import arrange
-    from src.sample_data import make_sample_set
+    from src.data.arrange import arrange
+    from src.data.sample_data import make_sample_set
 
     root = tmp_path_factory.mktemp("sample_trees")
     make_sample_set(root / "GOPRO_Large", train=16, test=8, height=96, width=144, frames=5)
@@ -115,7 +115,7 @@ def pair_folder(make_dataset):
 @pytest.fixture
 def packed(pair_folder, tmp_path):
     """`pair_folder`, packed."""
-    from src.packing import pack
+    from src.data.packing import pack
 
     pack(pair_folder, tmp_path / "packed", progress=False)
     return tmp_path / "packed"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.data.pairs import Pair
 from src.errors import UserError
-from src.picture_files import Pair
 
 # Not in the order of their names as texts; frame numbers with gaps and of different widths, as the real ones have gaps.
 SEQUENCES = {  # split -> sequence -> frames

@@ -245,7 +245,7 @@ def make_data_sets(root: Path) -> None:
 
 
 def make_packed_sets(root: Path) -> None:
-    from src.packing import pack
+    from src.data.packing import pack
 
     pack(root / "dataset", root / "packed", progress=False)
     index, pixels = ((root / "packed" / name).read_bytes() for name in ("index.jsonl", "test.npy"))
@@ -472,8 +472,8 @@ def make_checkpoints(folder: str) -> None:
     """Files of a network with one residual block a stage, with what may be wrong about them. Needs MindSpore."""
     from src import device
     from src.checkpoint import parameter_arrays, save_checkpoint
+    from src.formats.weights import write_torch
     from src.mimo_unet import build_net
-    from src.weight_files import write_torch
 
     device.setup("CPU")
     target = Path(folder)

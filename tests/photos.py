@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from src import deblur_index
-from src import photo as photo_module
-from src.photo_writer import fit_format, write_photo
+from src.photos import index as deblur_index
+from src.photos import read as photo_module
+from src.photos.write import fit_format, write_photo
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (13, 22, 3), np.uint8)

@@ -28,16 +28,16 @@ SCRIPTS = {
         "export.py",
         "convert.py",
         "train.py",
-        "src/sample_data.py",
+        "src/data/sample_data.py",
         "src/preprocessing.py",
-        "src/synthetic_blur.py",
+        "src/data/synthetic_blur.py",
         "scripts/compare_runs.py",
         "scripts/doctor.py",
     )
 }
 # Imported by functions of the scripts. With them here, a child does not spend its time on them.
-LIGHT = ("onnx", "openvino", "cv2", "tqdm", "matplotlib.pyplot", "src.engine", "src.evaluation", "src.packing")
-HEAVY = ("mindspore", "torch", "src.checkpoint", "src.mindir", "src.resume", "src.data_load", "src.validation")
+LIGHT = ("onnx", "openvino", "cv2", "tqdm", "matplotlib.pyplot", "src.engine", "src.evaluation", "src.data.packing")
+HEAVY = ("mindspore", "torch", "src.checkpoint", "src.formats.mindir", "src.resume", "src.data_load", "src.validation")
 MEMORY = 8 * 2**30  # bytes of address space: a bomb ends its own process
 
 

@@ -9,10 +9,10 @@ from scipy import ndimage
 
 from src import align as align_module
 from src.align import align, aligned_scores, masked_psnr, masked_ssim
+from src.data.pairs import read_rgb
+from src.data.sample_data import find_photographs
 from src.errors import UserError
 from src.metric import METRICS, psnr, psnr_uint8, ssim, to_uint8
-from src.picture_files import read_rgb
-from src.sample_data import find_photographs
 
 SIZE = (160, 200)
 MARGIN = 24  # pixels around the window, from which a moved one is sampled

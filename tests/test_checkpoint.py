@@ -25,9 +25,9 @@ from src.checkpoint import (
 )
 from src.config import ROOT
 from src.errors import UserError
+from src.formats.weights import CHECKPOINT_SUFFIXES, KNOWN_FILES, SAMPLE_MODEL, read_meta
 from src.init_weights import init_weights
 from src.mimo_unet import MODELS, build_net
-from src.weight_files import CHECKPOINT_SUFFIXES, KNOWN_FILES, SAMPLE_MODEL, read_meta
 
 ARRAYS = {
     "weight": np.random.default_rng(0).normal(size=(300, 300)).astype(np.float32),

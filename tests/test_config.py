@@ -644,7 +644,7 @@ class Trap(list):
 
 sys.path.insert(0, sys.argv[1])
 sys.argv = Trap()
-import src.config, src.device, src.errors, src.evaluation, src.metric, src.picture, src.picture_files, src.restore
+import src.config, src.device, src.errors, src.evaluation, src.metric, src.drawing, src.data.pairs, src.restore
 import src.run_folder
 import train, eval, export
 print("mindspore" in sys.modules)

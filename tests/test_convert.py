@@ -14,8 +14,8 @@ from benchmarks.torch_twin import TorchMIMOUNet
 from src.checkpoint import load_network, parameter_arrays, read_checkpoint, save_checkpoint
 from src.config import ROOT
 from src.errors import UserError
+from src.formats.weights import CHECKPOINT_SUFFIXES, TORCH_SUFFIXES
 from src.mimo_unet import MODELS, build_net
-from src.weight_files import CHECKPOINT_SUFFIXES, TORCH_SUFFIXES
 from tests.conftest import DATA
 from tests.data.make_torch_sample import make_state_dict
 

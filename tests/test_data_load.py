@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.data.pairs import Pair, SharpPhoto, find_pairs
 from src.data_load import TrainBatches, TrainPairs, loader_errors, steps_per_epoch, train_dataset
 from src.errors import UserError
-from src.picture_files import Pair, SharpPhoto, find_pairs
 
 
 @pytest.fixture

@@ -15,9 +15,12 @@ import pytest
 from PIL import Image
 
 import deblur
-from src import deblur_index, deblur_run, device, weight_files
+from src import device
 from src.errors import UserError
-from src.photo import read_header, read_photo
+from src.formats import weights as weight_files
+from src.photos import index as deblur_index
+from src.photos import run as deblur_run
+from src.photos.read import read_header, read_photo
 from tests.photos import files
 from tests.photos import save as save_photo
 
@@ -58,7 +61,7 @@ def work(tmp_path, monkeypatch, capsys):
 
             return StandIn()
 
-        monkeypatch.setattr("src.deblur_options.load_engine", load_engine)
+        monkeypatch.setattr("src.photos.options.load_engine", load_engine)
         status = deblur.main([*map(str, argv), *(["--model", "model.onnx"] if model else [])])
         return status, *capsys.readouterr()
 
@@ -382,7 +385,7 @@ def test_a_folder_that_cannot_be_listed_is_a_failure(work, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr("src.deblur_files.os.scandir", refuse)
+    monkeypatch.setattr("src.photos.files.os.scandir", refuse)
     status, _, err = work("in", "--output", "out")
     assert status == 1 and err == "failed: in/secret: cannot be listed (Permission denied)\n"
     assert files() == ["a.png"]
@@ -481,14 +484,14 @@ HUNDRED_MEGAPIXELS = """
 import resource, sys
 import numpy as np
 from types import SimpleNamespace
-import deblur, src.deblur_options
+import deblur, src.photos.options
 
 class Identity:
     description, bytes_per_pixel, multiple = "identity", 4500, 4
     def __call__(self, images):
         return images
 
-src.deblur_options.load_engine = lambda *args, **kwargs: Identity()
+src.photos.options.load_engine = lambda *args, **kwargs: Identity()
 assert deblur.main(sys.argv[1:]) == 0
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """

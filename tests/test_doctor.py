@@ -230,7 +230,7 @@ def test_the_real_thing(tmp_path):
 
 
 def test_native_convolutions_that_cannot_be_built_are_a_warning_with_the_reason(monkeypatch):
-    from src import native_conv
+    from src.native import conv as native_conv
 
     monkeypatch.setattr("sys.prefix", "/nowhere")
     row = doctor.check_native_convolutions()

@@ -24,12 +24,12 @@ from src.engine import (
     runs_on_mindspore,
 )
 from src.errors import BadOutput, UserError
+from src.formats.mindir import describe_mindir, export_mindir
+from src.formats.onnx_graph import build_onnx
+from src.formats.weights import sealed
 from src.init_weights import init_weights
 from src.mimo_unet import build_net
-from src.mindir import describe_mindir, export_mindir
-from src.onnx_graph import build_onnx
 from src.restore import restore
-from src.weight_files import sealed
 
 TEXTS = {"variant": "MIMO-UNet", "num_res": "1"}
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no bfloat16")

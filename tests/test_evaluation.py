@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from eval import main as eval_main
+from src.data.pairs import Pair, read_rgb
 from src.errors import BadOutput, UserError
 from src.evaluation import (
     evaluate,
@@ -23,7 +24,6 @@ from src.evaluation import (
     write_json,
 )
 from src.metric import METRICS
-from src.picture_files import Pair, read_rgb
 from src.restore import TimedEngine, restore
 
 SIZES = [(16, 20), (16, 20), (16, 20), (13, 17), (16, 20), (9, 30)]
@@ -127,7 +127,7 @@ def test_neighbours_of_one_size_go_together(pairs):
 
 def test_images_are_read_as_they_are_needed(pairs, monkeypatch):
     read = []
-    monkeypatch.setattr("src.picture_files.read_rgb", lambda path: read.append(path) or read_rgb(path))
+    monkeypatch.setattr("src.data.pairs.read_rgb", lambda path: read.append(path) or read_rgb(path))
     rows = run(pairs, identity, ["psnr"])
     next(rows)
     assert len(read) < 2 * len(pairs)

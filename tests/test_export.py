@@ -10,7 +10,7 @@ from src import __version__, device
 from src.checkpoint import parameter_arrays, save_checkpoint
 from src.engine import has_bf16, load_engine
 from src.errors import UserError
-from src.mindir import describe_mindir
+from src.formats.mindir import describe_mindir
 from tests.data_trees import error_of
 
 

@@ -90,8 +90,8 @@ def test_psnr_does_not_round_and_psnr_uint8_does():
 
 
 def test_psnr_uint8_is_that_of_the_saved_picture(pair, tmp_path):
-    from src.picture import save_png
-    from src.picture_files import read_rgb
+    from src.data.pairs import read_rgb
+    from src.drawing import save_png
 
     prediction, sharp = pair
     save_png(tmp_path / "a.png", prediction)

@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 import eval as eval_script
-from src import weight_files
+from src.data.sample_data import make_sample_set
 from src.errors import UserError
+from src.formats import weights as weight_files
 from src.preprocessing import arrange
-from src.sample_data import make_sample_set
 from weights_pretrained import model_card
 from weights_pretrained.model_card import CARD, FIGURES, FOLDER, SETS, WEIGHTS
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src import native_conv
 from src.errors import UserError
 from src.init_weights import init_weights
 from src.layers import BasicConv, ResBlocks
 from src.loss import MultiScaleLoss
 from src.mimo_unet import MASK_CHANNELS, build_net
+from src.native import conv as native_conv
 from src.train_step import Adam, ForwardLoss, StepDecay, TrainStep
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from src import preprocessing
+from src.data.packed import open_pairs
 from src.errors import UserError
-from src.packed_data import open_pairs
 from src.preprocessing import main
 from tests.data_trees import error_of, make_source, overwrite, snapshot, texts
 

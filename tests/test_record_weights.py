@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from src.config import CONFIG_DIR, Config, read_yaml
+from src.drawing import CAPTION, GAP, save_strip
 from src.errors import UserError
 from src.evaluation import write_csv, write_json
-from src.picture import CAPTION, GAP, save_strip
 from src.run_folder import COLUMNS
 from weights_pretrained import model_card, record_weights
 

@@ -12,8 +12,8 @@ from real_runs import PLAIN, ROOT, TINY, assert_same_run, end, logged_steps, sta
 from src import resume, run_folder
 from src.checkpoint import read_checkpoint, save_checkpoint
 from src.config import Config
+from src.data.pairs import Pair
 from src.errors import UserError
-from src.picture_files import Pair
 
 # ---- whether the options fit
 

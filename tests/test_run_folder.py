@@ -13,6 +13,7 @@ import pytest
 from src import __version__, run_folder
 from src.config import Config, load_config
 from src.errors import UserError
+from src.formats.weights import write_safetensors
 from src.run_folder import (
     COLUMNS,
     RunLog,
@@ -27,7 +28,6 @@ from src.run_folder import (
     numbered_checkpoints,
     read_log,
 )
-from src.weight_files import write_safetensors
 
 
 def make_run(folder, text="old"):

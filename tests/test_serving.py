@@ -13,8 +13,8 @@ from PIL import Image
 
 from src.checkpoint import load_network, parameter_arrays
 from src.engine import MindSporeEngine
-from src.mindir import export_mindir
-from src.onnx_graph import build_onnx
+from src.formats.mindir import export_mindir
+from src.formats.onnx_graph import build_onnx
 from src.restore import restore_photo
 
 ROOT = Path(__file__).parent.parent

@@ -9,9 +9,9 @@ from PIL import Image
 import train
 from src import data_load
 from src.config import load_config
+from src.data.pairs import find_pairs
 from src.engine import MindSporeEngine
 from src.mimo_unet import MASK_CHANNELS, build_net
-from src.picture_files import find_pairs
 from src.validation import Validator
 
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from src import validation
+from src.data.pairs import find_pairs
 from src.device import Runtime
 from src.errors import BadOutput
-from src.picture_files import find_pairs
 
 
 @pytest.fixture(scope="module")

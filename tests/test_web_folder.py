@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
-from src.web_folder import PREFIX, WebFolder, duration, remove_stale
+from src.web.folder import PREFIX, WebFolder, duration, remove_stale
 
 ROOT = Path(__file__).parent.parent
 LATER = 10**11  # seconds since 1970: everything is older
@@ -137,7 +137,7 @@ def test_only_whole_uploads_and_results_are_held(folder, base):
 
 
 def test_the_next_start_removes_what_killed_pages_left_and_nothing_else(base):
-    code = "from src.web_folder import *\nwith WebFolder(60, 9) as f: (f.uploads / 'a').touch(); print(f.path); input()"
+    code = "from src.web.folder import *\nwith WebFolder(60, 9) as f: (f.uploads / 'a').touch(); print(f.path); input()"
     pages = [
         subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, env=os.environ | {"TMPDIR": str(base)},
                          text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

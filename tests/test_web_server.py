@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from src import web_server
 from src.errors import UserError
-from src.web_folder import WebFolder
-from src.web_server import API, ENVELOPE, FILE, UPLOAD, Gate, Names, open_socket, serving
+from src.web import server as web_server
+from src.web.folder import WebFolder
+from src.web.server import API, ENVELOPE, FILE, UPLOAD, Gate, Names, open_socket, serving
 
 BIG = 2**16
 LOCAL = Names("127.0.0.1")

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees weights_pretrained/ 
 from benchmarks.report import markdown, with_tables  # noqa: E402
 from src.config import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
-from src.weight_files import SAMPLE_MODEL, sha256_of  # noqa: E402
+from src.formats.weights import SAMPLE_MODEL, sha256_of  # noqa: E402
 
 FOLDER, WEIGHTS = SAMPLE_MODEL.parent, SAMPLE_MODEL.name
 FIGURES, CARD = "MIMO-UNet_sample.json", "MODEL_CARD.md"

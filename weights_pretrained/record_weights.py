@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees weights_pretrained/ only
 
 from src.config import ArgumentParser, find_recipe, read_yaml  # noqa: E402
+from src.drawing import CAPTION, GAP, save_curves  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
-from src.picture import CAPTION, GAP, save_curves  # noqa: E402
+from src.formats.weights import sha256_of  # noqa: E402
 from src.run_folder import COLUMNS, read_log  # noqa: E402
-from src.weight_files import sha256_of  # noqa: E402
 from weights_pretrained import model_card  # noqa: E402
 
 SETTINGS = ("seed", "crop_size", "train_batch_size", "synthetic_fraction", "learning_rate", "lr_schedule")

@@ -1,0 +1,334 @@
+"""The files of `deblur.py`: which photos are meant, what their outputs are called, which are done.
+
+No output ever replaces an input or another output.
+"""
+
+import glob
+import itertools
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from src.data.pairs import natural_key
+from src.errors import UserError, first_few, nearest
+from src.photos.read import FORMATS, read_header
+
+NO_FILE = "a pipe, socket or device; expected a file or folder"
+LONGEST_NAME = 255  # bytes of one file name, on nearly every file system
+SUFFIX_OF = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photo to restore."""
+
+    path: Path
+    name: Path
+    """Where it belongs below the output folder."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo and what is written for it."""
+
+    source: Path
+    target: Path
+    file_format: str
+    """A value of `src.photos.read.FORMATS`."""
+    strip: Path | None = None
+    """The before/after picture."""
+
+    @property
+    def outputs(self) -> list[Path]:
+        return [self.target, self.strip] if self.strip else [self.target]
+
+
+# ---- finding photos
+
+
+@dataclass
+class Found:
+    """The photos that the inputs mean, each once."""
+
+    sources: list[Source] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    """Links that were not followed and files that are none, one line each."""
+    failures: list[str] = field(default_factory=list)
+    """Inputs and folders that could not be read, one line each."""
+    other_files: set[Path] = field(default_factory=set)
+    """Files in the inputs that are no photos by their names."""
+
+    def left_out(self) -> str:
+        """'left out: 3 .gif, 1 .psd', or '' if all files were taken."""
+        counts = Counter(path.suffix.lower() or "without suffix" for path in self.other_files)
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return f"left out: {first_few((f'{n} {suffix}' for suffix, n in ordered), 8)}" if ordered else ""
+
+    def take(self, source: Source, sources: list[Source]) -> None:
+        """Add a file of a folder or pattern to `sources`, or say what it is instead."""
+        if _is_special(source.path):
+            self.passed_over.append(f"{source.path}: passed over, {NO_FILE}")
+        elif source.path.suffix.lower() in FORMATS:
+            sources.append(source)
+        else:
+            self.other_files.add(_place(source.path))
+
+
+def find_photos(inputs: Sequence[str], output: Path) -> Found:
+    """The photos that files, folders and patterns mean, in natural order within each input.
+
+    Args:
+        inputs: a file is taken whatever its name; a folder is searched with its sub-folders for photos by suffix; a
+            pattern is expanded when no file has that very name, and its files count by suffix, too.
+        output: not searched, lest a second run takes its results for inputs.
+
+    Raises:
+        UserError: an input does not exist, or holds or matches no photo.
+    """
+    found = Found()
+    by_place: dict[Path, Source] = {}
+    for given in inputs:
+        if os.path.isdir(given):  # unlike those of `Path`, these tests raise nothing
+            sources = _in_folder(Path(given), output, found)
+            if not sources and found.failures:
+                raise UserError(found.failures[-1])
+            if not sources:
+                raise UserError(f"{given}: no photo in it; expected files ending in {' '.join(FORMATS)}")
+        elif _is_special(Path(given)):
+            found.failures.append(f"{given}: {NO_FILE}")
+            continue
+        elif os.path.lexists(given):  # a broken link fails when it is read, by its name
+            sources = [Source(Path(given), Path(Path(given).name))]
+        elif glob.has_magic(given):
+            sources = _matching(given, output, found)
+        else:
+            raise UserError(f"{given}: no such file or folder.{nearest_file(Path(given))}")
+        for source in sources:
+            by_place.setdefault(_place(source.path), source)
+    found.sources = list(by_place.values())
+    found.other_files -= by_place.keys()
+    return found
+
+
+def _place(path: Path) -> Path:
+    """The same for one file that is given in two ways."""
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _is_special(path: Path) -> bool:
+    """Whether opening it may wait without end, as for a pipe or a device. False for a broken link."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
+    """Photos below `root`, links to folders followed, hidden files left out, each folder once."""
+    if _identity(root) == _identity(output):
+        raise UserError(f"--output {output}: is the input folder; give another one, e.g. {root / 'deblurred'}")
+    sources: list[Source] = []
+    seen = {_identity(output), _identity(root)}
+
+    def search(folder: Path) -> None:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
+        except OSError as e:
+            found.failures.append(f"{folder}: cannot be listed ({e.strerror})")
+            return
+        folders = []
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            if os.path.isdir(path):
+                folders.append(path)
+            else:
+                found.take(Source(path, path.relative_to(root)), sources)
+        for path in folders:
+            identity = _identity(path)
+            if identity in seen:
+                if path.is_symlink():
+                    found.passed_over.append(f"{path}: a link to a folder that is searched anyway, or to the output")
+                continue
+            seen.add(identity)
+            search(path)
+
+    search(root)
+    return sources
+
+
+def _matching(pattern: str, output: Path, found: Found) -> list[Source]:
+    """Photos that a pattern matches, named from its first folder without wildcards on."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:fixed])
+    results = None if _is_inside(root, _identity(output)) else _identity(output)  # an output above is not set apart
+    sources: list[Source] = []
+    for path in (Path(p) for p in sorted(glob.glob(pattern, recursive=True), key=natural_key)):
+        if os.path.isdir(path):
+            if _identity(path) != results and "**" not in parts:  # ** comes by all files by itself
+                inside = _in_folder(path, output, found)
+                sources += [Source(s.path, s.path.relative_to(root)) for s in inside]
+        elif not _is_inside(path.parent, results):
+            found.take(Source(path, path.relative_to(root)), sources)
+    if not sources:
+        raise UserError(f"{pattern}: matches no photo; expected files ending in {' '.join(FORMATS)}")
+    return sources
+
+
+def _is_inside(folder: Path, other: tuple[int, int] | None) -> bool:
+    """Whether `folder` is the folder of the identity `other`, or lies in it."""
+    if other is None:
+        return False
+    folder = folder.resolve()
+    return any(_identity(path) == other for path in (folder, *folder.parents))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The same for all names of one file or folder: links, other case, other path. None if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def nearest_file(path: Path) -> str:
+    """A suggestion from the nearest folder above that exists."""
+    while not path.parent.is_dir():
+        path = path.parent
+    try:
+        known = [entry.name for entry in os.scandir(path.parent) if not entry.name.startswith(".")]
+    except OSError:
+        return ""
+    hint = nearest(path.name, known)
+    return hint.replace("Did you mean ", f"Did you mean {path.parent}{os.sep}") if str(path.parent) != "." else hint
+
+
+# ---- naming outputs
+
+
+def plan(
+    sources: Sequence[Source], output: Path, file_format: str = "", compare: bool = False
+) -> tuple[list[Job], list[str]]:
+    """One job per photo, all outputs apart from each other and from all inputs.
+
+    Args:
+        output: exists.
+        file_format: a value of `FORMATS`, '' = that of each input.
+        compare: also a strip for each.
+
+    Returns:
+        The jobs, and lines about outputs that could not be named like their photos.
+
+    Raises:
+        UserError: an output would lie in a folder that holds inputs.
+    """
+    key = _name_key(output)
+    wanted = [_target_name(source, file_format) for source in sources]
+    wished = {key(name) for name, _ in wanted}
+    taken: set[str] = set()
+    renamed: list[str] = []
+
+    def claim(source: Source, wish: Path) -> Path:
+        """`wish`, or the first of wish_2, wish_3, ... that no other output has or wishes for."""
+        numbered = (_with_ending(wish, f"_{n}{wish.suffix}") for n in itertools.count(2))
+        free = (name for name in numbered if key(name) not in taken | wished)
+        name = next(free) if key(wish) in taken else wish
+        taken.add(key(name))
+        if name != wish:
+            renamed.append(f"{source.path} -> {name}")
+        return name
+
+    keeps_name_first = sorted(range(len(sources)), key=lambda i: wanted[i][0] != sources[i].name)
+    claimed = {i: claim(sources[i], wanted[i][0]) for i in keeps_name_first}
+    names = [claimed[i] for i in range(len(sources))]
+    strips = [
+        claim(source, _with_ending(name, "_compare.png")) if compare else None
+        for source, name in zip(sources, names, strict=True)
+    ]
+    jobs = [
+        Job(source.path, output / name, kind, output / strip if strip else None)
+        for source, name, strip, (_, kind) in zip(sources, names, strips, wanted, strict=True)
+    ]
+    _keep_apart(jobs, output)
+    shortened = [
+        f"{source.path} -> {name}"
+        for source, *written in zip(sources, names, strips, strict=True)
+        for name in filter(None, written)
+        if not name.name.startswith(source.name.stem)
+    ]
+    lines = []
+    if renamed:
+        lines.append(f"outputs of one name, numbered: {first_few(renamed)}")
+    if shortened:
+        lines.append(f"names shortened to {LONGEST_NAME} bytes: {first_few(shortened)}")
+    return jobs, lines
+
+
+def _target_name(source: Source, file_format: str) -> tuple[Path, str]:
+    """(name below the output folder, format)"""
+    own = FORMATS.get(source.name.suffix.lower())
+    if own and file_format in ("", own):
+        return source.name, own
+    if own:
+        return _with_ending(source.name, SUFFIX_OF[file_format]), file_format
+    if not file_format:  # a name that tells nothing: the content does
+        try:
+            file_format = read_header(source.path).file_format
+        except UserError:  # told when its turn comes
+            file_format = "PNG"
+    return _with_ending(source.name, SUFFIX_OF[file_format], source.name.name), file_format
+
+
+def _with_ending(name: Path, ending: str, stem: str = "") -> Path:
+    """`ending` in place of the suffix, or after `stem`; what leaves no room for it loses characters from its end."""
+    stem = stem or name.stem
+    while stem and len(os.fsencode(stem + ending)) > LONGEST_NAME:
+        stem = stem[:-1]
+    return name.with_name(stem + ending)
+
+
+def _name_key(output: Path) -> Callable[[Path], str]:
+    """What makes two names one file in `output`: some file systems do not tell a from A."""
+    with tempfile.NamedTemporaryFile(prefix=".case_test_", dir=output) as file:
+        probe = Path(file.name)
+        return (lambda name: str(name).casefold()) if probe.with_name(probe.name.upper()).exists() else str
+
+
+def _keep_apart(jobs: Sequence[Job], output: Path) -> None:
+    inputs = {_identity(job.source): job.source for job in jobs}
+    input_folders = {_identity(job.source.parent): job.source for job in jobs}
+    for known in (inputs, input_folders):
+        known.pop(None, None)
+    for job in jobs:
+        for path in job.outputs:
+            near = input_folders.get(_identity(path.parent)) or inputs.get(_identity(path))
+            if near:
+                raise UserError(
+                    f"--output {output}: {path} would lie among the inputs, beside or in place of {near}; give a "
+                    "folder of its own"
+                )
+
+
+# ---- what is done
+
+
+def is_whole(job: Job) -> bool:
+    """Whether all outputs are there, the photo in its size and format."""
+    if not all(os.path.isfile(path) for path in job.outputs):
+        return False
+    try:
+        before, after = read_header(job.source), read_header(job.target)
+    except UserError:
+        return False
+    return (before.width, before.height, job.file_format) == (after.width, after.height, after.file_format)
+
+
+def is_newer(job: Job) -> bool:
+    """Whether all outputs are at least as new as the photo."""
+    try:
+        return min(path.stat().st_mtime for path in job.outputs) >= job.source.stat().st_mtime
+    except OSError:
+        return False

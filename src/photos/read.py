@@ -1,0 +1,419 @@
+"""Photos as people keep them: reading one with all it carries, and writing it back so that nothing but the pixels
+differs.
+
+Pixels are (H, W, 3) uint8 or uint16 RGB, upright: the EXIF orientation is applied. Alpha, colour profile, EXIF, XMP,
+resolution and texts travel beside them. Nothing here makes a second full-size copy without need, nor a float one: a
+photo may have 100 megapixels. `src.data.pairs` reads training pairs, under other rules.
+"""
+
+import contextlib
+import dataclasses
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+from PIL.TiffImagePlugin import TiffImageFile
+
+from src.data.pairs import READABLE_MODES, SIXTEEN_BIT_MODES, TIFF_SIZE_TAGS, orientation_of, upright
+from src.data.tiff_kind import refuse_unknown_tiff
+from src.errors import UserError
+
+FORMATS = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".bmp": "BMP",
+}  # fmt: skip
+READ_AS = tuple(dict.fromkeys(FORMATS.values()))
+MAX_PIXELS = 120_000_000
+BAND_PIXELS = 2**20  # rows are converted in bands of about so many pixels, instead of the whole photo at once
+
+ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x0112, 282, 283, 296
+EXIF_IFD, INTEROP_IFD, GPS_IFD = 0x8769, 0xA005, 0x8825
+BITS_PER_SAMPLE = 258
+GREY, GREY_WITH_ALPHA = 0, 4  # colour types of PNG
+# What a TIFF's directory says about the photo; its other tags are about how the pixels are stored.
+DESCRIPTIVE_TAGS = frozenset(
+    (269, 270, 271, 272, 285, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, 305, 306, 315, 316, 18246, 18249, 33432,
+     33723, 40091, 40092, 40093, 40094, 40095, EXIF_IFD, GPS_IFD)
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a file holds beside the pixels. Empty values mean that it has none."""
+
+    icc: bytes = b""
+    exif: Image.Exif = field(default_factory=Image.Exif)
+    """Without an orientation other than upright and without a thumbnail: that one would show the blurred photo."""
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
+    """Dots per inch along x and y, after turning upright."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """PNG's text chunks."""
+    comment: bytes = b""
+    """JPEG's comment."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo, upright."""
+
+    pixels: np.ndarray
+    """(H, W, 3) uint8 or uint16 RGB; of a grey photo three equal channels."""
+    alpha: np.ndarray | None = None
+    """(H, W), of the same type, straight (not multiplied into the colours)."""
+    grey: bool = False
+    """Saved with one channel."""
+    lossless_webp: bool = False
+    """Read from a WebP file without loss, and to be written so."""
+    carried: Carried = field(default_factory=Carried)
+    notes: tuple[str, ...] = ()
+    """What reading changed or left out, to be said to the user."""
+
+    def with_pixels(self, pixels: np.ndarray) -> "Photo":
+        return dataclasses.replace(self, pixels=pixels)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known without decoding."""
+
+    width: int
+    """Pixels, upright."""
+    height: int
+    file_format: str
+    """A value of `FORMATS`."""
+
+
+# ---- opening
+
+
+@contextlib.contextmanager
+def _opened(path: Path | str) -> Iterator[Image.Image]:
+    """The file as Pillow opens it: header only, without Pillow's own limits: that of pixels, in whose place is
+    --max_pixels, and that of 1 MB for a colour profile in PNG.
+
+    Raises:
+        UserError: naming the file, for whatever goes wrong before or within the body, but for lack of memory.
+    """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    text_limit, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd metadata; what is lost of it is told in `Photo.notes`
+            refuse_unknown_tiff(path)
+            with Image.open(path, formats=READ_AS) as image:
+                yield image
+    except (UserError, MemoryError):
+        raise
+    except FileNotFoundError as e:
+        raise UserError(f"{path}: no such file{', a broken link' if Path(path).is_symlink() else ''}") from e
+    except Image.UnidentifiedImageError as e:
+        raise UserError(f"{path}: not a photo; expected the content of a PNG, JPEG, TIFF, WebP or BMP file") from e
+    except Exception as e:  # on damaged files Pillow raises anything from struct.error to SyntaxError
+        if isinstance(e, OSError) and e.strerror:
+            raise UserError(f"{path}: cannot be read ({e.strerror})") from e
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise UserError(f"{path}: damaged or cut off ({reason}). Fetch or save this file again.") from e
+    finally:
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limit, text_limit
+
+
+def read_header(path: Path | str) -> Header:
+    """Upright size and format.
+
+    Raises:
+        UserError: naming the file, when it is missing or not a photo.
+    """
+    with _opened(path) as image:
+        width, height = _stored_size(image)
+        if orientation_of(image) >= 5:
+            width, height = height, width
+        return Header(width, height, _format(image))
+
+
+def _format(image: Image.Image) -> str:
+    return "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a phone's JPEG with further pictures behind it
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    if isinstance(image, TiffImageFile):  # newer Pillow gives the size after the turn that it makes when loading
+        width, height = (int(image.tag_v2[tag]) for tag in TIFF_SIZE_TAGS)
+        return width, height
+    return image.size
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    return Image.Image.getexif(image)  # not PNG's own, which decodes the pixels to look behind them
+
+
+# ---- reading
+
+
+def read_photo(path: Path | str, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Decode a photo and collect what it carries.
+
+    Grey (8 and 16 bits), grey with alpha, RGB and RGBA (8 and 16 bits), palettes, black and white, CMYK and YCbCr are
+    taken. Of several pictures in one file the first is read.
+
+    Args:
+        max_pixels: more than these are refused from the header, before anything is decoded.
+
+    Raises:
+        UserError: naming the file, when it is missing, cut off, too large, not a photo or of another pixel type.
+    """
+    with _opened(path) as image:
+        width, height = _stored_size(image)
+        if width * height > max_pixels:
+            raise UserError(
+                f"{path}: {width}x{height} are {width * height / 1e6:.0f} megapixels, expected {max_pixels / 1e6:g} at "
+                "most; --max_pixels raises the limit"
+            )
+        _check_mode(image, path)
+        notes = _frames_note(image)
+        orientation = orientation_of(image) if image.format == "TIFF" else 1  # before newer Pillow turns it and forgets
+        lossless_webp = image.format == "WEBP" and _is_lossless_webp(path)
+        sixteen_bit_colour = _has_sixteen_bit_colour(image, path)
+        image.load()  # of 16-bit colour, too: it finds damage, and the metadata that PNG may have behind the pixels
+        if image.format != "TIFF":
+            orientation = orientation_of(image)
+        carried, lost = _carried(image, orientation)
+        if sixteen_bit_colour:
+            pixels, alpha, grey = _read_sixteen_bit_colour(image, path)
+        else:
+            pixels, alpha, grey = _decode(image)
+        if pixels.dtype == np.uint16 and alpha is None and "transparency" in image.info:
+            notes.append("its transparent colour is left out")
+        turned = image.format == "TIFF" and (sixteen_bit_colour or _exif(image).get(ORIENTATION, 1) == 1)
+        if image.mode == "CMYK":
+            notes.append("CMYK is written as RGB")
+            carried = dataclasses.replace(carried, icc=b"")  # a CMYK profile says nothing about RGB
+    if turned:  # by OpenCV, or by newer Pillow, which then drops the tag
+        orientation = 1
+    if alpha is not None:
+        alpha = upright(alpha, orientation)
+    return Photo(upright(pixels, orientation), alpha, grey, lossless_webp, carried, tuple(notes + lost))
+
+
+def _frames_note(image: Image.Image) -> list[str]:
+    count = getattr(image, "n_frames", 1)
+    return [f"the first of its {count} pictures only"] if count > 1 else []
+
+
+def _is_lossless_webp(path: Path | str) -> bool:
+    with open(path, "rb") as file:  # the chunk of the pixels is the first, or follows those of an extended file
+        head = file.read(16)
+        if head[12:16] != b"VP8X":
+            return head[12:16] == b"VP8L"
+        file.seek(12)
+        while len(chunk := file.read(8)) == 8:
+            if chunk[:4] in (b"VP8 ", b"VP8L"):
+                return chunk[:4] == b"VP8L"
+            size = int.from_bytes(chunk[4:], "little")
+            # A frame of an animation holds chunks of its own, behind 16 bytes of its own.
+            file.seek(16 if chunk[:4] == b"ANMF" else size + size % 2, 1)
+    return False
+
+
+def _check_mode(image: Image.Image, path: Path | str) -> None:
+    if image.mode not in READABLE_MODES and not _is_sixteen_bit_grey(image):
+        raise UserError(
+            f"{path}: got pixels of mode {image.mode}, without a fixed range; expected 8 or 16 bits. Save it as PNG."
+        )
+
+
+def _is_sixteen_bit_grey(image: Image.Image) -> bool:
+    # Older Pillow opens 16-bit grey PNG as 32-bit integers; in other formats those may hold any range.
+    return image.mode in SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG")
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """Slices of rows, of about `BAND_PIXELS` pixels each, that cover a photo from the top."""
+    rows = max(1, BAND_PIXELS // width)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def _decode(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """(pixels, alpha or None, grey) of a loaded image. Converted in bands: a whole image of Pillow's in another mode
+    would take 4 bytes per pixel once more."""
+    width, height = image.size
+    dtype = np.uint16 if _is_sixteen_bit_grey(image) else np.uint8
+    grey = dtype == np.uint16 or image.mode in ("L", "LA", "La", "1")
+    see_through = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or (
+        dtype == np.uint8 and "transparency" in image.info
+    )
+    pixels = np.empty((height, width, 3), dtype)
+    alpha = np.empty((height, width), dtype) if see_through else None
+    for rows in bands(height, width):
+        band = image.crop((0, rows.start, width, rows.stop))
+        if dtype == np.uint16:
+            pixels[rows] = np.asarray(band)[..., None]
+            continue
+        if band.mode in ("RGBa", "La"):  # premultiplied: Pillow divides by alpha on the way to these only
+            band = band.convert(band.mode.upper())
+        values = np.asarray(band.convert("RGBA" if see_through else "RGB"))  # (rows, W, 3 or 4)
+        pixels[rows] = values[..., :3]
+        if alpha is not None:
+            alpha[rows] = values[..., 3]
+    return pixels, alpha, grey
+
+
+def _has_sixteen_bit_colour(image: Image.Image, path: Path | str) -> bool:
+    """More than one channel of 16 bits, which Pillow would cut to 8."""
+    if image.format == "PNG":
+        bits, colour_type = _png_kind(path)
+        return bits == 16 and colour_type != GREY
+    if isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
+        return len(bits) > 1 and max(bits) == 16
+    return False
+
+
+def _png_kind(path: Path | str) -> tuple[int, int]:
+    """(bits per channel, colour type)"""
+    with open(path, "rb") as file:
+        bits, colour_type = file.read(26)[24:26]  # of IHDR, always the first chunk
+    return bits, colour_type
+
+
+def _read_sixteen_bit_colour(image: Image.Image, path: Path | str) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """(pixels, alpha or None, grey) uint16, by OpenCV."""
+    import cv2  # half a second, which photos of 8 bits do without
+
+    with contextlib.suppress(AttributeError):
+        cv2.setLogLevel(0)  # its complaints about odd tags are no lines of ours
+    if image.format == "PNG":
+        with Image.open(path, formats=READ_AS) as fresh:
+            fresh.verify()  # the checksums: OpenCV gives what it could read of a damaged file without a word
+    elif not (isinstance(image, TiffImageFile) and _is_whole_tiff(image, path)):
+        raise UserError(f"{path}: cut off, pixels are missing at its end. Fetch or save this file again.")
+    try:
+        values = cv2.imdecode(np.memmap(path, np.uint8, "r"), cv2.IMREAD_UNCHANGED)  # (H, W, 3 or 4), blue first
+    except cv2.error as e:
+        if e.code == cv2.Error.StsNoMem:
+            raise MemoryError(str(e)) from e
+        raise
+    if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] not in (3, 4):
+        raise UserError(f"{path}: 16-bit colours of a kind that is not supported. Save it as plain RGB.")
+    grey = image.format == "PNG" and _png_kind(path)[1] == GREY_WITH_ALPHA
+    alpha = values[..., 3].copy() if values.shape[2] == 4 else None
+    if alpha is None:
+        for rows in bands(*values.shape[:2]):  # in place: a copy would take 6 bytes a pixel
+            values[rows] = values[rows, :, ::-1].copy()
+        return values, None, grey
+    return np.ascontiguousarray(values[..., 2::-1]), alpha, grey
+
+
+def _is_whole_tiff(image: TiffImageFile, path: Path | str) -> bool:
+    tags = image.tag_v2
+    starts, counts = (tags.get(273), tags.get(279)) if 273 in tags else (tags.get(324), tags.get(325))  # strips, tiles
+    if not starts or not counts:
+        return False
+    return max(s + c for s, c in zip(starts, counts, strict=False)) <= Path(path).stat().st_size
+
+
+# ---- what a file carries
+
+
+def _carried(image: Image.Image, orientation: int) -> tuple[Carried, list[str]]:
+    """What goes into the output beside the pixels, and notes on what cannot."""
+    notes = []
+    try:
+        exif = _upright_exif(image, orientation)
+    except Exception:  # damaged EXIF: anything may be raised
+        exif, notes = Image.Exif(), ["its EXIF data is damaged and left out"]
+    info = image.info
+    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
+    xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+    xmp = re.sub(rb"""(tiff:Orientation(?:=["']|>))[2-8]""", rb"\g<1>1", xmp)
+    dpi = _resolution(info.get("dpi"), exif)
+    texts = {
+        str(key): str(value)
+        for key, value in (getattr(image, "text", None) or {}).items()
+        if key != "XML:com.adobe.xmp" and not key.startswith("Raw profile type")
+    } if image.format == "PNG" else {}  # fmt: skip
+    comment = info.get("comment", b"") if _format(image) == "JPEG" else b""
+    if (count := [marker for marker, _ in getattr(image, "applist", ())].count("COM")) > 1:
+        notes.append(f"the last of its {count} comments only")
+    carried = Carried(
+        icc=info.get("icc_profile") or b"",
+        exif=exif,
+        xmp=xmp,
+        dpi=dpi[::-1] if dpi and orientation >= 5 else dpi,
+        texts=texts,
+        comment=comment if isinstance(comment, bytes) else b"",
+    )
+    return carried, notes
+
+
+def _upright_exif(image: Image.Image, orientation: int) -> Image.Exif:
+    """A copy of the image's EXIF that says it is upright. Raises anything on damaged data."""
+    source, exif = _exif(image), Image.Exif()
+    is_tiff = image.format == "TIFF"
+    for tag, value in source.items():
+        if tag not in (EXIF_IFD, GPS_IFD, ORIENTATION) and (tag in DESCRIPTIVE_TAGS or not is_tiff):
+            exif[tag] = value
+    for tag in (EXIF_IFD, GPS_IFD):
+        if directory := dict(source.get_ifd(tag)):
+            exif[tag] = directory
+    if EXIF_IFD in exif:
+        directory = exif[EXIF_IFD]
+        if INTEROP_IFD in directory:
+            directory[INTEROP_IFD] = dict(source.get_ifd(INTEROP_IFD))
+        if orientation >= 5 and 0xA002 in directory and 0xA003 in directory:  # PixelXDimension, PixelYDimension
+            directory[0xA002], directory[0xA003] = directory[0xA003], directory[0xA002]
+    if ORIENTATION in source and not is_tiff:
+        exif[ORIENTATION] = 1
+    exif.tobytes()  # whether it can be written at all
+    return exif
+
+
+def _resolution(dpi: Any, exif: Image.Exif) -> tuple[float, float] | None:
+    """Dots per inch by the file itself or, failing that, by its EXIF; None when it says nothing usable."""
+    try:
+        if not dpi and X_RESOLUTION in exif and exif.get(RESOLUTION_UNIT, 2) in (2, 3):
+            scale = 2.54 if exif.get(RESOLUTION_UNIT) == 3 else 1.0  # 3: dots per centimetre
+            dpi = [float(exif[tag]) * scale for tag in (X_RESOLUTION, Y_RESOLUTION)]
+        x, y = (float(value) for value in dpi)
+    except (TypeError, ValueError, KeyError, ZeroDivisionError):
+        return None
+    return (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
+
+
+# ---- before and after
+
+
+STRIP_SIDE = 4000  # pixels: longest side of each half of a strip
+STRIP_GAP = 8  # pixels between the halves
+
+
+def save_before_after(file: Any, before: np.ndarray, after: np.ndarray) -> None:
+    """Two (H, W, 3) uint8 or uint16 photos of one size side by side as PNG, reduced to `STRIP_SIDE` if larger."""
+    left = preview(before, STRIP_SIDE)
+    sheet = Image.new("RGB", (2 * left.width + STRIP_GAP, left.height), "white")
+    sheet.paste(left, (0, 0))
+    sheet.paste(preview(after, STRIP_SIDE), (left.width + STRIP_GAP, 0))
+    sheet.save(file, "PNG")
+
+
+def preview(pixels: np.ndarray, side: int) -> Image.Image:
+    """(H, W, 3) uint8 or uint16 -> 8-bit RGB, made smaller if its longer side has more than `side` pixels."""
+    height, width = pixels.shape[:2]
+    share = min(1.0, side / max(height, width))
+    image = Image.fromarray(to_eight_bits(pixels))
+    size = max(1, round(width * share)), max(1, round(height * share))
+    return image if image.size == size else image.resize(size, Image.Resampling.BOX)
+
+
+def to_eight_bits(values: np.ndarray) -> np.ndarray:
+    """(H, W, ...) uint16 -> uint8, rounded; uint8 is returned as it is."""
+    if values.dtype == np.uint8:
+        return values
+    rounded = np.empty(values.shape, np.uint8)
+    for rows in bands(*values.shape[:2]):
+        # 255 / 65535 = 1 / 257, and 257 is odd: adding its half and dividing rounds to the nearest, without ties.
+        rounded[rows] = (values[rows].astype(np.uint32) + 128) // 257
+    return rounded

@@ -1,0 +1,176 @@
+"""Restoring photo files one after the other: every output appears whole or not at all, and a photo that fails does not
+stop the others.
+"""
+
+import contextlib
+import os
+import secrets
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from src import device
+from src.errors import BadOutput, UserError, printable, reason_of
+from src.photos.files import Job
+from src.photos.index import Index, stamp
+from src.photos.read import read_header, read_photo, save_before_after
+from src.photos.write import check_fits, fit_format, write_photo
+from src.restore import OVERLAP, auto_tile, restore_photo
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name when the body has ended well, and never otherwise.
+
+    Hidden while it is written; removed on any error and on Ctrl-C. Folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".deblur_{secrets.token_hex(8)}.part")  # short, however long the final name is
+    try:
+        with open(partial, "xb+") as file:
+            yield file
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+
+
+def restore_file(
+    job: Job, restore: Callable[[np.ndarray, Path], np.ndarray], quality: int, max_pixels: int
+) -> tuple[str, ...]:
+    """Read, restore, write; returns what could not be kept.
+
+    Args:
+        restore: (pixels (H, W, 3) uint8 or uint16, the photo's path) -> the same shape and type.
+
+    Raises:
+        UserError, OSError: nothing was written, or the photo without its strip if only that one's renaming failed.
+    """
+    header = read_header(job.source)
+    check_fits(header.width, header.height, job.file_format, job.source)
+    photo = read_photo(job.source, max_pixels)
+    try:
+        restored = photo.with_pixels(restore(photo.pixels, job.source))
+    except MemoryError as e:  # smaller tiles are of no use to the decoder or the writer
+        raise UserError(f"{job.source}: not enough memory; give a smaller --tile") from e
+    notes = photo.notes
+    with contextlib.ExitStack() as stack:  # both files get their names at its end, the photo first
+        if job.strip:
+            save_before_after(stack.enter_context(whole_file(job.strip)), photo.pixels, restored.pixels)
+        del photo  # its pixels are not needed while writing
+        restored, left_out = fit_format(restored, job.file_format)
+        write_photo(stack.enter_context(whole_file(job.target)), restored, job.file_format, quality)
+    return notes + left_out
+
+
+# ---- all photos
+
+
+def restore_files(
+    jobs: Sequence[Job],
+    restore: Callable[[np.ndarray, Path], np.ndarray],
+    index: Index,
+    *,
+    bar: Any,
+    quality: int,
+    max_pixels: int,
+    debug: bool = False,
+) -> tuple[int, float]:
+    """Restore one photo after the other; one that fails is told in one line and does not stop the others.
+
+    Args:
+        index: told what is done.
+        bar: a tqdm bar over the photos.
+        debug: tracebacks of failures.
+
+    Returns:
+        How many failed, and the seconds that all took.
+
+    Raises:
+        UserError: the network fails on every photo.
+    """
+    failed, start = 0, time.perf_counter()
+    for done, job in enumerate(jobs):
+        try:
+            before = stamp(job.source)
+            notes = [*restore_file(job, restore, quality, max_pixels), index.add(job, before)]
+            if notes := list(filter(None, notes)):
+                bar.write(f"{job.source}: {'; '.join(notes)}")
+        except Exception as e:  # whatever a strange photo causes, the others are worth restoring
+            if isinstance(e, BadOutput) and e.always:
+                raise UserError(one_line(e, job)) from e
+            failed += 1
+            if debug:
+                traceback.print_exc()
+            bar.write(f"failed: {printable(one_line(e, job))}", file=sys.stderr)
+        except KeyboardInterrupt:
+            bar.write(f"{done} of {len(jobs)} photos are done; the same command does the rest", file=sys.stderr)
+            raise
+        bar.update()
+    return failed, time.perf_counter() - start
+
+
+def one_line(error: Exception, job: Job) -> str:
+    """Why a photo failed, for the user."""
+    if isinstance(error, BadOutput):
+        return f"{job.source}: {error}"
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"{job.source}: not enough memory to read it and write the result; close other programs"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or job.target}: {error.strerror}"
+    return f"{job.source}: {type(error).__name__}: {reason_of(error)} (--debug shows where)"
+
+
+# ---- the pixels
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """How every photo of a run is restored."""
+
+    engine: Any
+    """From `src.engine.load_engine`."""
+    tile: int | None
+    """Side of the tiles in pixels, 0 = none, None = as memory allows."""
+    overlap: int | None = None
+    """Pixels that neighbouring tiles share; None = `OVERLAP`, or less in small tiles."""
+    ensemble: str = "none"
+    on_tile: Callable[[int, int], None] | None = None
+    """Called with (tiles done, tiles in all)."""
+    verify: bool = False
+    """Also restore without tiles, and tell the difference."""
+    tell: Callable[[str], None] = print
+
+    def __call__(self, pixels: np.ndarray, path: Path) -> np.ndarray:
+        """(H, W, 3) uint8 or uint16 -> the same, restored."""
+        height, width = pixels.shape[:2]
+        free = max(0, device.available_memory() - pixels.nbytes)  # the result is as large as the photo
+        fitting = auto_tile(height, width, free, self.engine.bytes_per_pixel)
+        tile = fitting if self.tile is None else self.tile
+        overlap = OVERLAP if self.overlap is None else self.overlap
+        if self.overlap is None or self.tile is None:  # a tile that was not asked for may turn out too small for it
+            overlap = min(overlap, max(0, tile - 1) // 2)
+        restored = restore_photo(pixels, self.engine, tile, overlap, self.ensemble, self.on_tile)
+        if self.verify and 0 < tile < max(height, width):
+            if fitting:
+                self.tell(f"{path}: too large for the free memory without tiles, so not compared")
+            else:
+                whole = restore_photo(pixels, self.engine, ensemble=self.ensemble)
+                self.tell(f"{path}: tiles of {tile} against the whole: {difference_in_db(restored, whole)}")
+        return restored
+
+
+def difference_in_db(a: np.ndarray, b: np.ndarray) -> str:
+    """PSNR of two photos, of 8 or 16 bits, as words. Row by row: float copies of large photos would fill the memory."""
+    squares = sum(float(np.square(x.astype(np.float64) - y).sum()) for x, y in zip(a, b, strict=True))
+    if squares == 0:
+        return "equal"
+    return f"{10 * np.log10(float(np.iinfo(a.dtype).max) ** 2 * a.size / squares):.2f} dB"

@@ -1,0 +1,139 @@
+"""Is a dataset whole, and is it what its folders claim? A dry run that only reads.
+
+    python src/preprocessing.py --verify --root_src GOPRO_Large
+    python src/preprocessing.py --verify --root_dst dataset --report_file report.json
+    python src/preprocessing.py --verify --root_src GOPRO_Large --root_dst dataset
+
+`walk` lists a folder in either layout and decodes every file once; the `check_*` functions of `names` and `pixels` turn
+what was seen into `findings`. An error is a fact that spoils training or scores; a warning is a sign that a person has
+to judge. Errors end the command with status 1, warnings alone with 0. With both folders given, the pictures of the
+source are looked at, and those of the arranged dataset compared with them byte by byte.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError, first_few, need_writable_folder
+from src.files import appear, escaped, in_threads
+from src.verify.findings import Finding, size_of
+from src.verify.names import (
+    check_copies,
+    check_counts,
+    check_folders,
+    check_manifest,
+    check_origin,
+    check_partners,
+    check_sequence_names,
+    missing_files,
+    read_rows,
+)
+from src.verify.pixels import PICTURE_CHECKS
+from src.verify.walk import Look, by_half, items_of, look_at, need_layout, scan
+
+
+@dataclass(frozen=True)
+class Report:
+    findings: list[Finding]
+    summary: dict[str, dict[str, Any]]
+    """Per half that was looked into: pairs, sequences, sizes, PSNR of the blurred input."""
+
+    def count(self, severity: str) -> int:
+        return sum(f.severity == severity for f in self.findings)
+
+
+def verify(root_src: Path | None, root_dst: Path | None, progress: bool = True) -> Report:
+    """Look into a dataset in the layout of GOPRO_Large, an arranged one, or one and what was arranged from it.
+
+    Raises:
+        UserError: a folder is missing, or is of the other layout.
+    """
+    findings, items = [], []
+    for root, option in ((root_src, "--root_src"), (root_dst, "--root_dst")):
+        if root:
+            need_layout(root, option)
+    if root_src:
+        places, found = scan(root_src, arranged=False)
+        findings += found + check_folders(places) + check_partners(places)
+        items = items_of(places)
+    if root_dst:
+        places, found = scan(root_dst, arranged=True)
+        rows, found_in_manifest = read_rows(root_dst)
+        missing = missing_files(root_dst, rows)
+        findings += found + check_folders(places) + check_partners(places, missing) + found_in_manifest
+        findings += check_manifest(root_dst, rows, places, missing)
+        if not root_src:
+            gone = set(missing)  # broken links among them would be unreadable, too
+            items = [item for item in items_of(places, rows) if not {item.blur, item.sharp} & gone]
+        elif not found_in_manifest:
+            findings += check_origin(root_src, root_dst, rows, items) + check_copies(root_src, root_dst, rows, progress)
+    findings += check_counts(items) + check_sequence_names(items)
+    looks = in_threads(look_at, items, "pair", progress)
+    for check in PICTURE_CHECKS:
+        findings += check(looks)
+    findings.sort(key=lambda found: found.severity != "error")
+    return Report(findings, {str(half): summarize(group) for half, group in by_half(looks)})
+
+
+def summarize(looks: Sequence[Look]) -> dict[str, Any]:
+    """What one half holds. PSNR is the mean over the pairs whose images differ, dB, None without any."""
+    psnr = [10 * math.log10(255**2 / look.mse) for look in looks if look.mse]
+    return {
+        "pairs": len(looks),
+        "sequences": len({look.item.sequence for look in looks} - {""}),
+        "sizes": dict(Counter(size_of(look.sizes[1]) for look in looks if look.sizes).most_common()),
+        "psnr_input": sum(psnr) / len(psnr) if psnr else None,
+    }
+
+
+# ---- told
+
+
+def run(root_src: Path | None, root_dst: Path | None, report_file: Path | None = None, progress: bool = True) -> int:
+    """`verify`, told on the screen and in a JSON file. Returns the exit status: 1 after an error, else 0.
+
+    Raises:
+        UserError: as `verify`, or the report cannot be written, which is tried before the pictures are read.
+    """
+    if report_file:
+        if report_file.suffix != ".json" or report_file.is_dir():
+            raise UserError(f"--report_file: got {report_file}, expected a file name that ends with .json")
+        need_writable_folder(report_file.parent, "--report_file")
+    report = verify(root_src, root_dst, progress)
+    for half, facts in report.summary.items():
+        print(f"{half}: {_describe(facts)}")
+    if root_src and root_dst:
+        print(f"{root_dst}: compared with {root_src}, byte by byte")
+    for found in report.findings:
+        print(found)
+    counts = {severity: report.count(severity) for severity in ("error", "warning")}
+    told = [f"{n} {severity}{'' if n == 1 else 's'}" for severity, n in counts.items() if n]
+    print(", ".join(told) or "nothing wrong was found")
+    if report_file:
+        roots = {"root_src": str(root_src or ""), "root_dst": str(root_dst or "")}
+        content = roots | {f"{severity}s": n for severity, n in counts.items()} | asdict(report)
+        write_json(report_file, content)
+        print(f"report: {report_file}")
+    return 1 if counts["error"] else 0
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Appears whole or not at all."""
+    text = escaped(json.dumps(content, indent=2, ensure_ascii=False) + "\n")  # such an escape is JSON's, too
+    try:
+        appear(path, lambda part: part.write_text(text, encoding="utf-8"))
+    except OSError as e:
+        raise UserError(f"--report_file: cannot write {path} ({e.strerror})") from e
+
+
+def _describe(facts: dict[str, Any]) -> str:
+    parts = [f"{facts['pairs']} pairs" + (f" of {facts['sequences']} sequences" if facts["sequences"] else "")]
+    sizes = [f"{n} of {size}" for size, n in facts["sizes"].items()]
+    parts.append(next(iter(facts["sizes"])) if len(sizes) == 1 else first_few(sizes) or "no size")
+    if facts["psnr_input"] is not None:
+        parts.append(f"blurred input {facts['psnr_input']:.2f} dB")
+    return ", ".join(parts)

@@ -1,0 +1,191 @@
+"""The walk over a dataset that is verified: its folders and pairs by their names, then every file's pixels, once.
+
+What is seen is kept in `Place`, `Item` and `Look`; src/verify/names.py and src/verify/pixels.py judge it.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageChops
+
+from src.data.gopro_large import GOPRO_NAME, GOPRO_SEQUENCES
+from src.data.manifest import ManifestRow
+from src.data.pairs import KINDS, SPLITS, list_images, read_rgb, subfolders
+from src.errors import UserError, first_few
+from src.files import same_bytes
+from src.verify.findings import Finding, finding
+
+THUMB = (16, 9)  # width, height
+
+
+# ---- folders and names
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder that holds blur and sharp: a sequence of GOPRO_Large, or one half of an arranged dataset."""
+
+    half: Path
+    """The folder train or test."""
+    sequence: str
+    """Name of the sequence's folder, "" for an arranged dataset."""
+    images: dict[str, dict[str, Path]]
+    """blur, sharp or blur_gamma -> name without suffix -> file; without the kinds whose folder is missing."""
+
+    @property
+    def folder(self) -> Path:
+        return self.half / self.sequence
+
+    @property
+    def is_whole(self) -> bool:
+        """It has both folders, blur and sharp."""
+        return all(kind in self.images for kind in KINDS)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One pair of files."""
+
+    half: Path
+    """The folder train or test."""
+    sequence: str
+    """"" when nothing tells it"""
+    label: str
+    """How messages call the pair: its path below `half`, without suffix and kind."""
+    blur: Path
+    sharp: Path
+    gamma: Path | None = None
+    """The file of blur_gamma beside them, if there is one."""
+
+
+def need_layout(root: Path, option: str) -> None:
+    """Raise a UserError unless `root` holds train or test and could be what `option` asks for.
+
+    --root_src is {train,test}/<sequence>/{blur,sharp}, --root_dst is {train,test}/{blur,sharp}.
+    """
+    if not root.is_dir():
+        raise UserError(f"{option}: no folder {root}. Give the folder that holds train and test.")
+    halves = [root / split for split in SPLITS if (root / split).is_dir()]
+    if not halves:
+        inside = first_few(folder.name for folder in subfolders(root)) or "no folder"
+        raise UserError(f"{option}: neither train nor test in {root}, got {inside}. Give the folder that holds them.")
+    if any((half / kind).is_dir() for half in halves for kind in KINDS):
+        if option == "--root_src":
+            raise UserError(f"--root_src: {root} holds blur and sharp, so it is arranged. Give it as --root_dst.")
+    elif option == "--root_dst":
+        if any((sequence / kind).is_dir() for half in halves for sequence in subfolders(half) for kind in KINDS):
+            raise UserError(f"--root_dst: {root} holds one folder per sequence. Give it as --root_src.")
+
+
+def scan(root: Path, arranged: bool) -> tuple[list[Place], list[Finding]]:
+    """All places below `root`, and the faults of folders that could not be listed or are not there."""
+    places, findings = [], []
+    kinds = KINDS if arranged else (*KINDS, "blur_gamma")
+    for half in (root / split for split in SPLITS):
+        if not half.is_dir():
+            findings.append(finding("half", half, [half]))
+            continue
+        folders = [half] if arranged else subfolders(half)
+        folders = [folder for folder in folders if arranged or any((folder / kind).is_dir() for kind in kinds)]
+        if not folders:
+            findings.append(finding("sequences", half, [half]))
+        for folder in folders:
+            try:
+                images = {kind: list_images(folder / kind) for kind in kinds if (folder / kind).is_dir()}
+            except UserError as e:
+                findings.append(finding("names", folder, [folder], reason=str(e).removeprefix(f"{folder}/")))
+            else:
+                places.append(Place(half, "" if arranged else folder.name, images))
+    return places, findings
+
+
+def items_of(places: Sequence[Place], rows: Sequence[ManifestRow] = ()) -> list[Item]:
+    """The pairs of `places`; `rows` of the manifest tell the sequences of an arranged dataset."""
+    sequences = {(row.split, row.new_name): row.sequence for row in rows}
+    items = []
+    for place in places:
+        blur, sharp, gamma = (place.images.get(kind, {}) for kind in ("blur", "sharp", "blur_gamma"))
+        for name in (name for name in blur if name in sharp):
+            in_name = GOPRO_NAME.match(name)
+            sequence = place.sequence or sequences.get((place.half.name, name), in_name[0] if in_name else "")
+            label = f"{place.sequence}/{name}" if place.sequence else name
+            items.append(Item(place.half, sequence, label, blur[name], sharp[name], gamma.get(name)))
+    return items
+
+
+def by_half(things: Iterable) -> Iterable[tuple[Path, list]]:
+    """Places, items or looks of train, then those of test, as far as there are any."""
+    groups = defaultdict(list)
+    for thing in things:
+        groups[thing.half].append(thing)
+    return groups.items()
+
+
+def is_gopro(items: Iterable[Item]) -> bool:
+    """Whether any sequence is one of GOPRO_Large."""
+    return not {item.sequence for item in items}.isdisjoint(frozenset.union(*GOPRO_SEQUENCES.values()))
+
+
+# ---- pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What was seen in the files of one pair; `None` or empty where a file could not be read or the sizes differ."""
+
+    item: Item
+    unreadable: tuple[tuple[Path, str], ...] = ()
+    """(file, reason)"""
+    copies_gamma: bool = False
+    """The file of blur_gamma has the same bytes as that of blur."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """(width, height) of blur and of sharp, pixels."""
+    mse: float | None = None
+    """Mean squared difference of blur and sharp, levels squared: 0 when they are equal."""
+    thumbs: tuple[np.ndarray, ...] = field(default=(), repr=False)
+    """Grey thumbnails of blur and sharp, each (9 * 16,) float32, in levels."""
+    digest: bytes = b""
+    """Of the pixels of sharp."""
+
+    @property
+    def half(self) -> Path:
+        return self.item.half
+
+
+def look_at(item: Item) -> Look:
+    """Decode both files of a pair, once, and keep what the checks need."""
+    images, unreadable = [], []
+    for path in (item.blur, item.sharp):
+        try:
+            images.append(read_rgb(path))
+        except UserError as e:
+            unreadable.append((path, str(e).removeprefix(f"{path}: ")))
+    copies_gamma = item.gamma is not None and same_bytes(item.gamma, item.blur)
+    if unreadable:
+        return Look(item, tuple(unreadable), copies_gamma)
+    sizes = tuple((image.shape[1], image.shape[0]) for image in images)
+    if sizes[0] != sizes[1]:
+        return Look(item, copies_gamma=copies_gamma, sizes=sizes)
+    blur, sharp = (Image.fromarray(image) for image in images)
+    return Look(
+        item,
+        copies_gamma=copies_gamma,
+        sizes=sizes,
+        mse=float(_histogram(ImageChops.difference(blur, sharp)) @ np.arange(256.0) ** 2),
+        thumbs=(_thumbnail(blur), _thumbnail(sharp)),
+        digest=hashlib.blake2b(images[1].data, digest_size=16, person=str(sizes[1]).encode()[:16]).digest(),
+    )
+
+
+def _histogram(image: Image.Image) -> np.ndarray:
+    """Shares of the 256 levels among all pixels and colours, (256,) float64."""
+    counts = np.reshape(image.histogram(), (3, 256)).sum(axis=0)
+    return counts / counts.sum()
+
+
+def _thumbnail(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("L").resize(THUMB, Image.Resampling.BOX), np.float32).ravel()

@@ -1,0 +1,86 @@
+"""One photo of the page of `app.py`: what comes in by upload goes the way of `deblur.py`, to the same bytes."""
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from src.photos.files import LONGEST_NAME, Job, Source, plan
+from src.photos.read import preview, read_header, read_photo
+from src.photos.run import one_line, restore_file
+
+PREVIEW_SIDE = 2000  # pixels: longest side of the pictures on the page
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What the page shows of a photo."""
+
+    line: str
+    """Name, size and time, or what went wrong."""
+    target: Path | None = None
+    """The file to download; None, as the previews, when it failed."""
+    before: Path | None = None
+    """Upright, 8 bits, at most `PREVIEW_SIDE` pixels a side, in a format that every browser shows."""
+    after: Path | None = None
+
+
+def restore_upload(
+    upload: Path,
+    given_name: str,
+    folder: Path,
+    restore: Callable[[np.ndarray, Path], np.ndarray],
+    quality: int,
+    max_pixels: int,
+    debug: bool = False,
+) -> Restored:
+    """Restore one uploaded photo.
+
+    Args:
+        upload: where the server has put it, under a name of the server's.
+        given_name: what the user calls it; decides the format as a file's name does for `deblur.py`. Not trusted.
+        folder: exists, empty; the result and the previews are written there.
+        restore: see `src.photos.run.restore_file`.
+        debug: tracebacks of failures, on standard error.
+
+    Returns:
+        The result, or the reason why there is none in `line`; whatever goes wrong with a photo, nothing is raised.
+    """
+    name = file_name(given_name, upload)
+    results, previews = folder / "result", folder / "preview"
+    job = Job(upload, results / name, "")
+    try:
+        results.mkdir()
+        previews.mkdir()
+        (job,), _ = plan([Source(upload, Path(name))], results)
+        start = time.perf_counter()
+        notes = restore_file(job, restore, quality, max_pixels)
+        seconds = time.perf_counter() - start
+        before = write_preview(upload, previews / "before.png", max_pixels)
+        after = write_preview(job.target, previews / "after.png", max_pixels)
+        header, size = read_header(job.target), job.target.stat().st_size
+    except Exception as e:  # one strange photo must not end the page
+        if debug:
+            traceback.print_exc()
+        line = f"error: {one_line(e, job)}"
+        return Restored(line.replace(str(upload), name).replace(str(job.target), job.target.name))
+    told = [f"{job.target.name}: {header.width}x{header.height} pixels, {size / 1e6:.2f} MB, {seconds:.1f} s", *notes]
+    return Restored("; ".join(told), job.target, before, after)
+
+
+def file_name(given: str, upload: Path) -> str:
+    """The last part of the name that came with an upload, or the server's own name where it cannot be a file's."""
+    name = PurePosixPath(given.replace("\\", "/")).name
+    usable = name not in ("", "..") and name.isprintable() and len(name.encode()) <= LONGEST_NAME
+    return name if usable else upload.name
+
+
+def write_preview(path: Path, target: Path, max_pixels: int) -> Path:
+    """A photo as PNG for the page; transparency is left out."""
+    photo = read_photo(path, max_pixels)
+    profile = None if photo.grey else photo.carried.icc or None  # the preview has three channels, a grey profile one
+    preview(photo.pixels, PREVIEW_SIDE).save(target, "PNG", compress_level=1, icc_profile=profile)
+    return target

@@ -1,0 +1,152 @@
+"""Weights in .safetensors and in PyTorch's files. More about the former in tests/test_checkpoint.py."""
+
+import argparse
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.torch_twin import TorchMIMOUNet
+from src.config import ROOT
+from src.errors import UserError
+from src.formats.weights import (
+    need_file,
+    parse_meta,
+    read_safetensors,
+    read_torch,
+    replacing,
+    torch_array,
+    write_safetensors,
+    write_torch,
+)
+from tests.data_trees import error_of
+
+ARRAYS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float32([np.nan, -0.0])}
+
+# ---- safetensors
+
+
+def test_arrays_and_description_come_back(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, ARRAYS | {"turned": np.asfortranarray(ARRAYS["b"])}, {"epoch": 3, "best": 1 / 3})
+    arrays, meta = read_safetensors(path)
+    assert meta == {"epoch": 3, "best": 1 / 3} and [p.name for p in tmp_path.iterdir()] == [path.name]
+    for name, array in (ARRAYS | {"turned": ARRAYS["b"]}).items():
+        assert arrays[name].tobytes() == array.tobytes() and arrays[name].shape == array.shape
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", 7])
+def test_descriptions_of_others_are_none(text):
+    assert parse_meta(text) == {}
+
+
+def test_mindspore_is_not_needed():
+    code = "import sys, src.formats.weights; print({'mindspore', 'torch', 'safetensors'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
+
+
+# ---- whole or not at all
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path):
+    path = tmp_path / "a.ckpt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path, 3) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+    with (
+        pytest.raises(UserError, match=r"cannot save .*a.ckpt \(No space.*: 5 MB are needed"),
+        replacing(path, 5 * 10**6),
+    ):
+        raise OSError(28, "No space left on device")
+    with replacing(path, 3) as temporary:
+        temporary.write_text("new")
+        temporary.chmod(0o400)
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o644
+
+
+# ---- PyTorch
+
+
+def test_tensors_come_back(tmp_path):
+    write_torch(tmp_path / "a.pkl", ARRAYS)
+    content = torch.load(tmp_path / "a.pkl", weights_only=True)
+    assert list(content) == ["model"]
+    tensors = read_torch(tmp_path / "a.pkl")["model"]
+    for name, array in ARRAYS.items():
+        assert torch_array(tensors[name], name, tmp_path).tobytes() == array.tobytes()
+
+
+def test_only_dense_numbers_are_weights(tmp_path):
+    assert torch_array(torch.ones(2, 3, dtype=torch.float64).T, "a", tmp_path).flags.c_contiguous
+    for tensor, words in (
+        (torch.ones(1, dtype=torch.int8), "a has int8, strided"),
+        (torch.ones(1, device="meta"), "a has no data"),
+        (torch.ones(2, 2).to_sparse(), "a has float32, sparse_coo"),
+    ):
+        assert f"{words}; expected dense floating-point numbers" in error_of(torch_array, tensor, "a", tmp_path)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch hacked",)
+
+
+@pytest.mark.parametrize("make", ["zip", "legacy", 0, 2, 3, 4, 5])
+def test_pickle_that_wants_to_run_code(tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pkl"
+    if isinstance(make, int):
+        path.write_bytes(pickle.dumps({"model": Evil()}, protocol=make))
+    else:
+        torch.save({"model": Evil()}, path, _use_new_zipfile_serialization=make == "zip")
+    assert error_of(read_torch, path) == (
+        f"{path} was refused: it asks for {os.system.__module__}.system, code that a file of weights does not need. "
+        "Nothing of it was run. Save the state dict alone where the file was made: torch.save(model.state_dict(), FILE)"
+    )
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_objects_beside_the_weights(tmp_path):
+    for content, name in (
+        ({"model": {"a": torch.ones(2)}, "args": argparse.Namespace(lr=1)}, "argparse.Namespace"),
+        (TorchMIMOUNet(1), "benchmarks.torch_twin.TorchMIMOUNet"),
+    ):
+        torch.save(content, tmp_path / "a.pkl")
+        assert f"was refused: it asks for {name}, code " in error_of(read_torch, tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"x", b"hello world\n" * 20, b"PK\3\4" + b"x" * 100, b"\0" * 300, b"<html>Quota exceeded</html>", b'{"a": 1}'],
+)
+def test_file_of_another_kind(tmp_path, content):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(content)
+    text = error_of(read_torch, path)
+    assert text.startswith(f"{path} is damaged, cut off or not a PyTorch file ({len(content)} bytes; ")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+def test_cut_off_download(tmp_path, zipped, kept):
+    path = tmp_path / "a.pkl"
+    torch.save({"model": {"a": torch.ones(1000)}}, path, _use_new_zipfile_serialization=zipped)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    assert f"{path} is damaged, cut off or not a PyTorch file (" in error_of(read_torch, path)
+
+
+def test_a_folder_is_named_with_the_weights_in_it(tmp_path):
+    said = f"{tmp_path} is a folder, expected a checkpoint. In it: "
+    assert error_of(need_file, tmp_path, "checkpoint") == said + "no weights"
+    for name in ("last.ckpt", "best.ckpt", "net.onnx", "net.mindir", "log.csv"):
+        (tmp_path / name).write_bytes(b"x")
+    assert error_of(need_file, tmp_path, "checkpoint") == said + "best.ckpt, last.ckpt, net.mindir, net.onnx"
+    assert error_of(need_file, tmp_path / "a.ckpt", "checkpoint").endswith("best.ckpt, last.ckpt, net.mindir, net.onnx")

@@ -1,0 +1,70 @@
+"""What deblur.py and app.py let the user choose alike."""
+
+from pathlib import Path
+
+import pytest
+
+from src import device
+from src.config import ArgumentParser
+from src.formats import weights as weight_files
+from src.photos import options as deblur_options
+from src.photos.options import add_options, check_overlap, choose_model, open_engine
+from tests.data_trees import error_of
+
+
+def options(*argv):
+    parser = ArgumentParser("a script")
+    add_options(parser)
+    return parser.parse_args([*argv])
+
+
+def test_tile_in_pixels_or_by_memory():
+    assert options().tile is None
+    assert options("--tile", "0").tile == 0
+    args = options("--tile", "64", "--tile_overlap", "31")
+    assert args.tile == 64
+    check_overlap(args)
+    args.tile_overlap = 32
+    assert error_of(check_overlap, args) == "--tile_overlap: got 32, expected less than half of the tile"
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--tile", "32"], "--tile: got '32', expected auto, 0 or 64 to 65536"),
+        (["--tile", "99999999999"], "--tile: got '99999999999', expected auto, 0 or 64"),
+        (["--tile", "big"], "--tile: got 'big'"),
+        (["--quality", "0", "--threads", "-1"], "--quality: got 0, expected 1 to 100; --threads: got -1"),
+        (["--quality", "101"], "--quality: got 101, expected 1 to 100"),
+        (["--threads", "1e3"], "--threads: got '1e3', expected a whole number in digits, without leading zeros"),
+        (["--max_pixels", "0"], "--max_pixels: got 0, expected 1 to 10000000000"),
+        (["--model", ""], "--model: got '', expected some text (is a shell variable unset?)"),
+    ],
+)
+def test_wrong_values_are_named_with_their_range(argv, words):
+    assert words in error_of(options, *argv)
+
+
+def test_the_model_that_is_given_else_the_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(weight_files, "SAMPLE_MODEL", tmp_path / "sample.ckpt")
+    (tmp_path / "model.onnx").touch()
+    assert choose_model(str(tmp_path / "model.onnx")) == (tmp_path / "model.onnx", "")
+    assert "Did you mean" in error_of(choose_model, str(tmp_path / "modle.onnx"))
+    assert error_of(choose_model, str(tmp_path)).endswith(
+        "is a folder, expected a checkpoint or exported network. In it: model.onnx"
+    )
+    assert "--model: a trained network is needed" in error_of(choose_model, None)
+    (tmp_path / "sample.ckpt").touch()
+    path, remark = choose_model(None)
+    assert path == tmp_path / "sample.ckpt" and "the sample that comes with the repository" in remark
+
+
+def test_mindspore_is_set_up_for_its_own_files_alone(monkeypatch):
+    opened, targets = [], []
+    monkeypatch.setattr(deblur_options, "load_engine", lambda path, **words: opened.append((path.name, words)))
+    monkeypatch.setattr(device, "setup", lambda target, **_: targets.append(target))
+    args = options("--threads", "3", "--precision", "bf16", "--model_name", "MIMO-UNetPlus")
+    for name, set_up in (("a.onnx", []), ("a.ckpt", ["CPU"])):
+        open_engine(Path(name), args)
+        assert targets == set_up
+    assert opened[0] == ("a.onnx", {"model_name": "MIMO-UNetPlus", "precision": "bf16", "threads": 3})

@@ -1,0 +1,125 @@
+"""Photos are written as their format allows, and what it cannot hold is said."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.errors import UserError
+from src.photos import read as photo_module
+from src.photos.read import read_photo, to_eight_bits
+from src.photos.write import check_fits
+from tests.photos import RGB, RGB16, make_exif, same, write
+
+
+@pytest.fixture(autouse=True)
+def small_bands(monkeypatch):
+    """Bands of 5 rows, so that every image here has several, the last one shorter."""
+    monkeypatch.setattr(photo_module, "BAND_PIXELS", 110)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".webp", ".jpg"])
+def test_one_pixel_wide_photos(tmp_path, size, suffix):
+    for dtype in (np.uint8, np.uint16):
+        first = photo_module.Photo(np.full((*size, 3), 77, dtype), lossless_webp=True)
+        write(tmp_path / f"a{suffix}", first)
+        assert read_photo(tmp_path / f"a{suffix}").pixels.shape == (*size, 3)
+        if suffix in (".png", ".tif"):
+            same(read_photo(tmp_path / f"a{suffix}"), first)
+
+
+def test_jpeg_keeps_colours_at_full_resolution(tmp_path):
+    checks = np.zeros((32, 32, 3), np.uint8)
+    checks[:, ::2] = (255, 0, 0)
+    checks[:, 1::2] = (0, 0, 255)
+    write(tmp_path / "a.jpg", photo_module.Photo(checks))
+    assert np.abs(read_photo(tmp_path / "a.jpg").pixels.astype(int) - checks).max() < 25  # halved, they mix to purple
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert {layer[1:3] for layer in image.layer} == {(1, 1)}
+
+
+def test_quality_and_lossless_webp(tmp_path):
+    plain = photo_module.Photo(RGB)
+    sizes = []
+    for quality in (30, 95):
+        write(tmp_path / "a.jpg", plain, quality)
+        sizes.append((tmp_path / "a.jpg").stat().st_size)
+    assert sizes[0] < sizes[1]
+    write(tmp_path / "lossy.webp", plain)
+    assert not read_photo(tmp_path / "lossy.webp").lossless_webp
+    write(tmp_path / "best.webp", plain, quality=100)
+    assert read_photo(tmp_path / "best.webp").lossless_webp
+    same(read_photo(tmp_path / "best.webp"), photo_module.Photo(RGB))
+
+
+def test_too_long_metadata_for_jpeg_is_left_out_and_said(tmp_path):
+    exif = make_exif()
+    exif[0x8769] = {0x927C: bytes(70000)}
+    carried = photo_module.Carried(exif=exif, xmp=b"x" * 70000, icc=bytes(200000))
+    notes = write(tmp_path / "a.jpg", photo_module.Photo(RGB, carried=carried))
+    assert notes == ("its EXIF and XMP is left out, it is too long for JPEG",)
+    assert len(read_photo(tmp_path / "a.jpg").carried.icc) == 200000  # a profile may take several segments
+
+
+def exif_of(size):
+    """EXIF data of so many bytes."""
+    exif = Image.Exif()
+    exif[270] = 1000 * "x"
+    exif[270] = (size - len(exif.tobytes()) + 1000) * "x"
+    assert len(exif.tobytes()) == size
+    return exif
+
+
+def test_what_just_fits_into_a_jpeg_file_is_kept(tmp_path):
+    """A segment holds 65533 bytes, with the mark that says what it is."""
+    carried = photo_module.Carried(exif=exif_of(65532), xmp=bytes(65504), icc=bytes(255 * 65519), comment=bytes(65533))
+    assert write(tmp_path / "a.jpg", photo_module.Photo(RGB, carried=carried)) == ()
+    back = read_photo(tmp_path / "a.jpg").carried
+    assert (back.xmp, back.icc, back.comment) == (carried.xmp, carried.icc, carried.comment)
+    assert back.exif.tobytes() == carried.exif.tobytes()
+    carried = photo_module.Carried(exif=exif_of(65534), xmp=bytes(65505), comment=b"kept")
+    notes = write(tmp_path / "a.jpg", photo_module.Photo(RGB, carried=carried))
+    assert notes == ("its EXIF and XMP is left out, it is too long for JPEG",)
+    assert read_photo(tmp_path / "a.jpg").carried.comment == b"kept"
+
+
+def test_long_profiles_of_png_are_read_again(tmp_path):
+    for array in (RGB, RGB16):
+        write(tmp_path / "a.png", photo_module.Photo(array, carried=photo_module.Carried(icc=bytes(2 * 2**20))))
+        assert len(read_photo(tmp_path / "a.png").carried.icc) == 2 * 2**20
+
+
+def test_what_a_format_cannot_hold_is_said(tmp_path):
+    full = photo_module.Photo(RGB16, RGB16[..., 0].copy())
+    assert len(write(tmp_path / "a.jpg", full)) == len(write(tmp_path / "a.bmp", full)) == 2
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.bmp").pixels, np.round(RGB16 / 257).astype(np.uint8))
+    (note,) = write(tmp_path / "a.webp", full, quality=100)
+    assert note == "WEBP has 8 bits, 16 are rounded to them"
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.webp").alpha, to_eight_bits(RGB16[..., 0]))
+    assert write(tmp_path / "a.png", full) == write(tmp_path / "a.tif", full) == ()
+
+
+def test_sides_too_long_for_a_format():
+    check_fits(16383, 16383, "WEBP", "a")
+    for file_format, side in (("WEBP", 16384), ("JPEG", 65501)):
+        with pytest.raises(UserError, match="use --format png"):
+            check_fits(side, 5, file_format, "a")
+    check_fits(10**6, 1, "PNG", "a")
+
+
+def test_own_png_is_what_the_standard_says(tmp_path):
+    write(tmp_path / "a.png", photo_module.Photo(RGB16))
+    data = (tmp_path / "a.png").read_bytes()
+    at, kinds = 8, []
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kinds.append(data[at + 4 : at + 8])
+        assert (
+            zlib.crc32(data[at + 4 : at + 8 + length])
+            == struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0]
+        )
+        at += 12 + length
+    assert kinds[0] == b"IHDR" and kinds[-1] == b"IEND" and set(kinds[1:-1]) == {b"IDAT"}
