@@ -68,7 +68,7 @@ def describe(folder: str, minutes: str) -> dict[str, Any]:
         spent = float(minutes)
     except ValueError as e:
         raise UserError(f"--run {folder}={minutes}: expected the processor time in minutes after the =") from e
-    config, log = read_yaml(path / "config.yaml"), read_log(path / "log.csv")
+    config, log = read_yaml(path / "config.yaml"), read_log(path / "log.csv", need_rows=True)
     steps = int(log["step"][-1])
     crops = steps * config["train_batch_size"] * config["accumulate_steps"]
     return {"folder": path, "config": config, "done": {"minutes": spent, "steps": steps, "crops": crops}}

@@ -34,22 +34,16 @@ class Summary:
 
 
 def read_run(folder: Path) -> Log:
-    """The log of a run folder.
+    """The log of a run folder; what cannot be read of it is reported and left out.
 
     Raises:
-        UserError: there is none, or it has no rows, or other columns.
+        UserError: there is none, or it has no rows that can be read.
     """
     path = folder / "log.csv"
     if not path.is_file():
         what = "is no folder" if not folder.is_dir() else "is no run folder (it has no log.csv)"
         raise UserError(f"{folder} {what}; expected what train.py --ckpt_save_directory wrote")
-    try:
-        log = read_log(path)
-    except (OSError, ValueError, TypeError) as e:  # TypeError: a row longer than the header
-        raise UserError(f"{path}: cannot be read as a log ({e})") from e
-    if not any(step is not None for step in log["step"]):
-        raise UserError(f"{path} has no rows yet: the run has not reached its first log entry")
-    return log
+    return read_log(path, need_rows=True)
 
 
 def summarise(log: Log) -> Summary:

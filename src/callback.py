@@ -20,7 +20,15 @@ from tqdm import tqdm
 from src.drawing import save_curves
 from src.errors import UserError
 from src.interrupts import Interrupts, describe
-from src.run_folder import RunLog, age, checkpoint_name, numbered_checkpoints, read_log, why_not_importable
+from src.run_folder import (
+    Decoration,
+    RunLog,
+    age,
+    checkpoint_name,
+    numbered_checkpoints,
+    read_log,
+    why_not_importable,
+)
 from src.train_step import VALUES
 
 
@@ -121,7 +129,8 @@ class Loop(Callback):
         self.save, self.log, self.checkpoints, self.progress = save, log, checkpoints, progress
         self.watch = Stopwatch()
         self.read_step = self.saved_step = state.first_step
-        self.has_warned = False
+        self.has_warned = self.has_reported = False
+        self.decoration = Decoration(log.folder / "curves.png" if log else Path())
 
     def on_train_begin(self, run_context: RunContext) -> None:
         self.signals.listen()
@@ -229,7 +238,15 @@ class Loop(Callback):
     def draw(self) -> None:
         """`curves.png` of the log so far."""
         if self.log and not why_not_importable("matplotlib"):  # `run_folder.check` has reported it at the start
-            save_curves(self.log.folder / "curves.png", {self.log.folder.name: read_log(self.log.path)})
+            path = self.log.folder / "curves.png"
+            with self.decoration:
+                save_curves(path, {self.log.folder.name: read_log(self.log.path, self.report)})
+
+    def report(self, line: str) -> None:
+        """What cannot be read of a log that somebody has edited, once."""
+        if not self.has_reported:
+            tqdm.write(line)
+        self.has_reported = True
 
 
 def _db(value: float | None) -> str:

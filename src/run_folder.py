@@ -3,22 +3,28 @@
 The folder alone is enough to repeat the run, to resume it and to draw it.
 """
 
+import contextlib
 import csv
 import json
+import math
 import os
 import platform
 import re
+import shutil
 import subprocess
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from tqdm import tqdm
 
 from src import __version__
-from src.errors import UserError, need_writable_folder
+from src.errors import UserError, first_few, need_writable_folder
+from src.files import parse_json
 from src.formats.weights import need_file, read_meta
 
 COLUMNS = ["epoch", "step", "loss", "content", "fft", "lr", "scale", "grad_norm", "skipped", "seconds_per_step",
@@ -104,7 +110,7 @@ def identity(folder: Path) -> str:
     """What tells the run in a folder from all others, also when the folder is moved or copied; "" if there is no run,
     or one begun by a version that gave none."""
     try:
-        return str(json.loads((folder / "versions.json").read_text(encoding="utf-8")).get("run", ""))
+        return str(parse_json((folder / "versions.json").read_bytes()).get("run", ""))
     except (OSError, ValueError, AttributeError):
         return ""
 
@@ -177,72 +183,226 @@ def begin(
     describe(folder, config_yaml, run)
 
 
+class Decoration:
+    """`with` around what a training can do without: an error there is reported, once, and ends nothing.
+
+    Args:
+        product: the file or folder that is then missing or old.
+    """
+
+    def __init__(self, product: Path):
+        self.product, self.has_failed = product, False
+
+    def __enter__(self) -> "Decoration":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> bool:
+        if not isinstance(error, Exception):  # packages for pictures raise what they like; Ctrl-C is none of it
+            return False
+        if not self.has_failed:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            tqdm.write(f"{self.product} cannot be written ({reason}); the training goes on without it")
+        self.has_failed = True
+        return True
+
+
+class Events:
+    """TensorBoard's events, written by the thread that calls: tensorboardX's own writer thread dies when a disk is
+    full, and the training would then wait for it without end.
+
+    Args:
+        first_step: later steps of earlier event files are hidden.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
+        self.writer: Any = RecordWriter(str(folder / name))
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            self._write(Event(step=step, summary=scalar(name, value)))
+        self.writer.flush()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self.writer.write(event.SerializeToString())
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # it could not be opened, or what is left to write finds the disk full
+            self.writer.close()
+
+
 class RunLog:
     """`log.csv` and TensorBoard events: one row per logged step.
 
     A row stays readable if the process is killed.
+
+    Raises:
+        UserError: `log.csv` cannot be written. Without events a training goes on.
     """
 
     def __init__(self, folder: Path, first_step: int = 0):
         self.folder = folder
         self.path = folder / "log.csv"
-        self.events: Any = None
+        self.events: Events | None = None
+        self.decoration = Decoration(folder / "events")
         if not why_not_importable("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
-            self.events = SummaryWriter(str(folder / "events"), purge_step=first_step + 1)
-        if not self.path.exists():
-            with open(self.path, "w", newline="", encoding="utf-8") as f:
-                csv.writer(f).writerow(COLUMNS)
+            with self.decoration:
+                self.events = Events(folder / "events", first_step + 1)
+        self._append({})
 
     def add(self, epoch: int, step: int, **values: float | None) -> None:
-        with open(self.path, "a", newline="", encoding="utf-8") as f:
-            csv.DictWriter(f, COLUMNS).writerow({"epoch": epoch, "step": step, **values})
-        if self.events:
-            for name, value in {"epoch": epoch, **values}.items():
-                if value is not None:
-                    self.events.add_scalar(name, value, step)
-            self.events.flush()
+        self._append({"epoch": epoch, "step": step, **values})
+        if self.events and not self.decoration.has_failed:  # after half an event no reader finds the next one
+            with self.decoration:
+                self.events.add(step, {name: value for name, value in values.items() if value is not None})
 
-    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
-        """An (H, W, 3) uint8 picture for the events."""
-        if self.events:
-            self.events.add_image(name, image, step, dataformats="HWC")
+    def _append(self, row: Mapping[str, Any]) -> None:
+        try:
+            is_new = not self.path.exists()
+            with open(self.path, "a", newline="", encoding="utf-8") as f:
+                writer = csv.DictWriter(f, COLUMNS)
+                if is_new:
+                    writer.writeheader()
+                if row:
+                    writer.writerow(row)
+        except OSError as e:
+            raise UserError(
+                f"cannot write {self.path} ({e.strerror}). The checkpoints stand; when it can be written, "
+                "continue with --resume auto."
+            ) from e
+
+
+@dataclass
+class LogContent:
+    """What a `log.csv` holds, whoever has edited it."""
+
+    rows: list[dict[str, str]] = field(default_factory=list)
+    """Column -> the text of a number, or "". Every row has a `step`, a whole number."""
+    unread: list[str] = field(default_factory=list)
+    """Lines that are no such rows, by number and beginning."""
+    columns: list[str] = field(default_factory=list)
+    """Those of the header, known or not."""
+    is_cut: bool = False
+    """Whether a crash has cut off the last of `rows`."""
+
+
+def parse_log(path: Path) -> LogContent:
+    """Rows of a log as `RunLog` writes it, or as a spreadsheet has saved it: with a byte-order mark, semicolons and
+    decimal commas, or tabs. Nothing that a line holds is an error.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig", "backslashreplace")
+    except OSError as e:
+        raise UserError(f"{path}: got no readable file ({e.strerror}), expected the log of a run") from e
+    content = LogContent()
+    header: list[str] = []
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        cells = _cells(line)
+        if not any(cells):
+            continue
+        if not header and "step" in cells:
+            header = cells
+        elif header and (row := _row(header, cells)):
+            content.rows.append(row)
+            content.is_cut = not line.endswith(("\n", "\r")) and len(cells) < len(header)
+        else:
+            content.unread.append(f"line {number} ({line.strip()[:30]!r})")
+    content.columns = [name for name in header if name]
+    return content
+
+
+def _cells(line: str) -> list[str]:
+    separator = next((s for s in ";\t" if s in line), ",")
+    cells = [cell.strip().strip('"') for cell in line.split(separator)]
+    return [cell.replace(",", ".") for cell in cells] if separator == ";" else cells
+
+
+def _row(header: list[str], cells: list[str]) -> dict[str, str] | None:
+    """A line by the names of its columns; None if it is no row of a log."""
+    row = {name: cell for name, cell in zip(header, cells, strict=False) if name in COLUMNS}
+    try:
+        numbers = {name: float(cell) for name, cell in row.items() if cell}
+    except ValueError:
+        return None
+    step = numbers.get("step", math.nan)
+    if any(cells[len(header) :]) or not 0 <= step < 2**53 or step % 1:
+        return None
+    return row | {"step": f"{step:.0f}"}
 
 
 def cut_log(path: Path, last: SavedAt, drop_part: bool = False, steps_per_epoch: int = 0) -> None:
     """Drop the rows of a `log.csv` after the step `last`, which a run resumed there writes again, and a row cut off by
-    a crash.
+    a crash. A log with anything else that cannot be kept is first copied aside, which one line reports.
 
     Args:
         drop_part: also the means at that step: those of an interval that goes on; a score there stays.
         steps_per_epoch: convert the steps if an epoch has another number of them from now on; 0 = it has not.
+
+    Raises:
+        UserError: the file cannot be read or copied.
     """
     if not path.exists():
         return
-    whole_rows = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    rows = [
-        row for row in csv.DictReader(whole_rows) if row.get("step", "").isdigit() and int(row["step"]) <= last.step
-    ]
+    content = parse_log(path)
+    if lost := content.unread + [f"column {name}" for name in content.columns if name not in COLUMNS]:
+        _copy_aside(path, lost)
+    rows = [row for row in content.rows[: -1 if content.is_cut else None] if int(row["step"]) <= last.step]
     if drop_part and rows and int(rows[-1]["step"]) == last.step:
-        scores = {name: rows[-1][name] for name in ("epoch", "step", "psnr", "psnr_input")}
+        scores = {name: rows[-1].get(name, "") for name in ("epoch", "step", "psnr", "psnr_input")}
         rows[-1:] = [scores] if scores["psnr"] else []
     if steps_per_epoch not in (0, last.steps_per_epoch):
         for row in rows:
             row["step"] = str(replace(last, step=int(row["step"])).step_now(steps_per_epoch))
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, COLUMNS, extrasaction="ignore")
+        writer = csv.DictWriter(f, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     os.replace(temporary, path)
 
 
-def read_log(path: Path) -> dict[str, list[float | None]]:
-    """Columns of a `log.csv` as numbers, None for an empty cell."""
-    with open(path, newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
-    return {name: [float(row[name]) if row.get(name) else None for row in rows] for name in COLUMNS}
+def _copy_aside(path: Path, lost: list[str]) -> None:
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.old{number}{path.suffix}")).exists():
+        number += 1
+    try:
+        shutil.copy2(path, aside)
+    except OSError as e:
+        raise UserError(f"{path} cannot be kept whole: cannot write {aside} ({e.strerror}). Move the log away.") from e
+    print(f"{path}: without {first_few(lost, 3)} from now on; the file as it was is {aside.name}", flush=True)
+
+
+def read_log(
+    path: Path, report: Callable[[str], object] = print, need_rows: bool = False
+) -> dict[str, list[float | None]]:
+    """Columns of a `log.csv` as numbers, None for an empty cell. Every row has a step.
+
+    Args:
+        report: gets one line about what is missing or cannot be read, if anything.
+
+    Raises:
+        UserError: the file cannot be read, or has no rows that can, and there must be some.
+    """
+    content = parse_log(path)
+    missing = [f"no column {name}" for name in ("loss", "psnr") if content.columns and name not in content.columns]
+    if content.unread or missing:
+        report(f"{path}: got {first_few(content.unread + missing, 3)}, expected rows of numbers; read without")
+    if need_rows and not content.rows:
+        raise UserError(f"{path} has no rows that can be read, expected those of a training after its first steps")
+    return {name: [float(row[name]) if row.get(name) else None for row in content.rows] for name in COLUMNS}
 
 
 def checkpoint_name(model_name: str, epoch: int, step: int) -> str:

@@ -15,6 +15,7 @@ from src.errors import BadOutput
 from src.evaluation import evaluate, make_scorer, summary_of_sums, sums
 from src.mimo_unet import MIMOUNet
 from src.restore import restore
+from src.run_folder import Decoration
 from src.train_step import TrainStep
 
 NUM_STRIPS = 3  # pictures kept of each validation
@@ -45,6 +46,7 @@ class Validator:
         if step.scaler is not None:
             self.network.to_float(ms.float16)
         self.engine: MindSporeEngine | None = None
+        self.decoration = Decoration((folder or Path()) / "samples")
 
     def __call__(self, global_step: int, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Summary of `psnr` over all pairs, or None if `should_stop` said so half way (asked in a single process only).
@@ -58,9 +60,9 @@ class Validator:
 
         def show(pair: Pair, blur: np.ndarray, restored: np.ndarray, sharp: np.ndarray) -> None:
             if self.folder and pair.name in shown and np.isfinite(restored).all():
-                save_scored_strip(
-                    self.folder / "samples" / f"{global_step:08}" / f"{pair.name}.png", blur, restored, sharp
-                )
+                path = self.folder / "samples" / f"{global_step:08}" / f"{pair.name}.png"
+                with self.decoration:
+                    save_scored_strip(path, blur, restored, sharp)
 
         rows = []
         for row in evaluate(mine, self.restore, make_scorer(["psnr"]), self.batch_size, show):

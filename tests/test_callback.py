@@ -542,6 +542,18 @@ def test_without_matplotlib_a_run_ends_without_curves(tmp_path, monkeypatch):
     assert not (tmp_path / "curves.png").exists()
 
 
+def test_curves_that_cannot_be_written_and_an_edited_log_are_reported_once_and_end_nothing(tmp_path, capsys):
+    (tmp_path / "curves.png").mkdir()
+    run = Run(tmp_path, [result()] * 3, validate=1)
+    with open(run.log.path, "a") as f:
+        f.write("# a note\n")
+    run()
+    edited, curves = capsys.readouterr().out.splitlines()
+    assert edited.startswith(f"{run.log.path}: got line 2 ('# a note'), expected")
+    assert curves == f"{tmp_path / 'curves.png'} cannot be written (Is a directory); the training goes on without it"
+    assert run.columns("step") == [[1, 2, 3]]
+
+
 def test_progress_away_from_a_terminal(tmp_path, fake_time, capsys):
     def step(number):
         fake_time.now += 4 if number > 1 else 20  # the first compiles

@@ -78,9 +78,9 @@ def test_picture_and_table(make_run, tmp_path, capsys):
     "content, message",
     [
         (None, "is no run folder"),
-        ("", "no rows yet"),
-        (",".join(COLUMNS) + "\n", "no rows yet"),
-        (",".join(COLUMNS) + "\n1,2,three\n", "cannot be read as a log"),
+        ("", "has no rows"),
+        (",".join(COLUMNS) + "\n", "has no rows"),
+        (",".join(COLUMNS) + "\n1,2,three\n", "has no rows"),
     ],
 )
 def test_what_is_no_run(tmp_path, content, message):
@@ -88,6 +88,16 @@ def test_what_is_no_run(tmp_path, content, message):
         (tmp_path / "log.csv").write_text(content)
     with pytest.raises(UserError, match=message):
         main([str(tmp_path)])
+
+
+def test_what_cannot_be_read_of_a_log_is_named_and_left_out(make_run, tmp_path, capsys):
+    run = make_run("a")
+    with open(run / "log.csv", "ab") as f:
+        f.write("# größer\n".encode("latin-1") + b"2,25,1.5\0\n2,30,1.25\n")
+    main([str(run), "--output", str(tmp_path / "a.png")])
+    left_out, _, row, _ = capsys.readouterr().out.splitlines()
+    assert left_out.startswith(f"{run / 'log.csv'}: got line 6 ('# gr") and "line 7 (" in left_out
+    assert row.split()[:3] == ["a", "30", "1.2500"]
 
 
 def test_mistakes_are_one_line(make_run, tmp_path):

@@ -27,6 +27,13 @@ def lines(name):
     return (FOLDER / name).read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.parametrize("figures", ["", "[" * 100000, "[]", '{"sha256": 1}'])
+def test_figures_that_cannot_be_read_are_one_line(copy, figures):
+    (copy / FIGURES).write_text(figures)
+    with pytest.raises(UserError, match=f"^{FIGURES}: not as scripts/record_weights.py writes it .*$"):
+        model_card.main([], copy)
+
+
 # ---- the files that are published
 
 

@@ -62,6 +62,27 @@ def options(work, **changes):
     return ["--reports", str(work), "--hardware", "a lathe", *(word for run in runs for word in ("--run", run))]
 
 
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("run1/log.csv", "# step\n", "run1/log.csv has no rows that can be read"),
+        (
+            "run2/log.csv",
+            "epoch,step,loss,psnr\n1,10,0.5,\n",
+            "weights_cpu_stage2: its log.csv has no seconds_per_step",
+        ),
+        ("run2/versions.json", "[" * 100000, "versions.json: got no JSON object with python, mindspore, numpy"),
+        ("reds.json", "[1]", "reds.json: got no JSON object with images, psnr_input"),
+    ],
+)
+def test_edited_files_are_one_line(work, name, content, words):
+    arguments = options(work)
+    (work / name).write_text(content)
+    with pytest.raises(UserError, match=words) as e:
+        record_weights.main(arguments, work / "card")
+    assert "\n" not in str(e.value)
+
+
 def test_everything_is_written_and_agrees(work):
     record_weights.main(options(work), work / "card")
     card = work / "card"

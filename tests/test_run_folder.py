@@ -3,7 +3,9 @@ import json
 import math
 import platform
 import shutil
+import socket
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -250,7 +252,6 @@ def test_run_without_packages_for_pictures_says_so_at_its_start_and_writes_the_r
     assert "): events/ is left out; " in events and "): curves.png is left out; " in curves
     log = RunLog(claim(folder))
     log.add(1, 10, loss=0.5)
-    log.add_image("strip", np.zeros((4, 4, 3), np.uint8), 10)
     log.flush()
     assert read_log(log.path)["loss"] == [0.5] and names(folder) == ["log.csv"]
     assert capsys.readouterr().out == ""
@@ -310,6 +311,112 @@ def test_begin_cuts_at_a_resume_and_claims_for_a_new_run(log):
     begin(log.folder, "seed: 2\n", "2")
     assert names(log.folder) == ["config.yaml", "versions.json"]
     assert read_log(log.folder.with_name(log.folder.name + ".old1") / "log.csv")["step"] == [10]
+
+
+HEADER = ",".join(COLUMNS)
+ROW = "1,{},0.5,0.25,2.5,0.0001,1,2,0,1.5,0,0.1,,"
+LATER = ROW.format(30)  # written again by a run that is resumed at step 20
+EDITED = {  # file -> steps that a run resumed at step 20 keeps, and what it cannot
+    "a comment": (f"{HEADER}\n{ROW.format(10)}\n# lower the rate?\n{ROW.format(20)}\n{LATER}\n", "line 3 ('# lower"),
+    "latin-1": (f"{HEADER}\n{ROW.format(10)}\n{ROW.format(20)}\ngr\xf6\xdfer\n", "line 4 ('gr"),
+    "NUL": (f"{HEADER}\n{ROW.format(10)}\n{ROW.format(20)}\n1,15\0,0.5\n", "line 4 ('1,15"),
+    "a bad cell": (f"{HEADER}\n{ROW.format(10)}\n{ROW.format(20)}\n1,15,half,1\n", "line 4 ('1,15,half,1')"),
+    "a bad step": (f"{HEADER}\n{ROW.format(10)}\n{ROW.format(20)}\n1,1.5,2,1\n1,,2\n1,-3,2\n", "line 4 ('1,1.5,2,1'"),
+    "a row too long": (f"{HEADER}\n{ROW.format(10)}\n{ROW.format(20)}\n{ROW.format(15)},,7\n", "line 4 ('1,15,"),
+    "a column of notes": (
+        f"{HEADER},notes\n{ROW.format(10)},good\n{ROW.format(20)},\n{LATER}\n", "column notes"),
+    "a spreadsheet": (
+        ("\ufeff" + HEADER.replace(",", ";") + "\r\n").encode() + "".join(
+            ROW.format(step).replace(",", ";").replace(".", ",") + "\r\n" for step in (10, 20, 30)).encode(), ""),
+    "tabs and quotes": (f'"{HEADER}"\n{ROW.format(10)}\n{ROW.format(20)}\n'.replace(",", '"\t"'), ""),
+    "no end of line": (f"{HEADER}\n{ROW.format(10)}\n{ROW.format(20)}", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EDITED)
+def test_resuming_keeps_the_rows_of_an_edited_log_and_a_copy_of_what_it_cannot_read(case, tmp_path, capsys):
+    content, named = EDITED[case]
+    path = tmp_path / "log.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("latin-1"))
+    before = path.read_bytes()
+    begin(tmp_path, "seed: 1\n", "1", SavedAt(20, 10))
+    out = capsys.readouterr().out
+    assert named in out and out.count("\n") == bool(named)
+    assert (tmp_path / "log.old1.csv").exists() == ("log.old1.csv" in out) == bool(named)
+    assert not named or (tmp_path / "log.old1.csv").read_bytes() == before
+    columns = read_log(path, need_rows=True)
+    assert columns["step"] == [10, 20] and columns["loss"] == [0.5, 0.5] and columns["lr"] == [1e-4, 1e-4]
+    begin(tmp_path, "seed: 1\n", "1", SavedAt(20, 10))
+    assert capsys.readouterr().out == "" and rows(path)[0] == COLUMNS
+
+
+@pytest.mark.parametrize(
+    "content, named", [("", ""), ("epoch,loss\n1,0.5\n", "line 1 ('epoch,loss'), line 2 ('1,0.5')")]
+)
+def test_log_without_any_row_is_kept_whole(content, named, tmp_path, capsys):
+    path = tmp_path / "log.csv"
+    path.write_text(content)
+    assert read_log(path) == {name: [] for name in COLUMNS}
+    cut_log(path, SavedAt(20, 10))
+    assert named in capsys.readouterr().out and rows(path) == [COLUMNS]
+    assert not named or (tmp_path / "log.old1.csv").read_text() == content
+    with pytest.raises(UserError, match="log.csv has no rows that can be read"):
+        read_log(path, need_rows=True)
+
+
+def test_missing_column_is_named_and_the_others_read(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("epoch,step,psnr\n1,10,25.5\n")
+    assert (
+        read_log(tmp_path / "log.csv")["psnr"] == [25.5] and "got no column loss, expected" in capsys.readouterr().out
+    )
+
+
+def test_log_that_cannot_be_read_or_written(tmp_path):
+    (tmp_path / "log.csv").mkdir()
+    for use in (read_log, lambda path: cut_log(path, SavedAt(20, 10))):
+        with pytest.raises(UserError, match=r"log.csv: got no readable file \(Is a directory\), expected the log"):
+            use(tmp_path / "log.csv")
+    with pytest.raises(UserError, match=r"cannot write .*log.csv \(Is a directory\)\. .*--resume auto"):
+        RunLog(tmp_path)
+
+
+def test_log_that_is_removed_during_a_training_begins_again_with_its_header(log):
+    log.path.unlink()
+    log.add(1, 10, loss=0.5)
+    log.flush()
+    assert rows(log.path)[0] == COLUMNS and read_log(log.path)["step"] == [10]
+
+
+# ---- decoration
+
+
+def full_events(folder):
+    folder.mkdir()
+    for second in range(int(time.time()), int(time.time()) + 60):
+        (folder / f"events.out.tfevents.{second}.{socket.gethostname()}").symlink_to("/dev/full")
+
+
+@pytest.mark.parametrize(
+    "spoil, reason",
+    [(Path.touch, "File exists"), (full_events, "No space left on device")],
+    ids=["a file", "a full disk"],
+)
+def test_without_events_the_log_goes_on_after_one_warning(spoil, reason, tmp_path, capsys):
+    spoil(tmp_path / "events")
+    log = RunLog(tmp_path)
+    for step in range(50):  # more than any queue holds
+        log.add(1, step, loss=0.5, psnr=25.0)
+    log.flush()
+    line = f"{tmp_path / 'events'} cannot be written ({reason}); the training goes on without it\n"
+    assert capsys.readouterr().out == line and len(read_log(log.path)["step"]) == 50
+
+
+def test_events_are_read_back_as_they_were_added(log):
+    log.add(1, 10, loss=0.5, psnr=None)
+    log.flush()
+    (file,) = (log.folder / "events").iterdir()
+    content = file.read_bytes()
+    assert b"loss" in content and b"epoch" in content and b"psnr" not in content and b"brain.Event:2" in content
 
 
 # ---- numbered checkpoints

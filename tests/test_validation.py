@@ -131,6 +131,18 @@ def test_weights_of_the_moving_average_are_the_ones_scored(network, engine_once,
         np.testing.assert_array_equal(p.asnumpy(), a)  # scoring leaves the weights in training alone
 
 
+def test_strips_that_cannot_be_written_are_reported_once_and_change_no_score(
+    network, engine_once, pairs, tmp_path, capsys
+):
+    (tmp_path / "samples").touch()
+    score = validator(network, engine_once, pairs, folder=tmp_path)
+    assert without_time(score(1)) == without_time(score(2)) == without_time(validator(network, engine_once, pairs)(1))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{tmp_path / 'samples'} cannot be written (") and line.endswith(
+        "the training goes on without it"
+    )
+
+
 def test_strips_of_the_first_pairs_are_written_below_the_step(network, engine_once, pairs, tmp_path):
     validator(network, engine_once, pairs, folder=tmp_path)(120)
     files = sorted((tmp_path / "samples").rglob("*.png"))

@@ -8,11 +8,11 @@ import time
 from types import SimpleNamespace
 
 import pytest
-
-from src.errors import UserError
-from src.web import server as web_server
 from src.web.folder import WebFolder
 from src.web.server import API, ENVELOPE, FILE, UPLOAD, Gate, Names, open_socket, serving
+
+from src.errors import UserError
+from src.web.uploads import server as web_server
 
 BIG = 2**16
 LOCAL = Names("127.0.0.1")

@@ -6,7 +6,6 @@
 The JSON is written by `weights_pretrained/record_weights.py`.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees weights_pretrained/ 
 from benchmarks.report import markdown, with_tables  # noqa: E402
 from src.config import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
+from src.files import parse_json  # noqa: E402
 from src.formats.weights import SAMPLE_MODEL, sha256_of  # noqa: E402
 
 FOLDER, WEIGHTS = SAMPLE_MODEL.parent, SAMPLE_MODEL.name
@@ -30,13 +30,17 @@ def main(argv: list[str] | None = None, folder: Path = FOLDER) -> None:
     parser = ArgumentParser("Writes the figures of the sample weights' model card from their JSON.")
     parser.add_argument("--check", action="store_true", help="only say whether card, JSON and weights agree")
     check = parser.parse_args(argv).check
-    figures = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
+    try:
+        figures = parse_json((folder / FIGURES).read_bytes())
+        text = tables(figures)
+    except (ValueError, LookupError, TypeError, AttributeError) as e:
+        raise UserError(f"{FIGURES}: not as scripts/record_weights.py writes it ({type(e).__name__}: {e})") from e
     if figures["sha256"] != sha256_of(folder / WEIGHTS):
         raise UserError(
             f"{FIGURES}: its sha256 is not that of {WEIGHTS}. bash weights_pretrained/score_sample_weights.sh"
         )
     old = (folder / CARD).read_text(encoding="utf-8")
-    new = with_tables(old, tables(figures), CARD, BEGIN, END)
+    new = with_tables(old, text, CARD, BEGIN, END)
     if check and new != old:
         raise UserError(f"{CARD}: its tables are not what {FIGURES} says. python weights_pretrained/model_card.py")
     if not check:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees weights_pretrained/ 
 from src.config import ArgumentParser, find_recipe, read_yaml  # noqa: E402
 from src.drawing import CAPTION, GAP, save_curves  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
+from src.files import parse_json  # noqa: E402
 from src.formats.weights import sha256_of  # noqa: E402
 from src.run_folder import COLUMNS, read_log  # noqa: E402
 from weights_pretrained import model_card  # noqa: E402
@@ -54,8 +55,8 @@ def record(reports: Path, runs: list[tuple[str, str]], hardware: str, folder: Pa
         raise UserError(
             f"--reports {reports}: no {missing[0]}.json. bash weights_pretrained/score_sample_weights.sh writes it"
         )
-    logs = {recipe: read_log(Path(run) / "log.csv") for recipe, run in runs}
-    versions = json.loads((Path(runs[-1][1]) / "versions.json").read_text(encoding="utf-8"))
+    logs = {recipe: read_log(Path(run) / "log.csv", need_rows=True) for recipe, run in runs}
+    versions = read_object(Path(runs[-1][1]) / "versions.json", "python", "mindspore", "numpy")
     figures = {
         "file": model_card.WEIGHTS,
         "bytes": (folder / model_card.WEIGHTS).stat().st_size,
@@ -81,14 +82,28 @@ def stage(recipe: str, config: dict[str, Any], log: dict[str, list]) -> dict[str
     asked = read_yaml(find_recipe(recipe))
     if other := [key for key in asked if key not in ONE_LAUNCH and asked[key] != config[key]]:
         raise UserError(f"--run {recipe}: the run was made with another {', '.join(other)} than the recipe has")
-    steps, step_s = int(log["step"][-1]), statistics.median(s for s in log["seconds_per_step"] if s is not None)
+    times = [s for s in log["seconds_per_step"] if s is not None]
+    if not times:
+        raise UserError(f"--run {recipe}: its log.csv has no seconds_per_step")
+    steps, step_s = int(log["step"][-1]), statistics.median(times)
     return {"recipe": recipe, "steps": steps, "seconds": round(steps * step_s)} | {k: config[k] for k in SETTINGS}
+
+
+def read_object(path: Path, *names: str) -> dict[str, Any]:
+    """A JSON object that has these names, or a UserError."""
+    try:
+        content = parse_json(path.read_bytes())
+        if lacking := [name for name in names if name not in content]:
+            raise ValueError(f"no {', '.join(lacking)}")
+        return dict(content)
+    except (OSError, ValueError, TypeError) as e:
+        raise UserError(f"{path}: got no JSON object with {', '.join(names)} ({e})") from e
 
 
 def held_out(report: Path) -> dict[str, Any]:
     """Means and rows of one report of `eval.py`."""
-    summary = json.loads(report.read_text(encoding="utf-8"))
     scores = [f"{metric}{part}" for metric in ("psnr", "ssim") for part in ("_input", "")]
+    summary = read_object(report, "images", *scores)
     with open(report.with_suffix(".csv"), newline="", encoding="utf-8") as f:
         rows = [{"name": row["name"]} | {s: round(float(row[s]), 4) for s in scores} for row in csv.DictReader(f)]
     return {"images": summary["images"]} | {s: round(summary[s], 4) for s in scores} | {"rows": rows}

@@ -28,7 +28,7 @@ import numpy as np
 from src.data.gopro_large import is_arranged, list_rows
 from src.data.pairs import SPLITS, ImageInfo, Pair, find_pairs
 from src.errors import UserError, first_few
-from src.files import in_threads
+from src.files import in_threads, parse_json
 
 INDEX = "index.jsonl"
 PARTIAL_INDEX = "index.jsonl.partial"  # there while packing works, and after it was interrupted
@@ -137,7 +137,7 @@ def parse_index(path: Path) -> tuple[dict[str, Any], list[Entry], bool]:
     try:
         lines = path.read_bytes().splitlines(keepends=True)
         for i, line in enumerate(lines):
-            content = json.loads(line)
+            content = parse_json(line)
             if i == 0:
                 header = content if isinstance(content, dict) and content.get("format") == FORMAT else {}
                 if header.get("version") != VERSION:

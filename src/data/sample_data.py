@@ -29,6 +29,7 @@ from src.data.arrange import arrange
 from src.data.pairs import probe, read_rgb
 from src.data.synthetic_blur import GAMMA, INTERPOLATION_REACH, frames_along, mean_frame, reach, shake_path
 from src.errors import UserError, run_main
+from src.files import parse_json
 
 # Colour photographs in the wheel of scikit-image; the rest of skimage.data is downloaded, grey, drawn, nearly empty or
 # of a scene that is here already.
@@ -170,7 +171,7 @@ def is_complete(root: Path, params: dict[str, int]) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
-        marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
+        marker = parse_json((root / MARKER).read_bytes())
         there, files = marker["params"], marker["files"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise UserError(f"--root: {root} is there already and is no sample set. Choose another folder.") from e

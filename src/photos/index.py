@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import first_few
+from src.files import parse_json
 from src.formats.weights import sha256_of
 from src.photos.files import Job, is_newer, is_whole
 
@@ -52,7 +53,7 @@ class Index:
         damaged = 0
         for line in filter(None, lines):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 self._entries[entry["output"]] = {key: dict(entry[key]) for key in ("source", "written", "made_by")}
             except (ValueError, TypeError, KeyError):
                 damaged += 1
