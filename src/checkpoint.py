@@ -68,7 +68,7 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
     """All arrays and the description of a checkpoint; {} as description if another program wrote it.
 
     Raises:
-        UserError: no such file, empty, cut off, damaged, or not a checkpoint.
+        UserError: no such file, empty, cut off, damaged, not a checkpoint, or as `parse_meta`.
     """
     path = Path(path)
     need_file(path, "checkpoint")
@@ -87,7 +87,7 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
             f"{path} is damaged, cut off or not a MindSpore checkpoint ({path.stat().st_size} bytes; the checksum or "
             "the format does not fit). Take another checkpoint of the run, or copy the file again."
         ) from e
-    meta = parse_meta(loaded.pop(META, None))
+    meta = parse_meta(loaded.pop(META, None), path)
     return {name: value.asnumpy() for name, value in loaded.items() if isinstance(value, Tensor)}, meta
 
 

@@ -28,6 +28,7 @@ from src.train_step import HISTORY
 Arrays = dict[str, np.ndarray]
 # Gradients are accumulated within one step, and the results of past steps go into the log: no step needs them.
 NOT_STATE = ("gradient.", HISTORY)
+STATED = {"step", "epoch"}  # in the description of every checkpoint of a training
 
 
 def _state_parameters(step: nn.Cell) -> dict[str, Parameter]:
@@ -75,7 +76,7 @@ def find_checkpoint(resume: str, folder: Path) -> tuple[Path, Arrays, dict[str, 
     """
     if resume != "auto":
         arrays, meta = read_checkpoint(resume)
-        if "step" not in meta:
+        if not STATED <= meta.keys():
             raise UserError(
                 f"--resume {resume}: not written by a training. To start from its network use --pretrained."
             )
@@ -92,8 +93,9 @@ def find_checkpoint(resume: str, folder: Path) -> tuple[Path, Arrays, dict[str, 
         except UserError as e:
             print(f"passed over: {e}", flush=True)
             continue
-        if "step" in meta:
+        if STATED <= meta.keys():
             return path, arrays, meta
+        print(f"passed over: {path} does not state where its training stood", flush=True)
     if newest_first:
         raise UserError(f"--resume auto: none of the {len(newest_first)} checkpoints in {folder} can be resumed from")
     return None
@@ -237,18 +239,25 @@ def check_compatible(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     shaping = [f for f in option_fields("train") if f.metadata["shapes_result"]]
     of_batch = ("train_batch_size", "accumulate_steps")
     problems = [
-        f"--{f.name} was {old.get(f.name, f.default)}, is {new[f.name]}"
+        f"--{f.name} was {_shown(old.get(f.name, f.default))}, is {new[f.name]}"
         for f in shaping
         if f.name not in of_batch and old.get(f.name, f.default) != new[f.name]
     ]
     if saved.get("batch", now["batch"]) != now["batch"]:
         problems.append(f"ranks x --train_batch_size x --accumulate_steps was {saved['batch']}, is {now['batch']}")
     if saved.get("pairs_sha256", now["pairs_sha256"]) != now["pairs_sha256"]:
-        problems.append(f"the training pairs are others than before ({saved['pairs']} then, {now['pairs']} now)")
+        problems.append(
+            f"the training pairs are others than before ({saved.get('pairs', '?')} then, {now['pairs']} now)"
+        )
     epochs_before = old.get("epochs_num", new["epochs_num"])
     if new["lr_schedule"] == "cosine" and new["epochs_num"] != epochs_before:
         problems.append(f"--epochs_num was {epochs_before}, is {new['epochs_num']}: the cosine depends on it")
     return problems
+
+
+def _shown(value: Any) -> str:
+    """An option of a checkpoint, whoever has written that, as a part of one line."""
+    return " ".join(str(value).splitlines())[:300]
 
 
 def moved_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -258,7 +267,7 @@ def moved_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     of_run = ("ckpt_save_directory", "resume", "pretrained")
     names = [f.name for f in option_fields("train") if f.metadata["is_path"] and f.name not in of_run]
     return [
-        f"the data have another place: --{name} was {old[name]}, is {new[name]}"
+        f"the data have another place: --{name} was {_shown(old[name])}, is {new[name]}"
         for name in names
         if Path(old.get(name, "")).is_absolute() and Path(new[name]).is_absolute() and old[name] != new[name]
     ]

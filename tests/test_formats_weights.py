@@ -3,12 +3,15 @@
 import argparse
 import os
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save as save_safetensors
 
 from benchmarks.torch_twin import TorchMIMOUNet
 from src.config import ROOT
@@ -16,6 +19,7 @@ from src.errors import UserError
 from src.formats.weights import (
     need_file,
     parse_meta,
+    read_meta,
     read_safetensors,
     read_torch,
     replacing,
@@ -39,9 +43,46 @@ def test_arrays_and_description_come_back(tmp_path):
         assert arrays[name].tobytes() == array.tobytes() and arrays[name].shape == array.shape
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[1]", 7])
+@pytest.mark.parametrize("text", [None, "", "{", b"\xff{}", 7])
 def test_descriptions_of_others_are_none(text):
-    assert parse_meta(text) == {}
+    assert parse_meta(text, Path("a.ckpt")) == {}
+
+
+HUGE = "9" * 5000  # more digits than Python reads
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("[" * 100000, r"cannot be read \(nested too deeply\)"),
+        (f'{{"step": {HUGE}}}', "cannot be read"),
+        ("[1]", "has a list for the whole, expected an object"),
+        ('{"variant": "U-Net"}', "has 'U-Net' for variant, expected one of MIMO-UNet, "),
+        ('{"variant": ["MIMO-UNet"]}', "has a list for variant"),
+        ('{"step": "abc"}', "has 'abc' for step, expected a whole number from 0 to 2147483647"),
+        ('{"step": -1}', "has -1 for step"),
+        ('{"step": true}', "has True for step"),
+        ('{"step": 2147483648}', "has 2147483648 for step"),
+        ('{"epoch": 1.5}', "has 1.5 for epoch"),
+        ('{"steps_per_epoch": 0}', "has 0 for steps_per_epoch, expected a whole number from 1"),
+        ('{"launch": null}', "has None for launch"),
+        ('{"best_psnr": NaN}', "has nan for best_psnr, expected a number"),
+        ('{"run": {"a": 1}}', "has a dict for run, expected a text"),
+        ('{"config": []}', "has a list for config, expected an object"),
+        ('{"config": {"dataset_root": 7}}', "has 7 for config.dataset_root, expected a text"),
+        ('{"config": {"epochs_num": "a\\nb"}}', r"has 'a\\nb' for config.epochs_num, expected a number"),
+        ('{"log_part": {"loss": "x"}}', "has a dict for log_part, expected an object of numbers"),
+        ('{"log_part": {"count": -1}}', "for log_part"),
+    ],
+)
+def test_crafted_descriptions_are_refused_in_one_line(text, words, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save_safetensors(ARRAYS, {"meta": text}))
+    for read in (lambda: parse_meta(text, path), lambda: read_safetensors(path)):
+        error = error_of(read)
+        assert error.startswith(f"{path}: its description ") and "\n" not in error and len(error) < 400
+        assert re.search(words, error) and "take another checkpoint" in error
+    assert read_meta(path) == {}
 
 
 def test_mindspore_is_not_needed():

@@ -3,12 +3,18 @@
 import shlex
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import write_dataset
 from real_runs import PLAIN, ROOT, TINY, assert_same_run, end, logged_steps, start, train, train_command, wait_for_step
 
+import convert
+import deblur
+import eval as eval_script
+import export
+import train as train_script
 from src import resume, run_folder
 from src.checkpoint import read_checkpoint, save_checkpoint
 from src.config import Config
@@ -314,6 +320,36 @@ def test_weights_alone_cannot_be_resumed_from(finished, monkeypatch, cpu, tmp_pa
     save_checkpoint(tmp_path / "w.ckpt", arrays, {})  # from another program
     with pytest.raises(UserError, match="not written by a training.*--pretrained"):
         in_this_process(finished, monkeypatch, "--resume", tmp_path / "w.ckpt", *TINY, "--train_batch_size", 2)
+
+
+CRAFTED = {
+    "train --resume": (train_script, [*TINY, "--ckpt_save_directory", "new", "--resume", "{file}"]),
+    "train --resume auto": (train_script, [*TINY, "--ckpt_save_directory", "run", "--resume", "auto"]),
+    "train --pretrained": (train_script, [*TINY, "--ckpt_save_directory", "new", "--pretrained", "{file}"]),
+    "eval": (eval_script, ["--device_target", "CPU", "--dataset_root", "data", "--ckpt_file", "{file}"]),
+    "export": (export, ["--ckpt_file", "{file}", "--export_file_name", "network"]),
+    "deblur": (deblur, ["photo.png", "--model", "{file}", "--output", "out"]),
+    "convert": (convert, ["{file}", "converted.ckpt"]),
+}
+
+
+@pytest.mark.parametrize("case", CRAFTED)
+def test_crafted_description_is_one_line_from(case, finished, monkeypatch, cpu, tmp_path, capsys):
+    """tests/test_weight_files.py has more of what may be in one."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "data", train=4, test=1)
+    shutil.copy("data/test/blur/1.png", "photo.png")
+    (tmp_path / "run").mkdir()
+    arrays, meta = read_checkpoint(finished / "run/last.ckpt")
+    save_checkpoint("run/last.ckpt", arrays, meta | {"config": meta["config"] | {"dataset_root": ["a\nb"]}})
+    script, options = CRAFTED[case]
+    with pytest.raises(UserError) as e:
+        script.main([option.format(file="run/last.ckpt") for option in options])
+    error, out = str(e.value), capsys.readouterr().out
+    refused = "last.ckpt: its description has a list for config.dataset_root, expected a text. "
+    assert refused in (out if "auto" in case else error) and "\n" not in error
+    assert sorted(p.name for p in Path("run").iterdir()) == ["last.ckpt"]
+    assert not Path("new").exists() and not Path("converted.ckpt").exists()
 
 
 # ---- which checkpoint

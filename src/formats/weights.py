@@ -16,15 +16,16 @@ import shutil
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from src.config import ROOT
+from src.config import MODEL_NAMES, ROOT, option_fields
 from src.errors import UserError, first_few
+from src.files import parse_json
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors")
 TORCH_SUFFIXES = (".pkl", ".pth", ".pt")
@@ -185,7 +186,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     """All arrays and the description; {} as description if another program wrote the file.
 
     Raises:
-        UserError: cut off, damaged, not such a file, or with numbers of a type that numpy lacks.
+        UserError: cut off, damaged, not such a file, with numbers of a type that numpy lacks, or as `parse_meta`.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -204,16 +205,75 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     text = texts.get(META, "")
     if CRC in texts and texts[CRC] != _crc(arrays, text):
         raise UserError(f"{path} is damaged (the checksum does not fit). Copy the file again.")
-    return arrays, parse_meta(text)
+    return arrays, parse_meta(text, path)
 
 
-def parse_meta(text: Any) -> dict[str, Any]:
-    """The description of a checkpoint from its JSON text; {} for anything else that a file has under that name."""
+LARGEST = 2**31 - 1  # steps are counted in 32 bits
+
+
+def _is_whole(value: Any, low: int = 0) -> bool:
+    return type(value) is int and low <= value <= LARGEST
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (type(value) is int and abs(value) <= LARGEST)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+COUNT = _is_whole, f"a whole number from 0 to {LARGEST}"
+POSITIVE = lambda value: _is_whole(value, 1), f"a whole number from 1 to {LARGEST}"
+TEXT = _is_text, "a text"
+# What `--resume` and the others take from a description: name -> what is right there, in code and in words.
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "variant": (lambda value: value is None or value in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}"),
+    "step": COUNT, "epoch": COUNT, "launch": COUNT, "pairs": COUNT, "batch": POSITIVE, "steps_per_epoch": POSITIVE,
+    "run": TEXT, "pairs_sha256": TEXT,
+    "best_psnr": (lambda value: value is None or (_is_number(value) and value == value), "a number"),
+    "config": (lambda value: isinstance(value, dict), "an object"),
+    "log_part": (
+        lambda value: isinstance(value, dict) and all(map(_is_number, value.values())) and value.get("count", 1) >= 0,
+        "an object of numbers",
+    ),
+}  # fmt: skip
+OPTIONS = {int: (_is_number, "a number"), float: (_is_number, "a number"), str: TEXT,
+           bool: (lambda value: isinstance(value, bool), "true or false")}  # fmt: skip
+
+
+def parse_meta(text: Any, path: Path) -> dict[str, Any]:
+    """The description of a checkpoint from its JSON text; {} for anything but JSON that a file has under that name.
+
+    Raises:
+        UserError: JSON with something other than `FIELDS` and the options of a training expect.
+    """
     try:
-        meta = json.loads(text)
-    except (TypeError, ValueError):
+        meta = parse_json(text)
+    except (TypeError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
-    return meta if isinstance(meta, dict) else {}
+    except ValueError as e:
+        raise UserError(f"{path}: its description cannot be read ({e}). {OTHER_FILE}") from e
+    if not isinstance(meta, dict):
+        _refuse(path, "the whole", meta, "an object")
+    for name in FIELDS.keys() & meta.keys():
+        is_right, words = FIELDS[name]
+        if not is_right(meta[name]):
+            _refuse(path, name, meta[name], words)
+    options = meta.get("config", {})
+    for f in option_fields("train"):
+        is_right, words = OPTIONS[type(f.default)]
+        if f.name in options and not is_right(options[f.name]):
+            _refuse(path, f"config.{f.name}", options[f.name], words)
+    return meta
+
+
+OTHER_FILE = "The file is damaged or not of this program: take another checkpoint."
+
+
+def _refuse(path: Path, name: str, value: Any, words: str) -> NoReturn:
+    got = f"a {type(value).__name__}" if isinstance(value, list | dict) else f"{value!r:.50}"
+    raise UserError(f"{path}: its description has {got} for {name}, expected {words}. {OTHER_FILE}")
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -225,12 +285,12 @@ def read_meta(path: Path) -> dict[str, Any]:
 
             try:
                 with safe_open(path, framework="np") as f:
-                    return parse_meta((f.metadata() or {}).get(META))
+                    return parse_meta((f.metadata() or {}).get(META), path)
             except SafetensorError:
                 return {}
         with open(path, "rb") as f:
-            return parse_meta(_ckpt_text(f, META))
-    except (OSError, IndexError):  # the second: cut off
+            return parse_meta(_ckpt_text(f, META), path)
+    except (OSError, IndexError, UserError):  # the second: cut off
         return {}
 
 
@@ -268,7 +328,7 @@ def _fields(f: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
 
 def _varint(f: BinaryIO) -> int:
     value, shift = 0, 0
-    while (byte := f.read(1)[0]) & 128:
+    while (byte := f.read(1)[0]) & 128 and shift < 64:
         value |= (byte & 127) << shift
         shift += 7
     return value | byte << shift
