@@ -14,15 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from src.web.folder import WebFolder, duration
-from src.web.server import Gate, Names, open_socket, serving
-from src.web.uploads import restore_upload
-
 from src.config import ArgumentParser, shown
 from src.errors import UserError, run_main
 from src.interrupts import Interrupts, interrupt_main
 from src.photos.options import add_options, check_overlap, choose_model, open_engine
 from src.photos.run import Restorer
+from src.web.folder import WebFolder, duration
+from src.web.server import Gate, Names, open_socket, serving
+from src.web.uploads import restore_upload
 
 KEEP = 3600  # seconds that uploads and results can be fetched
 

@@ -10,6 +10,8 @@ MIMO-UNet_<epoch>_<step>.ckpt. MindSpore takes seconds to import, so the functio
 answered without it.
 """
 
+from contextlib import nullcontext
+
 from src import device, run_folder
 from src.config import Config, absolute_paths, load_config
 from src.data.datasets import choose_root, training_and_validation_pairs
@@ -37,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         run_folder.check(config.ckpt_save_directory, config.overwrite, config.resume)
     with Interrupts() as interrupts:
         runtime = device.setup(config.device_target, config.device_id, config.is_train_distributed, config.debug)
-        return train(config, runtime, interrupts, pairs, val_pairs)
+        alone = run_folder.hold(config.ckpt_save_directory, config.overwrite, config.resume)
+        with alone if runtime.rank == 0 else nullcontext():
+            return train(config, runtime, interrupts, pairs, val_pairs)
 
 
 def train(config: Config, runtime: device.Runtime, interrupts: Interrupts, pairs: list[Pair], val_pairs: list[Pair]):

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from src import __version__
+from src import __version__, run_lock
 from src.errors import UserError, first_few, need_writable_folder
 from src.files import parse_json
 from src.formats.weights import need_file, read_meta
@@ -38,10 +38,38 @@ def check(folder: Path | str, overwrite: bool, resume: str = "") -> Path:
         resume: as the option: "", `auto`, or a checkpoint.
 
     Raises:
-        UserError: the folder already holds a run, which is neither to be set aside (`overwrite`) nor that of the
-            checkpoint to resume from; there is no such checkpoint; or the folder cannot be written.
+        UserError: another process is training in the folder; it already holds a run, which is neither to be set aside
+            (`overwrite`) nor that of the checkpoint to resume from; there is no such checkpoint; or the folder cannot
+            be written.
     """
     folder = Path(os.path.abspath(folder))  # "." has no name, and would follow a renamed folder
+    run_lock.refuse_held(folder)
+    _refuse_other_run(folder, overwrite, resume)
+    ancestor = next(p for p in (folder, *folder.parents) if p.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        raise UserError(
+            f"--ckpt_save_directory {folder}: cannot write into {ancestor}. Give a folder you may write to."
+        )
+    for package, product in (("tensorboardX", "events/"), ("matplotlib", "curves.png")):
+        if reason := why_not_importable(package):
+            print(f"{package} cannot be imported ({reason}): {product} is left out; pip install {package} adds it")
+    return folder
+
+
+@contextlib.contextmanager
+def hold(folder: Path | str, overwrite: bool, resume: str = "") -> Iterator[None]:
+    """Keep other trainings out of the folder (`src.run_lock`) while this one is in it. Arguments as for `check`.
+
+    Raises:
+        UserError: as `check`, whose answer another training may have changed meanwhile.
+    """
+    folder = Path(os.path.abspath(folder))
+    with run_lock.hold(folder):
+        _refuse_other_run(folder, overwrite, resume)
+        yield
+
+
+def _refuse_other_run(folder: Path, overwrite: bool, resume: str) -> None:
     if resume and resume != "auto":
         path = Path(resume)
         need_file(path, "checkpoint")
@@ -57,15 +85,6 @@ def check(folder: Path | str, overwrite: bool, resume: str = "") -> Path:
             f"--ckpt_save_directory {folder} already holds a run. Name another folder, or rename the old run aside "
             "with --overwrite."
         )
-    ancestor = next(p for p in (folder, *folder.parents) if p.exists())
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-        raise UserError(
-            f"--ckpt_save_directory {folder}: cannot write into {ancestor}. Give a folder you may write to."
-        )
-    for package, product in (("tensorboardX", "events/"), ("matplotlib", "curves.png")):
-        if reason := why_not_importable(package):
-            print(f"{package} cannot be imported ({reason}): {product} is left out; pip install {package} adds it")
-    return folder
 
 
 def why_not_importable(package: str) -> str:
@@ -91,6 +110,8 @@ def claim(folder: Path) -> Path:
         except OSError as e:
             raise UserError(f"--overwrite: cannot rename {folder} to {aside} ({e.strerror})") from e
         print(f"the run that was in {folder} is now {aside}")
+        need_writable_folder(folder, "--ckpt_save_directory")
+        run_lock.follow(folder, aside)
     return need_writable_folder(folder, "--ckpt_save_directory")
 
 

@@ -73,6 +73,25 @@ def test_signal_to_the_group_finishes_the_step_saves_and_leaves_nobody(number, s
     assert left_behind(children) == []
 
 
+@pytest.mark.slow
+def test_second_training_in_the_folder_of_a_live_one_is_refused_and_harms_nothing(running, tmp_path):
+    process, _ = running()
+    first = log_rows(tmp_path / "run")
+    for number, options in enumerate((["--overwrite"], ["--resume", "auto"], [])):
+        second, log = ["--ckpt_save_directory", "run", *LONG, *options], tmp_path / f"second{number}.txt"
+        if "auto" in options:
+            second = ["--ckpt_save_directory", "run", *options]
+        other = start(train_command(*second), tmp_path, log)
+        assert other.wait(120) == 2
+        error = log.read_text().splitlines()[-1]
+        assert error.startswith("error: --ckpt_save_directory ") and f": process {process.pid} on " in error
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "run.old1").exists() and log_rows(tmp_path / "run")[: len(first)] == first
+    train("run", *LONG, "--overwrite", "--max_steps", 1, cwd=tmp_path, graph="plain")  # the kill has freed the folder
+    assert sorted(p.name for p in tmp_path.glob("run*/.lock")) == [] and (tmp_path / "run.old1/log.csv").exists()
+
+
 # ---- files
 
 SHORT = [*PLAIN, "--epochs_num", 2, "--ckpt_save_steps", 1]

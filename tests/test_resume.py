@@ -1,8 +1,10 @@
 """Exact resume. The refusals run in this process; what must repeat bit for bit runs in real ones."""
 
+import os
 import shlex
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +244,16 @@ def test_a_refusal_ends_with_one_line(finished):
     assert "Traceback" not in out
 
 
+def test_a_training_holds_its_folder_from_before_it_reads_a_checkpoint(finished, monkeypatch, cpu):
+    seen = []
+    original = resume.find_checkpoint
+    monkeypatch.setattr(
+        resume, "find_checkpoint", lambda *args: (seen.append((finished / "run/.lock").read_text()), original(*args))[1]
+    )
+    in_this_process(finished, monkeypatch, "--resume", "auto")
+    assert seen == [f"{socket.gethostname()} {os.getpid()}\n"] and not (finished / "run/.lock").exists()
+
+
 def test_force_goes_on_all_the_same_and_says_what_differs(finished, monkeypatch, cpu, capsys):
     plan = in_this_process(finished, monkeypatch, "--resume", "auto", "--seed", 2, "--force")
     assert plan.first_step == 4 and "--force: --seed was 1, is 2" in capsys.readouterr().out
@@ -335,7 +347,7 @@ CRAFTED = {
 
 @pytest.mark.parametrize("case", CRAFTED)
 def test_crafted_description_is_one_line_from(case, finished, monkeypatch, cpu, tmp_path, capsys):
-    """tests/test_weight_files.py has more of what may be in one."""
+    """tests/test_formats_weights.py has more of what may be in one."""
     monkeypatch.chdir(tmp_path)
     write_dataset(tmp_path / "data", train=4, test=1)
     shutil.copy("data/test/blur/1.png", "photo.png")

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from src.web.folder import PREFIX, WebFolder, duration, remove_stale
 
 from src.errors import UserError
+from src.web.folder import PREFIX, WebFolder, duration, remove_stale
 
 ROOT = Path(__file__).parent.parent
 LATER = 10**11  # seconds since 1970: everything is older

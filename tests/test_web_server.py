@@ -8,10 +8,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from src.web.folder import WebFolder
-from src.web.server import API, ENVELOPE, FILE, UPLOAD, Gate, Names, open_socket, serving
 
 from src.errors import UserError
+from src.web.folder import WebFolder
+from src.web.server import API, ENVELOPE, FILE, UPLOAD, Gate, Names, open_socket, serving
 from src.web.uploads import server as web_server
 
 BIG = 2**16

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from src.web.uploads import file_name, restore_upload, write_preview
 
 import app
 import deblur
 from src.errors import UserError
+from src.web.uploads import file_name, restore_upload, write_preview
 from src.web.uploads import uploads as web
 from tests.photos import files
 
