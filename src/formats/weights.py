@@ -243,10 +243,11 @@ OPTIONS = {int: (_is_number, "a number"), float: (_is_number, "a number"), str: 
 
 
 def parse_meta(text: Any, path: Path) -> dict[str, Any]:
-    """The description of a checkpoint from its JSON text; {} for anything but JSON that a file has under that name.
+    """The description of a checkpoint from its JSON text; {} for anything but an object, which another program may have
+    left under that name.
 
     Raises:
-        UserError: JSON with something other than `FIELDS` and the options of a training expect.
+        UserError: nested too deeply, or with something other than `FIELDS` and the options of a training expect.
     """
     try:
         meta = parse_json(text)
@@ -255,7 +256,7 @@ def parse_meta(text: Any, path: Path) -> dict[str, Any]:
     except ValueError as e:
         raise UserError(f"{path}: its description cannot be read ({e}). {OTHER_FILE}") from e
     if not isinstance(meta, dict):
-        _refuse(path, "the whole", meta, "an object")
+        return {}
     for name in FIELDS.keys() & meta.keys():
         is_right, words = FIELDS[name]
         if not is_right(meta[name]):
