@@ -285,7 +285,8 @@ class RunLog:
         self._append({"epoch": epoch, "step": step, **values})
         if self.events and not self.decoration.has_failed:  # after half an event no reader finds the next one
             with self.decoration:
-                self.events.add(step, {name: value for name, value in values.items() if value is not None})
+                scalars = {name: value for name, value in {"epoch": epoch, **values}.items() if value is not None}
+                self.events.add(step, scalars)
 
     def _append(self, row: Mapping[str, Any]) -> None:
         try:

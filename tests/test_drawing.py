@@ -119,7 +119,6 @@ def test_curves_of_a_log_file(tmp_path):
     empty = draw(tmp_path / "0.png", {"run": read_log(tmp_path / "log.csv")})
     for step in (10, 20, 30):
         run_log.add(1, step, loss=1 / step)
-    run_log.flush()
     assert draw(tmp_path / "1.png", {"run": read_log(tmp_path / "log.csv")})[0] > empty[0] + 100
 
 

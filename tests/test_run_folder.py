@@ -171,35 +171,21 @@ def test_new_log_has_its_header(log):
     assert read_log(log.path) == {name: [] for name in COLUMNS}
 
 
-def test_values_of_one_step_share_a_row(log):
-    log.add(1, 10, loss=0.5, lr=1e-4)
-    log.add(1, 10, psnr=30.25)
-    log.flush()
+def test_a_row_is_written_at_once(log):
+    log.add(1, 10, loss=0.5, lr=1e-4, psnr=30.25)
     assert len(rows(log.path)) == 2
     columns = read_log(log.path)
     assert [columns[c] for c in ("epoch", "step", "loss", "lr", "psnr")] == [[1], [10], [0.5], [1e-4], [30.25]]
 
 
-def test_row_is_written_when_the_next_step_comes(log):
-    log.add(1, 10, loss=0.5)
-    assert len(rows(log.path)) == 1
-    log.add(1, 20, loss=0.25)
-    assert read_log(log.path)["step"] == [10]
-    log.flush()
-    log.flush()
-    assert read_log(log.path)["loss"] == [0.5, 0.25]
-
-
 def test_values_do_not_leak_into_the_next_row(log):
     log.add(1, 10, loss=0.5, psnr=30.0)
     log.add(2, 20, loss=0.25)
-    log.flush()
     assert read_log(log.path)["psnr"] == [30.0, None]
 
 
 def test_empty_cells_are_none_and_bad_numbers_stay(log):
     log.add(1, 10, psnr=None, loss=math.nan, fft=math.inf)
-    log.flush()
     columns = read_log(log.path)
     assert columns["psnr"] == [None] and columns["content"] == [None]
     assert math.isnan(columns["loss"][0]) and columns["fft"] == [math.inf]
@@ -207,29 +193,24 @@ def test_empty_cells_are_none_and_bad_numbers_stay(log):
 
 def test_numbers_keep_their_precision(log):
     log.add(1, 10, loss=0.1 + 0.2)
-    log.flush()
     assert read_log(log.path)["loss"] == [0.1 + 0.2]
 
 
 def test_unknown_column_is_an_error(log):
-    log.add(1, 10, los=0.5)
     with pytest.raises(ValueError, match="los"):
-        log.flush()
+        log.add(1, 10, los=0.5)
 
 
 def test_existing_log_is_continued(log):
     log.add(1, 10, loss=0.5)
-    log.flush()
     again = RunLog(log.folder)
     again.add(1, 20, loss=0.25)
-    again.flush()
     assert rows(log.path)[0] == COLUMNS
     assert read_log(log.path)["step"] == [10, 20]
 
 
 def test_log_cut_off_in_its_last_row_is_read(log):
     log.add(1, 10, loss=0.5)
-    log.flush()
     with open(log.path, "a", encoding="utf-8") as f:
         f.write("2,20,0.2")
     assert read_log(log.path)["loss"] == [0.5, 0.2]
@@ -252,7 +233,6 @@ def test_run_without_packages_for_pictures_says_so_at_its_start_and_writes_the_r
     assert "): events/ is left out; " in events and "): curves.png is left out; " in curves
     log = RunLog(claim(folder))
     log.add(1, 10, loss=0.5)
-    log.flush()
     assert read_log(log.path)["loss"] == [0.5] and names(folder) == ["log.csv"]
     assert capsys.readouterr().out == ""
 
@@ -260,7 +240,6 @@ def test_run_without_packages_for_pictures_says_so_at_its_start_and_writes_the_r
 def test_cut_log_drops_what_a_resumed_run_writes_again(log):
     for step in (10, 20, 30):
         log.add(1, step, loss=step / 7)
-    log.flush()
     with open(log.path, "a", encoding="utf-8") as f:
         f.write("2,4")  # cut off by a crash: neither a row of step 4 nor of a later one may stay
     cut_log(log.path, SavedAt(20, 10))
@@ -286,7 +265,6 @@ def test_cut_log_without_a_log_does_nothing(tmp_path):
 def test_log_of_a_run_whose_epochs_change_their_length_keeps_its_rows(log, then, now, steps):
     for step in (1, 3, 6, 9, 10):
         log.add(1, step, loss=step / 7)
-    log.flush()
     cut_log(log.path, SavedAt(9, then), steps_per_epoch=now)
     columns = read_log(log.path)
     assert columns["step"] == steps and columns["loss"] == [1 / 7, 3 / 7, 6 / 7, 9 / 7]
@@ -295,7 +273,6 @@ def test_log_of_a_run_whose_epochs_change_their_length_keeps_its_rows(log, then,
 def test_begin_keeps_a_folder_that_is_resumed_at_step_0(log):
     for step in (0, 10):
         log.add(0, step, psnr=30.0)
-    log.flush()
     (log.folder / "best.ckpt").touch()  # of --val_first
     begin(log.folder, "seed: 1\n", "1", SavedAt(0, 5))
     assert read_log(log.path)["step"] == [0] and (log.folder / "best.ckpt").exists()
@@ -304,7 +281,6 @@ def test_begin_keeps_a_folder_that_is_resumed_at_step_0(log):
 def test_begin_cuts_at_a_resume_and_claims_for_a_new_run(log):
     log.add(1, 10, loss=0.5)
     log.add(1, 20, loss=0.25)
-    log.flush()
     begin(log.folder, "seed: 1\n", "1", SavedAt(10, 5))
     assert read_log(log.path)["step"] == [10]
     assert (log.folder / "config.yaml").read_text() == "seed: 1\n"
@@ -383,7 +359,6 @@ def test_log_that_cannot_be_read_or_written(tmp_path):
 def test_log_that_is_removed_during_a_training_begins_again_with_its_header(log):
     log.path.unlink()
     log.add(1, 10, loss=0.5)
-    log.flush()
     assert rows(log.path)[0] == COLUMNS and read_log(log.path)["step"] == [10]
 
 
@@ -406,14 +381,12 @@ def test_without_events_the_log_goes_on_after_one_warning(spoil, reason, tmp_pat
     log = RunLog(tmp_path)
     for step in range(50):  # more than any queue holds
         log.add(1, step, loss=0.5, psnr=25.0)
-    log.flush()
     line = f"{tmp_path / 'events'} cannot be written ({reason}); the training goes on without it\n"
     assert capsys.readouterr().out == line and len(read_log(log.path)["step"]) == 50
 
 
 def test_events_are_read_back_as_they_were_added(log):
     log.add(1, 10, loss=0.5, psnr=None)
-    log.flush()
     (file,) = (log.folder / "events").iterdir()
     content = file.read_bytes()
     assert b"loss" in content and b"epoch" in content and b"psnr" not in content and b"brain.Event:2" in content

@@ -11,8 +11,8 @@ from PIL import Image
 import app
 import deblur
 from src.errors import UserError
+from src.web import uploads as web
 from src.web.uploads import file_name, restore_upload, write_preview
-from src.web.uploads import uploads as web
 from tests.photos import files
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 31, 3), np.uint8)
