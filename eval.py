@@ -18,10 +18,14 @@ from src.data.pairs import Pair, check_pairs
 from src.engine import load_engine, runs_on_mindspore
 from src.errors import UserError, need_writable_folder, run_main
 from src.formats.weights import need_file, sample_model
+from src.interrupts import Interrupts
+from src.streams import need_reader
 
 
 def main(argv: list[str] | None = None) -> None:
     config = load_config("eval", argv, device.best_device)
+    if not config.report_file:
+        need_reader()
     chosen = ""
     if not config.ckpt_file:
         model, why = sample_model("--ckpt_file")
@@ -40,10 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     print(f"data: {len(pairs)} test pairs from {source}{changes}")
     check_outputs(config)
 
-    if on_mindspore:
-        device.setup(config.device_target, config.device_id, debug=config.debug)
-    rows = score(config, pairs)
-    report(config, rows)
+    with Interrupts():
+        if on_mindspore:
+            device.setup(config.device_target, config.device_id, debug=config.debug)
+        report(config, score(config, pairs))
 
 
 def check_outputs(config: Config) -> None:

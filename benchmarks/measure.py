@@ -21,6 +21,7 @@ from typing import Any
 from src import device, run_folder
 from src.config import DEVICES, ArgumentParser
 from src.errors import UserError, nearest, need_writable_folder
+from src.streams import need_reader
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")  # which kernels the libraries choose
 GB = 2**30
@@ -102,6 +103,8 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None):
         raise UserError(f"--threads: got {args.threads}, expected 1 to {cores}, the cores this process may use")
     if args.json:
         need_writable_folder(Path(args.json).parent, "--json")
+    else:
+        need_reader()
     return args
 
 

@@ -40,6 +40,7 @@ from src.config import ArgumentParser, load_config  # noqa: E402
 from src.data.arrange import arrange  # noqa: E402
 from src.data.sample_data import find_photographs, make_sample_set  # noqa: E402
 from src.errors import UserError, nearest, run_main  # noqa: E402
+from src.streams import need_reader  # noqa: E402
 
 NEEDS = {
     "gopro": "the whole GOPRO_Large",
@@ -324,6 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", action="store_true", help="also run those that can run here")
     parser.add_argument("documents", nargs="*", metavar="FILE", help="only these")
     args = parser.parse_args(argv)
+    need_reader()
     paths = [Path(name) for name in args.documents] or documents()
     failures = 0
     for path in paths:

@@ -17,6 +17,7 @@ from src.config import ArgumentParser  # noqa: E402
 from src.drawing import save_curves  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.run_folder import read_log  # noqa: E402
+from src.streams import need_reader  # noqa: E402
 
 Log = Mapping[str, Sequence[float | None]]
 
@@ -94,6 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--output", default="compare.png", metavar="FILE", help="the picture [compare.png]")
     args = parser.parse_args(argv)
+    need_reader()
     folders = [Path(run) for run in args.runs]
     logs = dict(zip(labels(folders), map(read_run, folders), strict=True))
     output = Path(args.output)

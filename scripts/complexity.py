@@ -17,6 +17,7 @@ from src import device  # noqa: E402
 from src.config import ArgumentParser  # noqa: E402
 from src.errors import run_main  # noqa: E402
 from src.mimo_unet import MODELS, MIMOUNet, build_net  # noqa: E402
+from src.streams import need_reader  # noqa: E402
 
 SIZES = ((256, 256), (720, 1280))  # (H, W): the training crop, a GOPRO frame
 PROBE = (8, 8)
@@ -64,6 +65,7 @@ def complexity(network: MIMOUNet, height: int, width: int, probe: tuple[int, int
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table of all variants; there are no options but --help."""
     ArgumentParser("Parameters, multiply-accumulates and activation memory of all variants.").parse_args(argv)
+    need_reader()
     device.setup("CPU")
     print(f"{'variant':15}{'input':>10}{'parameters':>14}{'GMACs':>10}{'activations, GB':>18}")
     for name in MODELS:

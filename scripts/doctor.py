@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 
 from src import __version__  # noqa: E402
 from src.errors import UserError, need_writable_folder, run_main  # noqa: E402
+from src.streams import need_reader  # noqa: E402
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 PYTHONS = ((3, 10), (3, 11), (3, 12))  # the wheels of MindSpore 2.10
@@ -439,6 +440,8 @@ def main(argv: list[str] | None = None) -> int:
         if Path(args.json).suffix != ".json" or os.path.isdir(args.json):
             raise UserError(f"--json: got {args.json}, expected a file name that ends with .json")
         need_writable_folder(Path(args.json).parent, "--json")
+    else:
+        need_reader()
     rows = []
     for row in probe(args.probe) if args.probe else examine(args.quick):
         print(line(row), flush=True)

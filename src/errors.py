@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-import io
+import errno
 import os
 import re
 import sys
@@ -11,6 +11,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+
+from src import streams
 
 
 class UserError(Exception):
@@ -107,27 +109,83 @@ def _remove_stale_probes(folder: Path) -> None:
                     probe.unlink()
 
 
+# What the system refuses and the user can change; any other error number is a fault of the program.
+ADVICE = {
+    errno.ENOSPC: "Free some space there, or choose a folder on another disk",
+    errno.EDQUOT: "Your quota is used up: remove files of yours, or choose a folder on another disk",
+    errno.EFBIG: "The file system or `ulimit -f` limits the size of files: choose a folder on another disk",
+    errno.EACCES: "Change its permissions, or choose a place that you may use",
+    errno.EPERM: "Change its permissions or its owner, or choose a place that you may use",
+    errno.EROFS: "This disk is mounted read-only: choose a folder on another one",
+    errno.EMFILE: "Allow more open files: ulimit -n 4096",
+    errno.ENFILE: "The whole machine has too many files open: end other programs",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.ENOENT: "Check the name; another program may have removed it",
+    errno.EEXIST: "Remove it, or choose another name",
+    errno.ENOTEMPTY: "Empty it, or choose another folder",
+    errno.EISDIR: "Expected a file, not a folder",
+    errno.ENOTDIR: "Expected a folder, but a part of this path is a file",
+    errno.ELOOP: "Its symbolic links lead in a circle: remove one of them",
+    errno.EIO: "The disk or its connection fails: look at `dmesg`, and use another disk",
+    errno.ESTALE: "The network share was mounted again: run the same command again",
+    errno.ETIMEDOUT: "The network share does not answer: check its connection",
+    errno.EBUSY: "Another program uses it: end that first",
+    errno.ETXTBSY: "Another program runs it: end that first",
+    errno.EXDEV: "Both must lie on one disk: choose another folder",
+    errno.EAGAIN: "Too many processes: end other programs, or allow more with `ulimit -u`",
+    errno.ENOMEM: "End other programs, or use smaller images and batches",
+}
+
+
+def system_error(error: OSError) -> str:
+    """'file: reason. What to do' for an error number of `ADVICE`, '' for any other."""
+    if error.errno not in ADVICE:
+        return ""
+    files = [os.fsdecode(f) for f in (error.filename, error.filename2) if isinstance(f, str | bytes | os.PathLike)]
+    where = f"{' -> '.join(files)}: " if files else ""
+    return f"{where}{error.strerror}. {ADVICE[error.errno]}.{'' if files else ' --debug shows where it happened.'}"
+
+
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run an entry script's `main` and end the process: 0, its own int, 2 for a UserError, 130 for Ctrl-C. A `Restart`
-    starts it again instead."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr is so from the start
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file name that cannot be printed must not end a run
+    """Run an entry script's `main` and end the process: 0, its own int, or
+
+        2    one line for a UserError, an error of the system that the user can mend (`ADVICE`), and too little memory
+        130  Ctrl-C
+        141  a script whose output is its product (`streams.need_reader`) has lost its reader, as at the end of `| head`
+
+    Any other script goes on without its reader. A `Restart` starts the process again.
+    """
+    streams.guard()
     try:
+        if not {"-h", "--help", "--version"}.isdisjoint(sys.argv):
+            streams.need_reader()
         status = main()
         sys.stdout.flush()
+    except SystemExit:  # of --help, too
+        sys.stdout.flush()
+        raise
     except Restart as e:
         if str(e):
             print(e, flush=True)
         os.execvpe(e.command[0], e.command, os.environ | e.environment)
     except UserError as e:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        print(f"error: {printable(e)}", file=sys.stderr)
-        status = 2
+        status = _fail(str(e))
+    except MemoryError as e:
+        status = _fail(f"not enough memory{f' ({e})' if str(e) else ''}. {ADVICE[errno.ENOMEM]}.")
+    except OSError as e:
+        if not (line := system_error(e)):
+            raise
+        status = _fail(line)
     except KeyboardInterrupt:
         print("\nstopped by Ctrl-C", file=sys.stderr)
         status = 130
-    except BrokenPipeError:  # the reader of our output (head, less) has gone: not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails, with status 120
-        status = 0
+    finally:
+        streams.need_no_reader()
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(line: str) -> int:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    print(f"error: {printable(line)}", file=sys.stderr)
+    return 2

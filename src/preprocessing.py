@@ -24,6 +24,7 @@ from src.data.arrange import arrange
 from src.data.packed import damaged_entries, is_packed
 from src.data.packing import pack
 from src.errors import UserError, first_few, run_main
+from src.streams import need_reader
 from src.verify.report import run
 
 MIN_PATCH = 16  # pixels, the smallest crop that training takes
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     _check_combination(args)
     if args.verify:
+        if not args.report_file:
+            need_reader()
         return _verify(args.root_src, args.root_dst, args.report_file)
     if not args.root_src:
         raise UserError("--root_src: expected the folder of GOPRO_Large (--help lists the options)")

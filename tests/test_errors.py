@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -5,7 +6,16 @@ import sys
 import pytest
 
 from src.config import ROOT
-from src.errors import UserError, first_few, nearest, need_writable_folder, printable, reason_of
+from src.errors import (
+    UserError,
+    first_few,
+    nearest,
+    need_writable_folder,
+    printable,
+    reason_of,
+    run_main,
+    system_error,
+)
 
 # ---- words
 
@@ -174,13 +184,42 @@ def test_ctrl_c_is_130_without_a_traceback():
     assert (done.returncode, done.stderr) == (130, "\nstopped by Ctrl-C\n")
 
 
-@pytest.mark.parametrize("lines", [1, 100_000])
-def test_reader_that_has_gone_is_no_error(monkeypatch, lines):
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it there is nothing left to flush at exit
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    try:
-        done = run(f"[print('x' * 100) for _ in range({lines})]", stdout=write_end)
-    finally:
-        os.close(write_end)
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("number, advice", [
+    (errno.ENOSPC, "Free some space"), (errno.EDQUOT, "quota"), (errno.EACCES, "permissions"),
+    (errno.EROFS, "read-only"), (errno.EMFILE, "ulimit -n"), (errno.ENAMETOOLONG, "shorter"), (errno.EIO, "dmesg"),
+    (errno.EISDIR, "not a folder"), (errno.ENOTDIR, "Expected a folder"), (errno.ELOOP, "links"),
+])  # fmt: skip
+def test_what_the_system_refuses_is_one_line_with_the_file_and_what_to_do(number, advice, capsys):
+    def main():
+        raise OSError(number, os.strerror(number), "runs/a/log.csv")
+
+    with pytest.raises(SystemExit) as ended:
+        run_main(main)
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.count("\n") == 1
+    assert line.startswith(f"error: runs/a/log.csv: {os.strerror(number)}. ") and advice in line
+
+
+def test_both_files_of_a_failed_renaming_are_named_and_a_file_without_a_name_is_searched_with_debug(tmp_path):
+    with pytest.raises(OSError) as caught:
+        os.rename(tmp_path / "a", tmp_path / "b")
+    assert system_error(caught.value).startswith(f"{tmp_path / 'a'} -> {tmp_path / 'b'}: No such file or directory. ")
+    assert "--debug shows where" in system_error(OSError(errno.ENOSPC, "No space left on device"))
+
+
+def test_an_error_of_the_system_that_no_user_can_mend_keeps_its_traceback():
+    for body in ("raise OSError('cannot identify image file')", "raise OSError(9, 'Bad file descriptor')"):
+        done = run(body)
+        assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_debug_shows_where_the_system_refused():
+    done = run("open('/nowhere/a')", "--debug")
+    assert done.returncode == 2 and "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: /nowhere/a: No such file or directory. ")
+
+
+@pytest.mark.parametrize("body", ["raise MemoryError", "bytearray(2**62)", "import numpy; numpy.ones(2**55)"])
+def test_too_little_memory_is_one_line(body):
+    done = run(body)
+    assert done.returncode == 2 and done.stderr.startswith("error: not enough memory") and done.stderr.count("\n") == 1
