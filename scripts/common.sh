@@ -13,6 +13,15 @@ die() {
   exit 2
 }
 
+# A line of output that is not worth the work: it goes on when nobody reads it. A dry run makes nothing else.
+say() {
+  if $DRY_RUN; then
+    echo "$*"
+  else
+    (trap '' PIPE && echo "$*") 2>/dev/null || true
+  fi
+}
+
 # One line with every argument quoted for the shell, ready to be pasted.
 quoted() {
   local line
@@ -96,7 +105,7 @@ source_gpu_env() {
     # shellcheck source-path=SCRIPTDIR source=gpu_env.sh
     $DRY_RUN || source "$ROOT/scripts/gpu_env.sh" || exit $?
   elif "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" --version 2>/dev/null | grep 'release 11' >/dev/null; then
-    echo "CUDA: the machine's own, of ${CUDA_HOME:-/usr/local/cuda}"
+    say "CUDA: the machine's own, of ${CUDA_HOME:-/usr/local/cuda}"
   else
     die "an NVIDIA driver is here, but no CUDA 11 libraries: run 'bash $(quoted "$ROOT/scripts/setup.sh") --gpu' once"
   fi
@@ -341,17 +350,20 @@ launch_ranks() {
     fi
     msrun_command "$count" "$logs" "$port" "$node" "$@"
   fi
-  echo "preflight: ${name}devices: $FOUND; ranks: $count; launcher: $LAUNCHER ($LAUNCHER_PATH); port: $port; logs: $logs"
+  say "preflight: ${name}devices: $FOUND; ranks: $count; launcher: $LAUNCHER ($LAUNCHER_PATH); port: $port; logs: $logs"
   describe_training "$count" "$@"
   show_and_end_if_dry "${cmd[@]}"
 
+  # A closed descriptor would go to the next file that is opened.
+  [ -e /dev/fd/1 ] || exec >/dev/null
+  [ -e /dev/fd/2 ] || exec 2>/dev/null
   # Not inside CKPT_DIR: train.py refuses a run folder that already holds something.
   mkdir -p "$logs" 2>/dev/null || die "cannot make the log folder $logs; give a CKPT_DIR whose parent you may write to"
   # The command, for the record. Its time tells this run's logs from those of an earlier run.
   quoted "${cmd[@]}" >"$logs/command.txt"
-  [ "$node" = 0 ] || echo "machine 0 shows the progress; this one waits for its end"
+  [ "$node" = 0 ] || say "machine 0 shows the progress; this one waits for its end"
   run_in_front "$logs/launcher.txt" "${cmd[@]}"
-  [ "$STATUS" -eq 0 ] || show_failure "$logs"
+  [ "$STATUS" -eq 0 ] || (trap '' PIPE && show_failure "$logs") || true
   exit "$STATUS"
 }
 
@@ -544,17 +556,17 @@ free_port() {
   echo "$port"
 }
 
-# interrupt_ranks LAUNCHER_PID STATUS: the first time, ask the ranks to finish their step and save: they agree on the
-# step, also with those of other machines. The launchers would kill them at once; the second time they are told to.
+# interrupt_ranks LAUNCHER_PID SIGNAL STATUS: the first time, ask the ranks to finish their step and save: they agree on
+# the step, also with those of other machines. The launchers would kill them at once; the second time they are told to.
 # msrun ends its ranks on SIGINT only: after SIGTERM they would stay behind, holding the devices.
 interrupt_ranks() {
   local child=$1 again=$INTERRUPTED pid asked=false
-  INTERRUPTED=$2
+  INTERRUPTED=$3
   if [ "$again" -eq 0 ]; then
     for pid in $(descendants "$child"); do
       grep -aF "$ROOT/train.py" "/proc/$pid/cmdline" >/dev/null 2>&1 || continue
       if grep -azE '^(MS_ROLE=MS_WORKER|OMPI_COMM_WORLD_RANK=)' "/proc/$pid/environ" >/dev/null 2>&1; then
-        kill -TERM "$pid" 2>/dev/null && asked=true
+        kill -"$2" "$pid" 2>/dev/null && asked=true
       fi
     done
   fi
@@ -575,12 +587,13 @@ descendants() {
   done
 }
 
-# Copies lines, but not those with which MindSpore's cluster ends on each rank: it writes them at any log level.
+# Copies lines, but not those with which MindSpore's cluster ends on each rank: it writes them at any log level. When
+# nobody reads the copy any more, the ranks work on.
 without_farewells() {
   local line
-  trap '' INT TERM HUP # the ranks have more to say after Ctrl-C
+  trap '' INT TERM HUP PIPE # the ranks have more to say after Ctrl-C
   while IFS= read -r line || [ -n "$line" ]; do
-    [[ $line = "[INFO] DISTRIBUTED("*"] Event base dispatch success!" ]] || printf '%s\n' "$line"
+    [[ $line = "[INFO] DISTRIBUTED("*"] Event base dispatch success!" ]] || printf '%s\n' "$line" 2>/dev/null || exec >/dev/null
   done
 }
 
@@ -592,7 +605,7 @@ run_in_front() {
   shift
   exec {out}> >(without_farewells)
   filters=$!
-  exec {err}> >(tee -i "$messages" | without_farewells >&2)
+  exec {err}> >(trap '' INT TERM HUP && tee "$messages" | without_farewells >&2)
   filters+=" $!"
   set -m
   # A process in the background may not read from the terminal.
@@ -600,8 +613,9 @@ run_in_front() {
   child=$!
   set +m
   exec {out}>&- {err}>&-
-  trap 'interrupt_ranks "$child" 130' INT
-  trap 'interrupt_ranks "$child" 143' TERM HUP
+  trap 'interrupt_ranks "$child" TERM 130' INT
+  trap 'interrupt_ranks "$child" TERM 143' TERM
+  trap 'interrupt_ranks "$child" HUP 129' HUP # under nohup nobody asks: bash leaves an ignored signal ignored
   STATUS=0 INTERRUPTED=0
   wait "$child" || STATUS=$?
   while kill -0 "$child" 2>/dev/null; do # a signal to us ends `wait` before the launcher has ended

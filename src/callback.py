@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from src.drawing import save_curves
 from src.errors import UserError
-from src.interrupts import Interrupts, describe
+from src.interrupts import Interrupts, describe, say
 from src.run_folder import (
     Decoration,
     RunLog,
@@ -318,7 +318,7 @@ class Means:
 
 
 class StopSignal:
-    """SIGTERM and Ctrl-C finish the step, save and end the training.
+    """SIGTERM, SIGHUP and Ctrl-C finish the step, save and end the training.
 
     Args:
         agree: signal number or 0 of this rank -> the largest of all ranks, so that all stop at the same step; None = it
@@ -335,7 +335,7 @@ class StopSignal:
 
     def note(self, number: int) -> None:
         self.received = number
-        os.write(2, f"\n{describe(number)}: finishing this step\n".encode())
+        say(f"\n{describe(number)}: finishing this step\n")
 
     def agreed(self, state: RunState) -> int:
         """The signal that ends the run after this step, or 0. Ranks also agree where the run ends."""

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, sent to real processes: the tests' own process must not be hit."""
+"""SIGTERM, SIGHUP and Ctrl-C, sent to real processes: the tests' own process must not be hit."""
 
 import os
 import signal
@@ -35,7 +35,10 @@ def run(code, *numbers, pause=0.3):
     return process.returncode, "".join(lines) + rest
 
 
-@pytest.mark.parametrize("number, status, name", [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
+@pytest.mark.parametrize(
+    "number, status, name",
+    [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP"), (signal.SIGINT, 130, "Ctrl-C")],
+)
 def test_by_default_a_signal_ends_the_process_also_while_it_waits_in_c(number, status, name):
     code = """
     import threading
@@ -50,7 +53,7 @@ def test_by_default_a_signal_ends_the_process_also_while_it_waits_in_c(number, s
     assert run(code, number) == (status, f"ready\n\nstopped by {name}\n")
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_work_can_be_interrupted_in_order_and_the_status_tells_by_what(number, status):
     code = """
     import time
@@ -70,16 +73,72 @@ def test_work_can_be_interrupted_in_order_and_the_status_tells_by_what(number, s
     assert got == status and "cleaned up" in text and "Traceback" not in text
 
 
-def test_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not():
-    code = """
-    import time
-    from src.interrupts import Interrupts
-    with Interrupts(lambda number: print(int(number), flush=True)):
-        print("ready", flush=True)
-        time.sleep(3)
+NOTED = """
+import time
+from src.interrupts import Interrupts
+with Interrupts(lambda number: print(int(number), flush=True)):
+    print("ready", flush=True)
+    time.sleep(2)
+"""
+
+
+def test_second_ctrl_c_ends_at_once():
+    assert run(NOTED, signal.SIGINT, signal.SIGINT) == (130, "ready\n2\n\nstopped by Ctrl-C\n")
+
+
+@pytest.mark.parametrize("first, second, status", [
+    (signal.SIGTERM, signal.SIGTERM, 143), (signal.SIGHUP, signal.SIGHUP, 129), (signal.SIGTERM, signal.SIGINT, 130),
+])  # fmt: skip
+def test_second_signal_ends_at_once(first, second, status):
+    expected = f"ready\n{int(first)}\n\nstopped by {describe(second)}\n"
+    assert run(NOTED, first, second, pause=1) == (status, expected)
+
+
+def test_one_request_that_is_sent_two_times_over_is_one():
+    """As `timeout` does, and systemd with SIGHUP."""
+    assert run(NOTED, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, pause=0.02) == (0, "ready\n15\n")
+
+
+def test_under_nohup_a_closed_terminal_is_no_matter():
+    code = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{NOTED}"
+    assert run(code, signal.SIGHUP, signal.SIGHUP, pause=0.6) == (0, "ready\n")
+
+
+@pytest.mark.parametrize("answer, hang", [
+    ("end_process", "print('x' * 10_000_000)"),
+    ("end_process", "os.write(2, b'x' * 10_000_000)"),
+    ("interrupt_main", "open('pipe')"),
+    ("lambda number: time.sleep(60)", "open('pipe')"),
+])  # fmt: skip
+def test_whatever_hangs_a_second_sigterm_ends_it(answer, hang, tmp_path):
+    """A read without an end, and output that its reader has stopped reading."""
+    os.mkfifo(tmp_path / "pipe")
+    code = f"""
+    import os, sys, time
+    sys.path.insert(0, {str(ROOT)!r})
+    from src.errors import run_main
+    from src.interrupts import *
+    def main():
+        with Interrupts({answer}):
+            open("ready", "w").close()
+            {hang}
+    run_main(main)
     """
-    assert run(code, signal.SIGINT, signal.SIGINT) == (130, "ready\n2\n\nstopped by Ctrl-C\n")
-    assert run(code, signal.SIGTERM, signal.SIGINT, signal.SIGTERM) == (0, "ready\n15\n2\n15\n")
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        limit = time.monotonic() + 30
+        while not (tmp_path / "ready").exists() and time.monotonic() < limit:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.8)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 143
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -121,10 +180,10 @@ def test_processes_started_meanwhile_leave_signals_to_the_group_to_us():
 def test_everything_is_as_before_afterwards():
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGINT), threading.active_count()
     with Interrupts():
-        assert {signal.SIGINT, signal.SIGTERM} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
     after = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGINT), threading.active_count()
     assert after == before
 
 
 def test_names():
-    assert (describe(signal.SIGINT), describe(signal.SIGTERM)) == ("Ctrl-C", "SIGTERM")
+    assert [describe(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == ["Ctrl-C", "SIGTERM", "SIGHUP"]

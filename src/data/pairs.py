@@ -4,6 +4,7 @@ Everything here speaks of 8-bit RGB, (H, W, 3). A pair is turned upright only if
 orientation: they must stay aligned pixel by pixel when only one of them still has the tag.
 """
 
+import functools
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from src.data.tiff_kind import refuse_unknown_tiff
 from src.errors import UserError, first_few
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+NO_FILE = "a pipe, socket or device; expected a file"
 SPLITS = ("train", "test")
 KINDS = ("blur", "sharp")
 # Written by src/preprocessing.py: the first while it works, the second when every file is in its place.
@@ -109,6 +111,11 @@ def natural_key(name: str) -> tuple:
 # ---- one file
 
 
+def is_special(path: Path | str) -> bool:
+    """Whether opening it may wait without end: a pipe, a socket or a device. False for a folder and a broken link."""
+    return not os.path.isfile(path) and os.path.exists(path) and not os.path.isdir(path)
+
+
 def read_rgb(path: Path | str) -> np.ndarray:
     """Pixels of an image file as (H, W, 3) uint8, RGB, as they are stored: EXIF orientation is not applied.
 
@@ -180,6 +187,8 @@ def probe(path: Path | str) -> ImageInfo:
         UserError: naming the file, when it is missing, cut off, not an image, too large, or of a pixel type that would
             not be read rightly.
     """
+    if is_special(path):
+        raise UserError(f"{path}: {NO_FILE}")
     try:
         refuse_unknown_tiff(path)
         with Image.open(path) as image:
@@ -236,40 +245,52 @@ def _reason(error: Exception) -> str:
 # ---- folders
 
 
-def _names(folder: Path, folders: bool) -> list[str]:
-    """Names directly in `folder`, of folders or of everything else, in natural order.
+def _entries(folder: Path, folders: bool) -> list[os.DirEntry[str]]:
+    """What is directly in `folder`, folders or everything else, in natural order.
 
     Hidden ones are skipped: copying from a Mac leaves `._1.png` beside `1.png`. Broken links and circles of links count
     as files, so that reading them fails with their name.
     """
     try:
-        names = [entry.name for entry in os.scandir(folder) if os.path.isdir(entry.path) is folders]
+        entries = [entry for entry in os.scandir(folder) if os.path.isdir(entry.path) is folders]
     except OSError as e:
         raise UserError(f"{folder}: cannot be listed ({e.strerror})") from e
-    return sorted((name for name in names if not name.startswith(".")), key=natural_key)
+    return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: natural_key(entry.name))
 
 
 def subfolders(folder: Path) -> list[Path]:
     """Folders directly in `folder` except hidden ones, in natural order."""
-    return [folder / name for name in _names(folder, folders=True)]
+    return [folder / entry.name for entry in _entries(folder, folders=True)]
 
 
 def list_images(folder: Path) -> dict[str, Path]:
     """Image files directly in `folder` except hidden ones, by name without suffix, in natural order.
 
+    What has the name of an image but is a pipe, socket or device is passed over, and printed once.
+
     Raises:
         UserError: the folder cannot be read, or two files differ in the suffix only.
     """
     images: dict[str, Path] = {}
-    for name in _names(folder, folders=False):
-        path = folder / name
+    for entry in _entries(folder, folders=False):
+        path = folder / entry.name
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
+        if not entry.is_file() and is_special(path):
+            _pass_over(path)
+            continue
         if path.stem in images:
-            raise UserError(f"{folder}: two images of one name, {images[path.stem].name} and {name}. Keep one of them.")
+            raise UserError(
+                f"{folder}: two images of one name, {images[path.stem].name} and {path.name}. Keep one of them."
+            )
         images[path.stem] = path
     # By the name without suffix, so that blur and sharp of other suffixes are in one order.
     return dict(sorted(images.items(), key=lambda item: natural_key(item[0])))
+
+
+@functools.cache  # a folder is listed several times in a run
+def _pass_over(path: Path) -> None:
+    print(f"{path}: passed over, {NO_FILE}")
 
 
 def list_image_tree(folder: Path) -> dict[str, Path]:

@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.data.pairs import natural_key
+from src.data.pairs import NO_FILE, is_special, natural_key
 from src.errors import UserError, first_few, nearest
 from src.photos.read import FORMATS, read_header
 
-NO_FILE = "a pipe, socket or device; expected a file or folder"
 LONGEST_NAME = 255  # bytes of one file name, on nearly every file system
 SUFFIX_OF = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp"}
 
@@ -69,7 +68,7 @@ class Found:
 
     def take(self, source: Source, sources: list[Source]) -> None:
         """Add a file of a folder or pattern to `sources`, or say what it is instead."""
-        if _is_special(source.path):
+        if is_special(source.path):
             self.passed_over.append(f"{source.path}: passed over, {NO_FILE}")
         elif source.path.suffix.lower() in FORMATS:
             sources.append(source)
@@ -97,7 +96,7 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
                 raise UserError(found.failures[-1])
             if not sources:
                 raise UserError(f"{given}: no photo in it; expected files ending in {' '.join(FORMATS)}")
-        elif _is_special(Path(given)):
+        elif is_special(Path(given)):
             found.failures.append(f"{given}: {NO_FILE}")
             continue
         elif os.path.lexists(given):  # a broken link fails when it is read, by its name
@@ -116,11 +115,6 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
 def _place(path: Path) -> Path:
     """The same for one file that is given in two ways."""
     return Path(os.path.realpath(path.parent)) / path.name
-
-
-def _is_special(path: Path) -> bool:
-    """Whether opening it may wait without end, as for a pipe or a device. False for a broken link."""
-    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
