@@ -1,6 +1,10 @@
 """Reading image files of every kind, and pairing folders by name."""
 
 import io
+import os
+import shutil
+import signal
+import stat
 import struct
 import tempfile
 import zlib
@@ -13,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
+from src import preprocessing
+from src.data import synthetic_blur
 from src.data.pairs import KINDS, Pair, check_pairs, find_pairs, natural_key, probe, read_rgb
 from src.data.sources import pairs_from_list
 from src.errors import UserError
@@ -417,3 +423,75 @@ def test_a_circle_of_links_is_named_when_it_is_read(tmp_path):
     (tmp_path / "test/sharp/2.png").symlink_to("2.png")
     with pytest.raises(UserError, match=r"sharp/2.png: not a readable image \(Too many levels of symbolic links\)"):
         check_pairs(find_pairs(tmp_path, "test"))
+
+
+# ---- pipes, sockets and devices
+
+
+@pytest.fixture
+def special_files():
+    """special_files(folder): puts a pipe, a socket and links to a pipe and a device there. A read that waits for them
+    fails after a while."""
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(60)
+
+    def make(folder):
+        os.mkfifo(folder / "pipe.png")
+        os.mknod(folder / "socket.jpg", 0o600 | stat.S_IFSOCK)
+        (folder / "link.tif").symlink_to("pipe.png")
+        (folder / "null.png").symlink_to(os.devnull)
+
+    yield make
+    signal.alarm(0)
+
+
+NOT_FILES = ("link.tif", "null.png", "pipe.png", "socket.jpg")
+
+
+def test_pairs_leave_out_what_is_no_file_and_name_it_once(tmp_path, special_files, capsys):
+    make_pairs(tmp_path)
+    for kind in KINDS:
+        special_files(tmp_path / "train" / kind)
+    for _ in range(2):
+        pairs = find_pairs(tmp_path, "train")
+        assert [pair.name for pair in pairs] == ["1", "2", "10"] and check_pairs(pairs) == ""
+    lines = capsys.readouterr().out.splitlines()
+    expected = [f"{tmp_path / 'train' / kind / name}: passed over, a pipe, " for kind in KINDS for name in NOT_FILES]
+    assert len(lines) == 8 and all(line.startswith(words) for line, words in zip(lines, expected, strict=True))
+
+
+@pytest.mark.parametrize("read", [probe, read_rgb, lambda path: check_pairs([Pair("a", path, path)])])
+def test_a_pipe_given_by_its_name_is_refused(read, tmp_path, special_files):
+    special_files(tmp_path)
+    for name in NOT_FILES:
+        with pytest.raises(UserError, match=f"{name}: a pipe, socket or device; expected a file"):
+            read(tmp_path / name)
+
+
+def test_a_pipe_of_a_list_is_refused(tmp_path, special_files):
+    special_files(save(tmp_path / "a.png").parent)
+    (tmp_path / "list.txt").write_text("a.png pipe.png\n")
+    with pytest.raises(UserError, match="pipe.png"):
+        check_pairs(pairs_from_list(tmp_path / "list.txt"))
+
+
+def test_no_preparation_waits_for_a_pipe(sample_trees, tmp_path, special_files, capsys):
+    source = tmp_path / "GOPRO_Large"
+    shutil.copytree(sample_trees / "GOPRO_Large", source)
+    folder = next(source.glob("train/*/blur"))
+    special_files(folder)
+    commands = {
+        "arranged": (preprocessing.main, ["--root_src", str(source), "--root_dst"]),
+        "packed": (preprocessing.main, ["--pack", "--root_src", str(source), "--root_dst"]),
+        "source": (
+            preprocessing.main,
+            ["--verify", "--root_dst", str(tmp_path / "arranged"), "--root_src", str(source)],
+        ),
+        "synthetic": (
+            synthetic_blur.main,
+            ["--photos", str(folder), "--count=1", "--height=16", "--width=16", "--root"],
+        ),
+    }
+    for name, (main, options) in commands.items():
+        assert main([*options, str(tmp_path / name)] if name != "source" else options) == 0
+    assert capsys.readouterr().out.count("pipe.png: passed over") == 1

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from src import streams
 from src.config import ROOT
 
 WORK = """
@@ -113,3 +114,11 @@ def test_a_script_that_only_prints_ends_and_one_that_writes_goes_on(sample_trees
     arrange = [*script, "--root_src", sample_trees / "GOPRO_Large", "--root_dst", tmp_path / "dataset"]
     status, _, told = run("", out="no reader", command=arrange)
     assert status == 0 and "Traceback" not in told and len(list(tmp_path.glob("dataset/*/*/*.png"))) == 48
+
+
+def test_streams_that_somebody_else_has_put_there_stay(capsys):
+    before = sys.stdout, sys.stderr
+    streams.guard()
+    streams.need_reader()
+    print("captured")
+    assert (sys.stdout, sys.stderr) == before and capsys.readouterr().out == "captured\n"
