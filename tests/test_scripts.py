@@ -7,9 +7,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -419,6 +421,74 @@ def test_farewells_of_the_cluster_are_not_shown_but_its_errors_are(fake_msrun, t
 def test_success_is_passed_on(fake_msrun, tmp_path):
     result = bash(fake_msrun / "scripts/run_distribute_train_cpu.sh", "d", "c", "2", cwd=tmp_path, FAKE_STATUS="0")
     assert result.returncode == 0 and result.stderr == ""
+
+
+def replace_msrun(tree: Path, text: str):
+    (tree / ".venv/bin/msrun").write_text(textwrap.dedent(text))
+
+
+@pytest.mark.parametrize("reader", ["| true", ">/dev/full", ">&-", ">&- 2>&-", "2>&1 | head -n 2", "2>&-"])
+def test_ranks_work_on_when_nobody_reads_the_launcher(reader, fake_msrun, tmp_path):
+    text = """
+        import sys, time
+        for i in range(40):
+            print("step", i, "x" * 1000, flush=True)
+            print("warning", i, file=sys.stderr, flush=True)
+            time.sleep(0.01)
+        open("done", "w").close()
+    """
+    replace_msrun(fake_msrun, text)
+    script = shlex.quote(str(fake_msrun / "scripts/run_distribute_train_cpu.sh"))
+    (tmp_path / "run.sh").write_text(f"(sleep 0.2; bash {script} d c 2; echo $? >status) {reader}\n")
+    result = bash(tmp_path / "run.sh", cwd=tmp_path)
+    assert (tmp_path / "status").read_text() == "0\n" and (tmp_path / "done").exists(), result.stderr
+    assert "write error" not in result.stderr and "Bad file" not in result.stderr
+
+
+RANK = """
+import signal, time
+got = []
+for number in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, lambda number, _: got.append(number))
+print("ready", flush=True)
+for _ in range(100):
+    time.sleep(0.02)
+    if got:
+        break
+print("got", *map(int, got), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "number, is_nohup, status, got",
+    [
+        (signal.SIGTERM, False, 143, "got 15\n"),
+        (signal.SIGINT, False, 130, "got 15\n"),  # which ends no rank before its step is done
+        (signal.SIGHUP, False, 129, "got 1\n"),
+        (signal.SIGHUP, True, 0, "got\n"),
+    ],
+)
+def test_a_signal_is_handed_on_to_the_ranks(number, is_nohup, status, got, fake_msrun, tmp_path):
+    text = f"""
+        import os, subprocess, sys
+        command = [sys.executable, "-c", {RANK!r}, {str(fake_msrun / "train.py")!r}]
+        sys.exit(subprocess.run(command, env=os.environ | {{"MS_ROLE": "MS_WORKER"}}).returncode)
+    """
+    replace_msrun(fake_msrun, text)
+    process = subprocess.Popen(
+        ["bash", str(fake_msrun / "scripts/run_distribute_train_cpu.sh"), "d", "c", "2"], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN if is_nohup else signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        while (line := process.stdout.readline()) not in ("", "ready\n"):
+            pass
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (line, process.returncode, rest) == ("ready\n", status, got)
 
 
 @pytest.mark.parametrize("launcher", ["msrun", "mpirun"])
