@@ -348,7 +348,7 @@ def test_aborted_uploads_closed_pages_and_a_killed_server_leave_nothing(serve, t
     assert second.process.wait(30) == 143 and os.listdir(server.temporary) == []
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, status", [(signal.SIGHUP, 129), (signal.SIGTERM, 143)])
 def test_the_end_leaves_nothing_behind(serve, tiny_checkpoint, tmp_path, number, status):
     gradio_client = pytest.importorskip("gradio_client")
     server = serve(tiny_checkpoint)

@@ -337,7 +337,7 @@ def test_gradients_that_are_not_finite_end_a_run_without_loss_scale():
         bad_loss(has_scaler=False).check(readings(result(norm=math.inf, finite=False)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_finishes_the_step(tmp_path, number, capfd):
     run = Run(tmp_path, [result()] * 4, before=lambda step: step == 2 and run.interrupts.answer(number))
     run()

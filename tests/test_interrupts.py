@@ -141,6 +141,20 @@ def test_whatever_hangs_a_second_sigterm_ends_it(answer, hang, tmp_path):
         process.communicate()
 
 
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_evaluation_ends_with_the_status_of_the_signal(number, status, make_dataset):
+    code = f"""
+    import time
+    import eval as script
+    from src.errors import run_main
+    script.runs_on_mindspore = lambda path: False
+    script.score = lambda *_: print("ready", flush=True) or time.sleep(20)
+    run_main(lambda: script.main(["--dataset_root", {str(make_dataset(train=0))!r}, "--device_target", "CPU"]))
+    """
+    got, text = run(code, number)
+    assert got == status and text.endswith(f"stopped by {describe(number)}\n") and "Traceback" not in text
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_handlers_of_others_are_never_called(number):
     """As MindSpore's, which makes every Ctrl-C a SIGTERM; in threads of numpy's, too, which are there before."""
