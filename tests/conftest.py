@@ -1,6 +1,9 @@
 """What several test files need: the device, the reference vectors, small images."""
 
+import contextlib
 import os
+import resource
+import signal
 import subprocess
 import sys
 import zlib
@@ -92,6 +95,18 @@ def write_dataset(root, train=4, test=2, size=(40, 48)):
                 image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
                 Image.fromarray(image).save(folder / f"{i + 1}.png")
     return root
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """No file of this process can grow beyond `size` bytes: as on a full disk, a write fails half way."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 @pytest.fixture(scope="session")

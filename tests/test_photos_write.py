@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+from conftest import full_disk
 from PIL import Image
 
 from src.errors import UserError
@@ -29,6 +30,15 @@ def test_one_pixel_wide_photos(tmp_path, size, suffix):
         assert read_photo(tmp_path / f"a{suffix}").pixels.shape == (*size, 3)
         if suffix in (".png", ".tif"):
             same(read_photo(tmp_path / f"a{suffix}"), first)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".png", ".webp", ".tif"])
+def test_the_last_bytes_that_find_no_room_are_an_error(tmp_path, suffix):
+    photo = photo_module.Photo(RGB)
+    write(tmp_path / f"a{suffix}", photo)
+    size = (tmp_path / f"a{suffix}").stat().st_size
+    with full_disk(size - 1), pytest.raises(OSError, match="too large"):
+        write(tmp_path / f"b{suffix}", photo)
 
 
 def test_jpeg_keeps_colours_at_full_resolution(tmp_path):

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -85,8 +86,8 @@ def write_photo(file: BinaryIO, photo: Photo, file_format: str, quality: int = 9
     elif file_format == "JPEG":
         dpi = {"dpi": (round(carried.dpi[0]), round(carried.dpi[1]))} if carried.dpi else {}
         _as_image(photo).save(
-            file, "JPEG", quality=quality, subsampling=0, icc_profile=carried.icc or None, exif=_exif_bytes(carried),
-            xmp=carried.xmp, extra=_comment_segment(carried.comment), **dpi,
+            _checked(file), "JPEG", quality=quality, subsampling=0, icc_profile=carried.icc or None,
+            exif=_exif_bytes(carried), xmp=carried.xmp, extra=_comment_segment(carried.comment), **dpi,
         )  # fmt: skip
     elif file_format == "WEBP":
         lossless = quality == 100 or photo.lossless_webp
@@ -95,7 +96,13 @@ def write_photo(file: BinaryIO, photo: Photo, file_format: str, quality: int = 9
             exif=_exif_bytes(carried, with_dpi=True), xmp=carried.xmp,
         )  # fmt: skip
     else:
-        _as_image(photo).save(file, file_format, **({"dpi": carried.dpi} if carried.dpi else {}))
+        _as_image(photo).save(_checked(file), file_format, **({"dpi": carried.dpi} if carried.dpi else {}))
+
+
+def _checked(file: BinaryIO) -> Any:
+    """A file without the number by which Pillow would write past Python, and not see that the last bytes of a JPEG or
+    BMP find no room."""
+    return SimpleNamespace(write=file.write, flush=file.flush)
 
 
 def _comment_segment(comment: bytes) -> bytes:
