@@ -17,6 +17,7 @@ import numpy as np
 from src import device
 from src.config import ArgumentParser
 from src.errors import UserError, need_writable_folder, run_main
+from src.files import need_apart
 from src.formats.state_dicts import find_network
 from src.formats.weights import (
     CHECKPOINT_SUFFIXES,
@@ -59,8 +60,7 @@ def check_files(source: Path, target: Path, overwrite: bool) -> None:
     need_file(source, "PyTorch file" if source.suffix in TORCH_SUFFIXES else "checkpoint")
     if target.is_dir():
         raise UserError(f"TARGET: {target} is a folder, expected a file name")
-    if target.exists() and target.samefile(source):
-        raise UserError(f"TARGET: {target} is SOURCE itself; give another name")
+    need_apart([source], files=[("TARGET", target)])
     if target.exists() and not overwrite:
         raise UserError(f"TARGET: {target} exists. Add --overwrite to replace it, or give another name")
     if is_torch_file(source) or target.suffix in TORCH_SUFFIXES:

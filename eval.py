@@ -13,8 +13,9 @@ from pathlib import Path
 
 from src import device
 from src.config import Config, load_config
-from src.data.datasets import choose_pairs, choose_root
+from src.data.datasets import choose_pairs, choose_root, need_outside_data
 from src.data.pairs import Pair, check_pairs
+from src.data.sources import find_list
 from src.engine import load_engine, runs_on_mindspore
 from src.errors import UserError, need_writable_folder, run_main
 from src.formats.weights import need_file, sample_model
@@ -37,12 +38,13 @@ def main(argv: list[str] | None = None) -> None:
         device.require_device(config.device_target)
     print(f"{chosen}settings: {config.origin}", flush=True)
     sources = config.test_list, config.blur_directory, config.sharp_directory
-    pairs, source = choose_pairs(choose_root(config.dataset_root, *sources), "test", *sources)
+    root = choose_root(config.dataset_root, *sources)
+    pairs, source = choose_pairs(root, "test", *sources)
     pairs = pairs[: config.slice_dataset or None]
     scored = 2 * config.crop_border + max(1, config.center_crop)  # pixels of the smallest side that has them all
     changes = check_pairs(pairs, scored, lambda side: "a smaller --crop_border or --center_crop")
     print(f"data: {len(pairs)} test pairs from {source}{changes}")
-    check_outputs(config)
+    check_outputs(config, pairs, root)
 
     with Interrupts():
         if on_mindspore:
@@ -50,15 +52,24 @@ def main(argv: list[str] | None = None) -> None:
         report(config, score(config, pairs))
 
 
-def check_outputs(config: Config) -> None:
-    """A folder that cannot be written is said before the long run, not after."""
-    for option in ("img_save_directory", "strip_save_directory"):
-        if getattr(config, option):
-            need_writable_folder(getattr(config, option), f"--{option}")
-    if config.report_file:
-        need_writable_folder(Path(config.report_file).parent, "--report_file")
-        if Path(config.report_file).suffix != ".json" or Path(config.report_file).is_dir():
-            raise UserError(f"--report_file: got {config.report_file}, expected a file name that ends with .json")
+def check_outputs(config: Config, pairs: list[Pair], root: Path | str) -> None:
+    """A place that cannot be written, or must not be, is said before the long run, not after.
+
+    Args:
+        pairs, root: what is read, the data set's folder or "".
+    """
+    options = ("img_save_directory", "strip_save_directory")
+    folders = {f"--{option}": Path(getattr(config, option)) for option in options if getattr(config, option)}
+    report = Path(config.report_file) if config.report_file else None
+    if report and (report.suffix != ".json" or report.is_dir()):
+        raise UserError(f"--report_file: got {report}, expected a file name that ends with .json")
+    reports = [("--report_file", path) for path in (report, report.with_suffix(".csv"))] if report else []
+    need_outside_data(
+        pairs, root, config.blur_directory, config.sharp_directory, config.ckpt_file,
+        find_list(config.test_list, root) if config.test_list else "", files=reports, folders=folders.items(),
+    )  # fmt: skip
+    for option, folder in (folders | ({"--report_file": report.parent} if report else {})).items():
+        need_writable_folder(folder, option)
 
 
 def score(config: Config, pairs: list[Pair]) -> list[dict]:

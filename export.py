@@ -14,7 +14,8 @@ from pathlib import Path
 from src import __version__, device
 from src.config import MULTIPLES, Config, load_config
 from src.errors import UserError, need_writable_folder, run_main
-from src.formats.weights import replacing, sealed, sha256_of
+from src.files import need_apart, whole_file, write_whole
+from src.formats.weights import sealed, sha256_of
 
 # fp32: the largest difference. 16 bits: root mean square, -60 and -50 dB; single pixels differ by five times as much.
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 3e-3}
@@ -28,6 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     size = parse_size(config.export_size, MULTIPLES[config.model_name])
     check_format(config, size)
     target = Path(config.export_file_name or config.model_name)
+    path = target.with_name(f"{target.name}.{config.export_file_format.lower()}")
+    need_apart([Path(config.ckpt_file)], files=[("--export_file_name", path)])
     need_writable_folder(target.parent, "--export_file_name")
     # Writing the graph needs no accelerator, so it is done on the CPU that every machine has.
     device.setup("Ascend" if config.export_file_format == "AIR" else "CPU")
@@ -74,7 +77,7 @@ def export(config: Config, target: Path, size: tuple[int, int] | None) -> None:
     print(describe_loading(config.ckpt_file, meta, left_out))
     metadata = describe(config, network.variant, meta["weights"])
     path = target.with_name(f"{target.name}.{config.export_file_format.lower()}")
-    with replacing(path, sum(p.nbytes for p in network.get_parameters())) as temporary:
+    with whole_file(path, sum(p.nbytes for p in network.get_parameters())) as temporary:
         write(config, network, temporary, size, metadata)
         if config.export_file_format == "AIR":
             print(f"{path}: {temporary.stat().st_size / 1e6:.1f} MB, not checked: only the Ascend tools can run it")
@@ -120,7 +123,7 @@ def write(config: Config, network, path: Path, size: tuple[int, int] | None, met
 
     arrays = parameter_arrays(network)
     model = build_onnx(arrays, network.variant.num_res, batch=batch_size, float16=float16, **shapes)
-    path.write_bytes(sealed(model.SerializeToString()))
+    write_whole(path, sealed(model.SerializeToString()))
 
 
 def check(config: Config, path: Path, reference, size: tuple[int, int] | None) -> None:

@@ -11,10 +11,11 @@ answered without it.
 """
 
 from contextlib import nullcontext
+from pathlib import Path
 
 from src import device, run_folder
 from src.config import Config, absolute_paths, load_config
-from src.data.datasets import choose_root, training_and_validation_pairs
+from src.data.datasets import choose_root, need_outside_data, training_and_validation_pairs
 from src.data.pairs import Pair
 from src.errors import run_main
 from src.interrupts import Interrupts
@@ -36,6 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     if is_main:
         print(f"data: {described}")
+        photos = config.sharp_photos, config.dataset_root if config.blur == "synthetic" else ""
+        need_outside_data(
+            pairs + val_pairs, config.dataset_root, config.blur_directory, config.sharp_directory, *photos,
+            folders=[("--ckpt_save_directory", Path(config.ckpt_save_directory))],
+        )  # fmt: skip
         run_folder.check(config.ckpt_save_directory, config.overwrite, config.resume)
     with Interrupts() as interrupts:
         runtime = device.setup(config.device_target, config.device_id, config.is_train_distributed, config.debug)

@@ -21,6 +21,7 @@ from typing import Any
 from src import device, run_folder
 from src.config import DEVICES, ArgumentParser
 from src.errors import UserError, nearest, need_writable_folder
+from src.files import write_whole
 from src.streams import need_reader
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")  # which kernels the libraries choose
@@ -73,7 +74,7 @@ def write_json(path: Path | str, name: str, results: Any) -> None:
     path = Path(path)
     need_writable_folder(path.parent, "--json")
     content = {"benchmark": name, "machine": machine(), "results": _rounded(results)}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def make_parser(description: str) -> ArgumentParser:

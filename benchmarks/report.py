@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees benchmarks/ only
 from benchmarks.measure import LITE, split_name  # noqa: E402
 from src.config import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
+from src.files import write_whole  # noqa: E402
 
 BEGIN = "<!-- benchmarks: made by python benchmarks/report.py, not by hand -->"
 END = "<!-- /benchmarks -->"
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         if check and new != old:
             raise UserError(f"{name}: its tables are not what benchmarks/results says. python benchmarks/report.py")
         if not check:
-            path.write_text(new, encoding="utf-8")
+            write_whole(path, new)
         print(f"{name}: {len(shown)} table(s), {'as recorded' if new == old else 'written'}")
 
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 from src.config import ArgumentParser  # noqa: E402
 from src.drawing import save_curves  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
+from src.files import need_apart  # noqa: E402
 from src.run_folder import read_log  # noqa: E402
 from src.streams import need_reader  # noqa: E402
 
@@ -103,10 +104,12 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--output: {output} is a folder, expected a file name")
     if not output.suffix:
         output = output.with_name(f"{output.name}.png")  # matplotlib would do so, without a word
+    read = [folder / name for folder in folders for name in ("log.csv", "curves.png")]
+    need_apart(read, files=[("--output", output)])
     try:
         save_curves(output, logs)
-    except (OSError, ValueError) as e:  # ValueError: a suffix that matplotlib does not know
-        raise UserError(f"--output: cannot write {output} ({getattr(e, 'strerror', None) or e})") from e
+    except ValueError as e:  # a suffix that matplotlib does not know
+        raise UserError(f"--output: cannot write {output} ({e})") from e
     print(table({name: summarise(log) for name, log in logs.items()}))
     print(f"picture: {output}")
 

@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 
 from src import __version__  # noqa: E402
 from src.errors import UserError, need_writable_folder, run_main  # noqa: E402
+from src.files import write_whole  # noqa: E402
 from src.streams import need_reader  # noqa: E402
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
@@ -449,7 +450,7 @@ def main(argv: list[str] | None = None) -> int:
     counts = {status: sum(row.status == status for row in rows) for status in (OK, WARN, FAIL)}
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     if args.json:
-        Path(args.json).write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
+        write_whole(Path(args.json), json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
     return 1 if counts[FAIL] else 0
 
 

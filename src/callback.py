@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from src.drawing import save_curves
 from src.errors import UserError
+from src.files import whole_file
 from src.interrupts import Interrupts, describe, say
 from src.run_folder import (
     Decoration,
@@ -412,13 +413,11 @@ class Checkpoints:
 
 def _replace_by_copy(target: Path, source: Path) -> None:
     """Make `target` the same file as `source`, in one step: a link where the file system has them, else a copy."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copy2(source, temporary)
-    os.replace(temporary, target)
+    with whole_file(target, source.stat().st_size) as part:
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)
 
 
 DATA_BOUND = 0.25  # share of the time spent waiting for data that deserves a warning

@@ -20,6 +20,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from src.errors import UserError, first_few
+from src.files import whole_file
 from src.formats.state_dicts import PARAMETER
 from src.formats.weights import (
     CHECKPOINT_SUFFIXES,
@@ -29,7 +30,6 @@ from src.formats.weights import (
     need_finite,
     parse_meta,
     read_safetensors,
-    replacing,
     write_safetensors,
 )
 from src.mimo_unet import MODELS, MIMOUNet, build_net
@@ -42,7 +42,7 @@ MAX_BLOCKS = 200  # ten times the published networks: a misread file must not bu
 
 
 def save_checkpoint(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Write a checkpoint: to a temporary file beside it, synced, then renamed over `path`.
+    """Write a checkpoint whole or not at all.
 
     Args:
         path: ends with .ckpt or .safetensors, which decides the format.
@@ -55,10 +55,10 @@ def save_checkpoint(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Ma
     if path.suffix == ".safetensors":
         write_safetensors(path, arrays, meta)
         return
-    with replacing(path, sum(a.nbytes for a in arrays.values())) as temporary, _quiet():
+    with whole_file(path, sum(a.nbytes for a in arrays.values())) as part, _quiet():
         ms.save_checkpoint(
             [{"name": name, "data": Tensor(a)} for name, a in arrays.items()],
-            str(temporary),
+            str(part),
             append_dict={META: json.dumps(meta)},
             crc_check=True,
         )

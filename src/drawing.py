@@ -2,12 +2,13 @@
 1]."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from src.files import escaped
+from src.files import escaped, whole_file, write_whole
 from src.metric import psnr, to_uint8
 
 GAP = 8  # pixels between the images of a strip
@@ -15,9 +16,9 @@ CAPTION = 18  # pixels above them
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """Clip, round to 8 bits, write; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(to_uint8(image)).save(path)
+    """Clip, round to 8 bits, write as `whole_file`; folders are made."""
+    with whole_file(path) as part:
+        Image.fromarray(to_uint8(image)).save(part)
 
 
 def save_strip(path: Path, images: Mapping[str, np.ndarray]) -> None:
@@ -30,8 +31,8 @@ def save_strip(path: Path, images: Mapping[str, np.ndarray]) -> None:
         left = i * (width + GAP)
         draw.text((left + 2, 3), caption, fill="black")
         sheet.paste(Image.fromarray(to_uint8(image)), (left, CAPTION))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    with whole_file(path) as part:
+        sheet.save(part)
 
 
 def save_scored_strip(path: Path, blur: np.ndarray, restored: np.ndarray, sharp: np.ndarray) -> None:
@@ -76,8 +77,9 @@ def save_curves(path: Path, runs: Mapping[str, Mapping[str, Sequence[float | Non
         if axes.lines:
             for text in axes.legend(fontsize="small").get_texts():
                 text.set_parse_math(False)  # a run folder's name may hold "$"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    content = BytesIO()
+    figure.savefig(content, dpi=110, format=path.suffix[1:] or "png")
+    write_whole(path, content.getbuffer())
 
 
 def _as_floats(column: Sequence[float | None]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Scores of a network on paired images: per image, then summed up. Images are (H, W, 3) float32 in [0, 1]."""
 
 import csv
+import io
 import json
 import math
 import time
@@ -15,6 +16,7 @@ import numpy as np
 from src.align import aligned_scores
 from src.data.pairs import Pair
 from src.errors import BadOutput
+from src.files import write_whole
 from src.metric import METRICS
 
 ScoreRow = dict[str, Any]
@@ -203,14 +205,15 @@ def worst(rows: Sequence[ScoreRow], metric: str, count: int = 10) -> list[ScoreR
 
 def write_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
     """One line per image, in full precision, so that the column's mean is the summary's figure."""
-    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:  # file names may be no UTF-8
-        writer = csv.DictWriter(f, fieldnames=list(rows[0]) if rows else ["name"])
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["name"])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def write_json(path: Path, summary: dict[str, Any]) -> None:
-    path.write_text(json.dumps(_standard(summary), indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(_standard(summary), indent=2) + "\n")
 
 
 def _standard(value: Any) -> Any:

@@ -5,6 +5,7 @@ The folder alone is enough to repeat the run, to resume it and to draw it.
 
 import contextlib
 import csv
+import io
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from src import __version__, run_lock
 from src.errors import UserError, first_few, need_writable_folder
-from src.files import parse_json
+from src.files import parse_json, write_whole
 from src.formats.weights import need_file, read_meta
 
 COLUMNS = ["epoch", "step", "loss", "content", "fft", "lr", "scale", "grad_norm", "skipped", "seconds_per_step",
@@ -122,9 +123,8 @@ def holds_run(folder: Path) -> bool:
 def describe(folder: Path, config_yaml: str, run: str) -> None:
     """Write the resolved settings, and with the run's identity the versions of everything that could change the
     result."""
-    (folder / "config.yaml").write_text(config_yaml, encoding="utf-8", errors="backslashreplace")
-    text = json.dumps({"run": run} | versions(), indent=2)
-    (folder / "versions.json").write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / "config.yaml", config_yaml)
+    write_whole(folder / "versions.json", json.dumps({"run": run} | versions(), indent=2) + "\n")
 
 
 def identity(folder: Path) -> str:
@@ -388,12 +388,11 @@ def cut_log(path: Path, last: SavedAt, drop_part: bool = False, steps_per_epoch:
     if steps_per_epoch not in (0, last.steps_per_epoch):
         for row in rows:
             row["step"] = str(replace(last, step=int(row["step"])).step_now(steps_per_epoch))
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def _copy_aside(path: Path, lost: list[str]) -> None:

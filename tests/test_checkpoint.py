@@ -183,7 +183,7 @@ def test_meta_of_another_program_is_ignored(tmp_path, cpu, text):
 
 def fail_half_way(*args, **kwargs):
     target = args[1]
-    for name in (target, target.replace(".tmp.ckpt", ".tmp.tmp")):  # the framework's own temporary file is the second
+    for name in (target, target.replace(".ckpt", ".tmp")):  # the framework's own temporary file is the second
         with open(name, "wb") as f:
             f.write(b"half")
     raise OSError(errno.ENOSPC, "No space left on device")
@@ -211,9 +211,10 @@ def test_interrupted_write_leaves_no_temporary_file(either, monkeypatch, error):
     assert_same(read_checkpoint(either)[0], ARRAYS)
 
 
-def test_missing_folder_and_file_in_the_way(either):
-    assert "No such file or directory" in message(save_checkpoint, either.parent / "none" / either.name, {}, {})
-    assert "Not a directory" in message(save_checkpoint, either / either.name, {}, {})
+def test_missing_folders_are_made_and_a_file_in_the_way_is_named(either):
+    save_checkpoint(either.parent / "new" / either.name, ARRAYS, {})
+    assert_same(read_checkpoint(either.parent / "new" / either.name)[0], ARRAYS)
+    assert f"({either}: File exists)" in message(save_checkpoint, either / either.name, {}, {})
 
 
 def test_meta_that_is_no_json_is_a_bug_and_leaves_nothing(either):

@@ -11,6 +11,7 @@ from src.data import arrange as arranging
 from src.data.arrange import arrange
 from src.data.pairs import find_pairs
 from src.errors import UserError
+from src.files import UNFINISHED
 from tests.data_trees import make_source, snapshot, texts, write
 
 
@@ -134,7 +135,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(source, target, monkeypatch
     assert (target / "manifest.csv.partial").exists() and not (target / "manifest.csv").exists()
     there = [p for p in target.rglob("*") if p.suffix == ".png"]
     assert len(there) == 5 and all(p.read_text().startswith("train") for p in there)  # whole files only
-    assert not list(target.rglob("*.part"))
+    assert not list(target.rglob(f"{UNFINISHED}*"))
     with pytest.raises(UserError, match="was interrupted here"):
         find_pairs(target, "train")
 
@@ -147,7 +148,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(source, target, monkeypatch
 
 
 def test_a_killed_run_leaves_no_rubbish_behind_the_next(source, target):
-    write(target / "train/blur/.1.png.part", "half")
+    write(target / f"train/blur/{UNFINISHED}0/n.png", "half")
     arrange(source, target, progress=False)
     assert len(texts(target / "train/blur")) == 6
 
@@ -168,7 +169,7 @@ def test_full_disk_says_how_much_and_that_it_can_go_on(source, target, monkeypat
             UserError, match=r"disk full after 3 of 16 files, 0\.00 GB are still needed.*goes on from here"
         ):
             arrange(source, target, progress=False)
-    assert not list(target.rglob("*.part"))
+    assert not list(target.rglob(f"{UNFINISHED}*"))
     assert arrange(source, target, progress=False) == {"train": 6, "test": 2}
 
 
@@ -240,7 +241,7 @@ def test_an_arranged_folder_is_no_source(source, target):
 
 def test_the_source_is_never_written_into(source):
     before = snapshot(source)
-    with pytest.raises(UserError, match="lies in --root_src"):
+    with pytest.raises(UserError, match="lies in .*, which is only read"):
         arrange(source, source / "out")
     assert snapshot(source) == before
 

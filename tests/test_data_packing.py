@@ -209,7 +209,7 @@ def test_files_of_others_are_left_alone(pair_folder, packed, make_dataset, tmp_p
     (tmp_path / "mine/train.npy").write_bytes(b"mine")
     assert "files of another origin" in error_of(pack, pair_folder, tmp_path / "mine", progress=False)
     assert (tmp_path / "mine/train.npy").read_bytes() == b"mine"
-    assert "lies in --root_src" in error_of(pack, pair_folder, pair_folder / "packed")
+    assert f"lies in {pair_folder}" in error_of(pack, pair_folder, pair_folder / "packed")
 
 
 # ---- no room

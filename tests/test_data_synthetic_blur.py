@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import full_disk
 from PIL import Image
 
 from src.data import synthetic_blur
@@ -313,6 +314,12 @@ def test_mistakes_are_named(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             main([*ok, *wrong])
+    with (
+        full_disk(1000),
+        pytest.raises(UserError, match="cannot save .*set/test .File too large.*Make room"),
+    ):
+        main(ok)
+    assert list((tmp_path / "set").iterdir()) == []
     main(ok)
     with pytest.raises(UserError, match="--root: .*test is there already"):
         main(ok)

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from conftest import full_disk
 from mindspore import Tensor
 
 from src.formats.mindir import FullResolution, describe_mindir, export_mindir, to_float16
@@ -31,6 +32,15 @@ def test_a_file_tells_its_texts_and_shapes(network, tmp_path, batch_size, size, 
     found, shapes, names = describe_mindir(path)
     assert found.items() >= texts.items() and shapes == [shape] and len(names) == 1
     assert path.name == "net.mindir" and os.stat(path).st_mode & 0o777 == 0o644
+
+
+def test_full_disk_leaves_the_file_that_was_there(network, tmp_path):
+    path = tmp_path / "net.mindir"
+    path.write_text("good")
+    with full_disk(1_000_000):
+        text = error_of(export_mindir, network, tmp_path / "net")
+    assert text.startswith(f"cannot save {path} (File too large: 6 MB are needed, ") and "\n" not in text
+    assert path.read_text() == "good" and os.listdir(tmp_path) == ["net.mindir"]
 
 
 @pytest.mark.parametrize("content", [b"no network", b"\xff" * 100])

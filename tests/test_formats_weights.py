@@ -15,14 +15,12 @@ from safetensors.numpy import save as save_safetensors
 
 from benchmarks.torch_twin import TorchMIMOUNet
 from src.config import ROOT
-from src.errors import UserError
 from src.formats.weights import (
     need_file,
     parse_meta,
     read_meta,
     read_safetensors,
     read_torch,
-    replacing,
     torch_array,
     write_safetensors,
     write_torch,
@@ -87,28 +85,6 @@ def test_crafted_descriptions_are_refused_in_one_line(text, words, tmp_path):
 def test_mindspore_is_not_needed():
     code = "import sys, src.formats.weights; print({'mindspore', 'torch', 'safetensors'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
-
-
-# ---- whole or not at all
-
-
-def test_a_file_is_replaced_when_it_is_whole(tmp_path):
-    path = tmp_path / "a.ckpt"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path, 3) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
-    with (
-        pytest.raises(UserError, match=r"cannot save .*a.ckpt \(No space.*: 5 MB are needed"),
-        replacing(path, 5 * 10**6),
-    ):
-        raise OSError(28, "No space left on device")
-    with replacing(path, 3) as temporary:
-        temporary.write_text("new")
-        temporary.chmod(0o400)
-        assert path.read_text() == "old"
-    assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o644
 
 
 # ---- PyTorch

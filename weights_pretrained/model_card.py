@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees weights_pretrained/ 
 from benchmarks.report import markdown, with_tables  # noqa: E402
 from src.config import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
-from src.files import parse_json  # noqa: E402
+from src.files import parse_json, write_whole  # noqa: E402
 from src.formats.weights import SAMPLE_MODEL, sha256_of  # noqa: E402
 
 FOLDER, WEIGHTS = SAMPLE_MODEL.parent, SAMPLE_MODEL.name
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None, folder: Path = FOLDER) -> None:
     if check and new != old:
         raise UserError(f"{CARD}: its tables are not what {FIGURES} says. python weights_pretrained/model_card.py")
     if not check:
-        (folder / CARD).write_text(new, encoding="utf-8")
+        write_whole(folder / CARD, new)
     print(f"{CARD}: {'as recorded' if new == old else 'written'}")
 
 

@@ -7,6 +7,7 @@ MIMO-UNet_sample.json, training_log.csv, training_curve.png, largest_gain.jpg, s
 """
 
 import csv
+import io
 import json
 import statistics
 import sys
@@ -21,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees weights_pretrained/ 
 from src.config import ArgumentParser, find_recipe, read_yaml  # noqa: E402
 from src.drawing import CAPTION, GAP, save_curves  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
-from src.files import parse_json  # noqa: E402
+from src.files import parse_json, write_whole  # noqa: E402
 from src.formats.weights import sha256_of  # noqa: E402
 from src.run_folder import COLUMNS, read_log  # noqa: E402
 from weights_pretrained import model_card  # noqa: E402
@@ -66,7 +67,7 @@ def record(reports: Path, runs: list[tuple[str, str]], hardware: str, folder: Pa
         "stages": [stage(recipe, read_yaml(Path(run) / "config.yaml"), logs[recipe]) for recipe, run in runs],
         "held_out": {name: held_out(reports / f"{name}.json") for name in model_card.SETS},
     }
-    (folder / model_card.FIGURES).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / model_card.FIGURES, json.dumps(figures, indent=1) + "\n")
     write_log(folder / "training_log.csv", logs)
     done, curves = 0.0, {}
     for recipe, log in logs.items():
@@ -110,12 +111,13 @@ def held_out(report: Path) -> dict[str, Any]:
 
 
 def write_log(path: Path, logs: dict[str, dict[str, list]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f)
-        writer.writerow(["recipe", *COLUMNS])
-        for recipe, log in logs.items():
-            for row in zip(*(log[name] for name in COLUMNS), strict=True):
-                writer.writerow([recipe, *("" if value is None else f"{value:.6g}" for value in row)])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["recipe", *COLUMNS])
+    for recipe, log in logs.items():
+        for row in zip(*(log[name] for name in COLUMNS), strict=True):
+            writer.writerow([recipe, *("" if value is None else f"{value:.6g}" for value in row)])
+    write_whole(path, text.getvalue())
 
 
 def save_part(strip: Path, target: Path) -> None:
@@ -130,7 +132,9 @@ def save_part(strip: Path, target: Path) -> None:
         x, to = i * (width + GAP), i * (w + GAP)
         sheet.paste(whole.crop((x, 0, x + w, CAPTION)), (to, 0))
         sheet.paste(whole.crop((x + left, top, x + left + w, top + h)), (to, CAPTION))
-    sheet.save(target, quality=92)
+    content = io.BytesIO()
+    sheet.save(content, "JPEG", quality=92)
+    write_whole(target, content.getbuffer())
 
 
 if __name__ == "__main__":

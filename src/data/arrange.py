@@ -3,8 +3,6 @@
 Files are copied or linked, never decoded. A run that was interrupted goes on where it stopped.
 """
 
-import errno
-import functools
 import os
 import shutil
 from collections import Counter
@@ -13,11 +11,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.data.gopro_large import find_splits, list_rows, need_outside
+from src.data.gopro_large import find_splits, list_rows
 from src.data.manifest import ManifestRow, read_manifest, write_manifest
 from src.data.pairs import KINDS, MANIFEST, PARTIAL_MANIFEST, SPLITS, list_images
 from src.errors import UserError, need_writable_folder
-from src.files import appear
+from src.files import NoRoom, need_apart, whole_file
 
 
 def arrange(root_src: Path | str, root_dst: Path | str, link: bool = False, progress: bool = True) -> dict[str, int]:
@@ -37,7 +35,7 @@ def arrange(root_src: Path | str, root_dst: Path | str, link: bool = False, prog
     """
     root_src, root_dst = Path(root_src), Path(root_dst)
     splits = find_splits(root_src)
-    need_outside(root_src, root_dst)
+    need_apart([root_src], folders=[("--root_dst", root_dst / split) for split in splits])
     rows = [row for split in splits for row in list_rows(root_src, split)]
     manifest, partial = root_dst / MANIFEST, root_dst / PARTIAL_MANIFEST
     old = read_manifest(partial) or read_manifest(manifest)
@@ -115,15 +113,16 @@ def place(source: Path, target: Path, link: bool) -> str:
     else the file is copied (some file systems know neither).
     """
     source = source.resolve()  # a link to a link would break with the first
-    for how, way in (("hard-linked", os.link), ("symlinked", os.symlink)) if link else ():
-        try:
-            appear(target, functools.partial(way, source))
-            return how
-        except FileNotFoundError:  # a symbolic link to nothing would hide it
-            raise
-        except OSError:
-            continue
-    appear(target, functools.partial(shutil.copyfile, source))
+    with whole_file(target) as part:
+        for how, way in (("hard-linked", os.link), ("symlinked", os.symlink)) if link else ():
+            try:
+                way(source, part)
+                return how
+            except FileNotFoundError:  # a symbolic link to nothing would hide it
+                raise
+            except OSError:
+                continue
+        shutil.copyfile(source, part)
     return "copied"
 
 
@@ -138,9 +137,7 @@ def place_all(todo: Sequence[tuple[Path, Path]], link: bool, progress: bool) -> 
         for i, (source, target) in enumerate(bar):
             try:
                 how[place(source, target, link)] += 1
-            except OSError as e:
-                if e.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise UserError(f"cannot put {source} at {target} ({e.strerror})") from e
+            except NoRoom as e:
                 missing = sum(s.stat().st_size for s, _ in todo[i:])
                 raise UserError(
                     f"--root_dst: disk full after {i} of {len(todo)} files, {missing / 1e9:.2f} GB are still needed. "

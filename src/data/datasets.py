@@ -12,15 +12,17 @@ A dataset is known by its layout, so a new one needs no code:
 `pairs.check_pairs` looks into the files.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from src.data.packed import is_packed, open_pairs
-from src.data.pairs import KINDS, Pair, SharpPhoto, check_pairs, find_pairs
+from src.data.packed import folder_of, is_packed, open_pairs
+from src.data.pairs import KINDS, SPLITS, Pair, SharpPhoto, check_pairs, find_pairs
 from src.data.sample_data import dataset_or_samples
 from src.data.sources import pairs_from_folders, pairs_from_list, pairs_from_photos
 from src.data.validation_split import split_validation
 from src.errors import UserError
+from src.files import Outputs, need_apart
 
 
 def choose_pairs(
@@ -131,6 +133,26 @@ def training_and_validation_pairs(
         val_pairs,
         f"{len(pairs)} training pairs from {place}{converted}, {len(val_pairs)} for validation{rule}{val_converted}",
     )
+
+
+def need_outside_data(
+    pairs: Iterable[Pair], root: Path | str, *others: Path | str, files: Outputs = (), folders: Outputs = ()
+) -> None:
+    """Raise a UserError unless outputs lie apart from all data that a run reads, see `files.need_apart`.
+
+    Args:
+        pairs: no folder of outputs may be one of theirs; links are followed.
+        root: a data set, of which train, test and valid are data, or all if it is packed; "" = none.
+        others: files, and folders that are searched for images; "" does not count.
+        files, folders: the outputs.
+    """
+    images = {path for pair in pairs for path in (pair.blur, pair.sharp)}
+    read = [Path(place) for place in others if place]
+    if root:
+        read += [folder_of(root)] if is_packed(root) else [Path(root) / split for split in (*SPLITS, "valid")]
+    shallow = {Path(path).parent for image in images for path in (image, os.path.realpath(image))}
+    need_apart(read, folders=folders, shallow=shallow)
+    need_apart(read, files=files)
 
 
 def mix_in_photos(pairs: Sequence[Pair], photos: Sequence[Pair], fraction: float) -> list[Pair]:

@@ -40,14 +40,6 @@ def find_splits(root_src: Path) -> list[str]:
     return splits
 
 
-def need_outside(root_src: Path, root_dst: Path) -> None:
-    """Raise a UserError if `root_dst` is `root_src` or lies in it."""
-    if root_dst.resolve().is_relative_to(root_src.resolve()):
-        raise UserError(
-            f"--root_dst: {root_dst} lies in --root_src {root_src}, which is only read. Choose a folder outside it."
-        )
-
-
 def is_arranged(root: Path, split: str) -> bool:
     """Whether `root`/`split` holds the folders that `arrange` makes, not one folder for each sequence."""
     return any((root / split / kind).is_dir() for kind in KINDS)

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from src.errors import UserError
-from src.files import appear, escaped, unescaped
+from src.files import unescaped, write_whole
 
 
 @dataclass(frozen=True)
@@ -55,4 +55,4 @@ def write_manifest(path: Path, rows: Sequence[ManifestRow]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     writer.writerows(astuple(row) for row in rows)
-    appear(path, lambda part: part.write_text(escaped(text.getvalue()), encoding="utf-8", newline=""))
+    write_whole(path, text.getvalue())

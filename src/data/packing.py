@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from src.data.gopro_large import find_splits, is_arranged, list_rows, need_outside
+from src.data.gopro_large import find_splits, is_arranged, list_rows
 from src.data.manifest import write_manifest
 from src.data.packed import (
     FORMAT,
@@ -40,9 +40,7 @@ from src.data.packed import (
 )  # fmt: skip
 from src.data.pairs import MANIFEST, ImageInfo, Pair, changes_by_reading, probe_pairs
 from src.errors import UserError, need_writable_folder
-from src.files import appear, in_threads
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from src.files import NO_ROOM, in_threads, need_apart, whole_file, write_whole
 
 
 def pack(root_src: Path | str, root_dst: Path | str, patch_size: int = 0, progress: bool = True) -> dict[str, int]:
@@ -63,7 +61,7 @@ def pack(root_src: Path | str, root_dst: Path | str, patch_size: int = 0, progre
     """
     root_src, root_dst = Path(root_src), Path(root_dst)
     splits = find_splits(root_src)
-    need_outside(root_src, root_dst)
+    need_apart([root_src], files=[("--root_dst", root_dst / INDEX)])
     pairs = {split: list_source(root_src, split) for split in splits}
     source = os.path.relpath(root_src.resolve(), root_dst.resolve())
     header = {"format": FORMAT, "version": VERSION, "patch_size": patch_size, "source": source}
@@ -187,7 +185,7 @@ def _cannot_write(root_dst: Path, sizes: Mapping[str, int], error: OSError) -> U
 def begin(root_dst: Path, header: Mapping[str, Any], old: Mapping[tuple[str, str], Entry]) -> None:
     """From here on the set refuses to be read, until packing is through. The partial index grows with the work."""
     text = to_line(header) + "".join(to_line(asdict(entry)) for entry in old.values())
-    appear(root_dst / PARTIAL_INDEX, lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(root_dst / PARTIAL_INDEX, text)
     (root_dst / INDEX).unlink(missing_ok=True)
 
 
@@ -257,14 +255,16 @@ def write_index(path: Path, header: Mapping[str, Any], entries: Sequence[Entry])
     """Appears whole or not at all."""
     text = "".join([to_line(header), *(to_line(asdict(entry)) for entry in entries)])
     text += to_line(seal_of(entries, zlib.crc32(text.encode())))
-    appear(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(path, text)
 
 
 def copy_manifest(root_src: Path, root_dst: Path, splits: Sequence[str]) -> None:
     """The manifest that arranging the source would write, or the one that an arranged source has."""
     target = root_dst / MANIFEST
-    target.unlink(missing_ok=True)
     if (root_src / MANIFEST).exists():
-        shutil.copyfile(root_src / MANIFEST, target)
+        with whole_file(target) as part:
+            shutil.copyfile(root_src / MANIFEST, part)
     elif not any(is_arranged(root_src, split) for split in splits):
         write_manifest(target, [row for split in splits for row in list_rows(root_src, split)])
+    else:
+        target.unlink(missing_ok=True)

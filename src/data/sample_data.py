@@ -12,7 +12,6 @@ import json
 import math
 import os
 import sys
-import tempfile
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +27,8 @@ from src.config import COUNT, LARGEST_SEED, ArgumentParser
 from src.data.arrange import arrange
 from src.data.pairs import probe, read_rgb
 from src.data.synthetic_blur import GAMMA, INTERPOLATION_REACH, frames_along, mean_frame, reach, shake_path
-from src.errors import UserError, run_main
-from src.files import parse_json
+from src.errors import UserError, need_writable_folder, run_main
+from src.files import need_apart, parse_json, whole_folder
 
 # Colour photographs in the wheel of scikit-image; the rest of skimage.data is downloaded, grey, drawn, nearly empty or
 # of a scene that is here already.
@@ -213,16 +212,10 @@ def make_sample_set(
     check_params(params)
     if is_complete(root, params):
         return root
-    try:
-        parent = root.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=parent) as work:
-            made = Path(work) / "set"
-            made.mkdir()
-            write_set(made, params)
-            _move_into_place(made, root, params)
-    except OSError as e:
-        raise UserError(f"--root: cannot write {root} ({e.strerror or e}). Give a folder you may write to.") from e
+    need_writable_folder(Path(os.path.abspath(root)).parent, "--root")
+    # A set of other files may be there, or another process has just made the same one: the marker comes last.
+    with whole_folder(root) as made:
+        write_set(made, params)
     return root
 
 
@@ -239,24 +232,6 @@ def dataset_or_samples(dataset_root: Path | str) -> Path:
     root = make_sample_set("sample_set")
     arrange(root, root.with_name("sample_set_arranged"), link=True, progress=False)
     return root.with_name("sample_set_arranged")
-
-
-def _move_into_place(made: Path, root: Path, params: dict[str, int]) -> None:
-    if root.is_dir() and not any(root.iterdir()):
-        root.rmdir()  # renaming onto an empty folder is not allowed everywhere
-    try:
-        made.rename(root)
-    except OSError:
-        if not root.is_dir():
-            raise
-        # A set with missing files is there, or another process has just made the same one. Its files are replaced one
-        # by one and nothing is removed, for the folder may hold files of the user's by now.
-        if not is_complete(root, params):
-            for path in sorted(made.rglob("*.png")):
-                target = root / path.relative_to(made)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
-            os.replace(made / MARKER, root / MARKER)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -276,6 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--{name}", type=int, high=high, metavar="INT", default=default, help=f"{text} [{default}]"
         )
     args = parser.parse_args(argv)
+    photographs = [path for split in PHOTOGRAPHS for path in find_photographs(split).values()]
+    need_apart({path.parent for path in photographs}, folders=[("--root", Path(args.root))])
     root = make_sample_set(args.root, args.seed, args.train, args.test, args.height, args.width, args.frames)
     print(f"{root}: {args.train} train and {args.test} test pairs of {args.width}x{args.height} pixels")
     print(f"next: python src/preprocessing.py --root_src {root} --root_dst dataset")

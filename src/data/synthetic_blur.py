@@ -26,7 +26,8 @@ if not __package__:  # run as a file: Python has put src/ on its path, where the
 
 from src.config import COUNT, LARGEST_SEED, LARGEST_SIDE, ArgumentParser
 from src.data.pairs import SharpPhoto, check_pairs, list_image_tree, read_upright
-from src.errors import UserError, run_main
+from src.errors import UserError, need_writable_folder, run_main
+from src.files import need_apart, whole_folder
 
 GAMMA = 2.2  # of the GoPro dataset's blur_gamma
 INTERPOLATION_REACH = 2  # pixels that cubic interpolation looks at around a point
@@ -320,10 +321,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if folder.exists():
         raise UserError(f"--root: {folder} is there already. Choose another folder.")
-    try:
-        write_set(folder, photos, args.count, args.height, args.width, args.seed)
-    except OSError as e:
-        raise UserError(f"--root: cannot write {folder} ({e.strerror or e}). Give a folder you may write to.") from e
+    need_apart([source], folders=[("--root", folder)])
+    need_writable_folder(folder.parent, "--root")
+    with whole_folder(folder) as made:
+        write_set(made, photos, args.count, args.height, args.width, args.seed)
     print(f"{folder}: {args.count} pairs of {args.width}x{args.height} pixels from {len(photos)} photographs{changes}")
     print(f"next: python eval.py --dataset_root {args.root} --ckpt_file FILE")
     return 0

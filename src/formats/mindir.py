@@ -3,7 +3,6 @@
 Everything here needs MindSpore; `src.engine` runs the files.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from mindspore import Tensor, nn
 from mindspore.train import mind_ir_pb2
 
 from src.errors import UserError
+from src.files import whole_file
 from src.formats.weights import check_seal, need_finite, sealed
 from src.mimo_unet import MIMOUNet
 
@@ -59,7 +59,7 @@ def export_mindir(
     metadata: Mapping[str, str] | None = None,
     file_format: str = "MINDIR",
 ) -> Path:
-    """Write `target`.mindir, with a checksum, and return its path.
+    """Write `target`.mindir, whole or not at all and with a checksum, and return its path.
 
     Args:
         batch_size: images per call; 0 leaves it free.
@@ -67,6 +67,9 @@ def export_mindir(
         all_scales: see `FullResolution`.
         metadata: texts that are stored in the file.
         file_format: AIR, which needs an Ascend device and fixed shapes, writes `target`.air and stores no texts.
+
+    Raises:
+        UserError: it cannot be written. A file that was there before is untouched.
     """
 
     def describe(proto):
@@ -77,11 +80,12 @@ def export_mindir(
         images = ms.ops.zeros((batch_size, 3, *size), ms.float32)
     cell = FullResolution(network, all_scales).set_train(False)
     options = {"custom_func": describe} if file_format == "MINDIR" else {}
-    ms.export(cell, images, file_name=str(target), file_format=file_format, **options)
     path = target.with_name(f"{target.name}.{file_format.lower()}")
-    os.chmod(path, 0o644)  # MindSpore makes it read-only, which surprises people who copy or delete it
-    if file_format == "MINDIR":
-        path.write_bytes(sealed(path.read_bytes()))
+    with whole_file(path, sum(p.nbytes for p in network.get_parameters())) as part:
+        ms.export(cell, images, file_name=str(part), file_format=file_format, **options)
+        if file_format == "MINDIR":
+            part.chmod(0o600)  # MindSpore makes it read-only
+            part.write_bytes(sealed(part.read_bytes()))
     return path
 
 

@@ -4,15 +4,12 @@
 functions that need it alone, so that everything but `convert.py` does without.
 """
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
 import pickletools
 import re
 import shlex
-import shutil
 import warnings
 import zipfile
 import zlib
@@ -25,7 +22,7 @@ import numpy as np
 
 from src.config import MODEL_NAMES, ROOT, option_fields
 from src.errors import UserError, first_few
-from src.files import parse_json
+from src.files import parse_json, write_whole
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors")
 TORCH_SUFFIXES = (".pkl", ".pth", ".pt")
@@ -99,37 +96,6 @@ def need_finite(arrays: Mapping[str, np.ndarray], path: Path | str) -> None:
             )
 
 
-@contextlib.contextmanager
-def replacing(path: Path, size: int) -> Iterator[Path]:
-    """Write a file whole or not at all: `with replacing(path, size) as temporary: ... write `temporary` ...`.
-
-    The temporary file lies beside `path`; when the block ends it is synced and renamed over `path`.
-
-    Args:
-        size: bytes that will be written, for the message of a full disk.
-
-    Raises:
-        UserError: no space or no permission; a file that was there before is untouched.
-    """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
-        yield temporary
-        os.chmod(temporary, 0o644)  # MindSpore makes it read-only, which surprises people who copy or delete runs
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as e:
-        reason = e.strerror or str(e)
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(path.parent).free
-            reason += f": {size / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
-        raise UserError(f"cannot save {path} ({reason}). What was saved before is untouched.") from e
-    finally:
-        for leftover in (temporary, temporary.with_suffix(".tmp")):  # MindSpore writes the second, then renames it
-            with contextlib.suppress(OSError):
-                leftover.unlink(missing_ok=True)
-
-
 # ---- exported files
 
 # ONNX and MINDIR are messages of protocol buffers whose last field, 14 in both, holds texts. A message may be continued
@@ -177,9 +143,7 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Mappin
 
     text = json.dumps(meta)
     arrays = {name: np.asarray(a, order="C") for name, a in arrays.items()}  # it writes other orders wrongly
-    content = save(arrays, {META: text, CRC: _crc(arrays, text)})
-    with replacing(path, len(content)) as temporary:
-        temporary.write_bytes(content)
+    write_whole(path, save(arrays, {META: text, CRC: _crc(arrays, text)}))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -436,5 +400,4 @@ def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     torch = import_torch()
     content = BytesIO()  # PyTorch's own file writer does not report a full disk as an OSError
     torch.save({"model": {name: torch.tensor(a) for name, a in arrays.items()}}, content)
-    with replacing(path, content.getbuffer().nbytes) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    write_whole(path, content.getbuffer())

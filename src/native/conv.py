@@ -18,13 +18,13 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from mindspore import Tensor, nn, ops
 
 from src.errors import UserError
+from src.files import whole_file
 from src.layers import BasicConv, ResBlocks
 
 SOURCE = Path(__file__).with_name("conv.cc")
@@ -86,15 +86,18 @@ def library() -> Path:
         raise Unavailable("no C++ compiler (apt-get install g++)")
     try:
         folder.mkdir(exist_ok=True)
-        with open(folder / "lock", "w") as lock, tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with open(folder / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # several ranks start at once: the first one builds
-            if not built.exists():
-                stub, made = Path(scratch, "stub.so"), Path(scratch, "made.so")
+            if built.exists():
+                return built
+            with whole_file(built) as made:
+                stub = made.with_name("stub.so")
                 _compile(compiler, "-shared", "-x", "c++", "/dev/null", f"-Wl,-soname,{onednn}", "-o", stub)
                 _compile(compiler, *COMPILE, f"-I{headers}", SOURCE, "-Wl,--no-as-needed", stub, "-o", made)
-                made.rename(built)
     except OSError as e:
         raise Unavailable(f"cannot write {e.filename or folder} ({e.strerror})") from e
+    except UserError as e:
+        raise Unavailable(str(e)) from e
     return built
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from src.data.pairs import NO_FILE, is_special, natural_key
 from src.errors import UserError, first_few, nearest
+from src.files import identity, need_apart
 from src.photos.read import FORMATS, read_header
 
 LONGEST_NAME = 255  # bytes of one file name, on nearly every file system
@@ -119,10 +120,10 @@ def _place(path: Path) -> Path:
 
 def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
     """Photos below `root`, links to folders followed, hidden files left out, each folder once."""
-    if _identity(root) == _identity(output):
+    if identity(root) == identity(output):
         raise UserError(f"--output {output}: is the input folder; give another one, e.g. {root / 'deblurred'}")
     sources: list[Source] = []
-    seen = {_identity(output), _identity(root)}
+    seen = {identity(output), identity(root)}
 
     def search(folder: Path) -> None:
         try:
@@ -140,12 +141,12 @@ def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
             else:
                 found.take(Source(path, path.relative_to(root)), sources)
         for path in folders:
-            identity = _identity(path)
-            if identity in seen:
+            found_as = identity(path)
+            if found_as in seen:
                 if path.is_symlink():
                     found.passed_over.append(f"{path}: a link to a folder that is searched anyway, or to the output")
                 continue
-            seen.add(identity)
+            seen.add(found_as)
             search(path)
 
     search(root)
@@ -157,11 +158,11 @@ def _matching(pattern: str, output: Path, found: Found) -> list[Source]:
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
-    results = None if _is_inside(root, _identity(output)) else _identity(output)  # an output above is not set apart
+    results = None if _is_inside(root, identity(output)) else identity(output)  # an output above is not set apart
     sources: list[Source] = []
     for path in (Path(p) for p in sorted(glob.glob(pattern, recursive=True), key=natural_key)):
         if os.path.isdir(path):
-            if _identity(path) != results and "**" not in parts:  # ** comes by all files by itself
+            if identity(path) != results and "**" not in parts:  # ** comes by all files by itself
                 inside = _in_folder(path, output, found)
                 sources += [Source(s.path, s.path.relative_to(root)) for s in inside]
         elif not _is_inside(path.parent, results):
@@ -176,16 +177,7 @@ def _is_inside(folder: Path, other: tuple[int, int] | None) -> bool:
     if other is None:
         return False
     folder = folder.resolve()
-    return any(_identity(path) == other for path in (folder, *folder.parents))
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """The same for all names of one file or folder: links, other case, other path. None if it does not exist."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    return any(identity(path) == other for path in (folder, *folder.parents))
 
 
 def nearest_file(path: Path) -> str:
@@ -246,7 +238,8 @@ def plan(
         Job(source.path, output / name, kind, output / strip if strip else None)
         for source, name, strip, (_, kind) in zip(sources, names, strips, wanted, strict=True)
     ]
-    _keep_apart(jobs, output)
+    outputs = [(f"--output {output}", path) for job in jobs for path in job.outputs]
+    need_apart([job.source for job in jobs], files=outputs, shallow={job.source.parent for job in jobs})
     shortened = [
         f"{source.path} -> {name}"
         for source, *written in zip(sources, names, strips, strict=True)
@@ -289,21 +282,6 @@ def _name_key(output: Path) -> Callable[[Path], str]:
     with tempfile.NamedTemporaryFile(prefix=".case_test_", dir=output) as file:
         probe = Path(file.name)
         return (lambda name: str(name).casefold()) if probe.with_name(probe.name.upper()).exists() else str
-
-
-def _keep_apart(jobs: Sequence[Job], output: Path) -> None:
-    inputs = {_identity(job.source): job.source for job in jobs}
-    input_folders = {_identity(job.source.parent): job.source for job in jobs}
-    for known in (inputs, input_folders):
-        known.pop(None, None)
-    for job in jobs:
-        for path in job.outputs:
-            near = input_folders.get(_identity(path.parent)) or inputs.get(_identity(path))
-            if near:
-                raise UserError(
-                    f"--output {output}: {path} would lie among the inputs, beside or in place of {near}; give a "
-                    "folder of its own"
-                )
 
 
 # ---- what is done

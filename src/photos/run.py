@@ -3,42 +3,24 @@ stop the others.
 """
 
 import contextlib
-import os
-import secrets
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from src import device
 from src.errors import BadOutput, UserError, printable, reason_of
+from src.files import whole_file
 from src.photos.files import Job
 from src.photos.index import Index, stamp
 from src.photos.read import read_header, read_photo, save_before_after
 from src.photos.write import check_fits, fit_format, write_photo
 from src.restore import OVERLAP, auto_tile, restore_photo
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name when the body has ended well, and never otherwise.
-
-    Hidden while it is written; removed on any error and on Ctrl-C. Folders are made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".deblur_{secrets.token_hex(8)}.part")  # short, however long the final name is
-    try:
-        with open(partial, "xb+") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
 
 
 def restore_file(
@@ -65,7 +47,8 @@ def restore_file(
             save_before_after(stack.enter_context(whole_file(job.strip)), photo.pixels, restored.pixels)
         del photo  # its pixels are not needed while writing
         restored, left_out = fit_format(restored, job.file_format)
-        write_photo(stack.enter_context(whole_file(job.target)), restored, job.file_format, quality)
+        part = stack.enter_context(whole_file(job.target))
+        write_photo(stack.enter_context(open(part, "xb+")), restored, job.file_format, quality)
     return notes + left_out
 
 

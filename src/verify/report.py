@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from src.data.pairs import SPLITS
 from src.errors import UserError, first_few, need_writable_folder
-from src.files import appear, escaped, in_threads
+from src.files import in_threads, need_apart, write_whole
 from src.verify.findings import Finding, size_of
 from src.verify.names import (
     check_copies,
@@ -102,6 +103,8 @@ def run(root_src: Path | None, root_dst: Path | None, report_file: Path | None =
     if report_file:
         if report_file.suffix != ".json" or report_file.is_dir():
             raise UserError(f"--report_file: got {report_file}, expected a file name that ends with .json")
+        splits = [root / split for root in (root_src, root_dst) if root for split in SPLITS]
+        need_apart(splits, files=[("--report_file", report_file)])
         need_writable_folder(report_file.parent, "--report_file")
     report = verify(root_src, root_dst, progress)
     for half, facts in report.summary.items():
@@ -116,18 +119,11 @@ def run(root_src: Path | None, root_dst: Path | None, report_file: Path | None =
     if report_file:
         roots = {"root_src": str(root_src or ""), "root_dst": str(root_dst or "")}
         content = roots | {f"{severity}s": n for severity, n in counts.items()} | asdict(report)
-        write_json(report_file, content)
+        write_whole(
+            report_file, json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        )  # its escapes are JSON's, too
         print(f"report: {report_file}")
     return 1 if counts["error"] else 0
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Appears whole or not at all."""
-    text = escaped(json.dumps(content, indent=2, ensure_ascii=False) + "\n")  # such an escape is JSON's, too
-    try:
-        appear(path, lambda part: part.write_text(text, encoding="utf-8"))
-    except OSError as e:
-        raise UserError(f"--report_file: cannot write {path} ({e.strerror})") from e
 
 
 def _describe(facts: dict[str, Any]) -> str:
