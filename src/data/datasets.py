@@ -150,7 +150,7 @@ def need_outside_data(
     read = [Path(place) for place in others if place]
     if root:
         read += [folder_of(root)] if is_packed(root) else [Path(root) / split for split in (*SPLITS, "valid")]
-    shallow = {Path(path).parent for image in images for path in (image, os.path.realpath(image))}
+    shallow = [*{Path(os.path.realpath(path)).parent for path in images}, *{path.parent for path in images}]
     need_apart(read, folders=folders, shallow=shallow)
     need_apart(read, files=files)
 
