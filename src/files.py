@@ -271,7 +271,7 @@ def need_apart(read: Iterable[Path], files: Outputs = (), folders: Outputs = (),
             near = [real.parent]
             if os.path.islink(output):  # it is replaced where it lies itself
                 near.append(Path(os.path.realpath(output.parent)))
-            above = [folder for place in near for folder in (place, *place.parents)]
+            above = [folder for place in near for folder in (place, *place.parents) if os.path.isdir(folder)]
             checks = [("is", deep, [real]), ("lies in", deep, above)]
             checks += [("is", flat, [real]), ("holds", holders, [real])] if is_folder else [("lies in", flat, near)]
             for relation, known, places in checks:

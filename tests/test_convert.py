@@ -383,7 +383,8 @@ def test_target_is_the_source(tmp_path, source, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.pkl").symlink_to(source)
     for target in (source, "source.pkl", tmp_path / "link.pkl"):
-        assert refusal(source, target, "--overwrite") == f"TARGET: {target} is SOURCE itself; give another name"
+        expected = f"TARGET: {target} is {source}, which is only read. Choose another place."
+        assert refusal(source, target, "--overwrite") == expected
 
 
 def test_target_folder_cannot_be_made(cpu, tmp_path, source):
