@@ -20,7 +20,7 @@ if not __package__:  # run as a file: Python has put src/ on its path, where the
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from src.config import LARGEST_SIDE, ArgumentParser
-from src.data.arrange import arrange
+from src.data.gopro import arrange
 from src.data.packed import damaged_entries, is_packed
 from src.data.packing import pack
 from src.errors import UserError, first_few, run_main

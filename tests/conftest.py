@@ -112,7 +112,7 @@ def full_disk(size):
 @pytest.fixture(scope="session")
 def sample_trees(tmp_path_factory):
     """A folder with GOPRO_Large, a small sample set, and dataset, arranged from it. Copy them before changing them."""
-    from src.data.arrange import arrange
+    from src.data.gopro import arrange
     from src.data.sample_data import make_sample_set
 
     root = tmp_path_factory.mktemp("sample_trees")

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from src import align as align_module
 from src.align import align, aligned_scores, masked_psnr, masked_ssim
-from src.data.pairs import read_rgb
+from src.data.images import read_rgb
 from src.data.sample_data import find_photographs
 from src.errors import UserError
 from src.metric import METRICS, psnr, psnr_uint8, ssim, to_uint8

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from src.data import packing
-from src.data.arrange import arrange
 from src.data.datasets import choose_pairs
+from src.data.gopro import arrange
 from src.data.packed import open_pairs
 from src.data.packing import npy_header, pack
 from src.data.pairs import check_pairs, find_pairs

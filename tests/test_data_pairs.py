@@ -19,7 +19,8 @@ from PIL import Image, ImageFile, ImageOps
 
 from src import preprocessing
 from src.data import synthetic_blur
-from src.data.pairs import KINDS, Pair, check_pairs, find_pairs, natural_key, probe, read_rgb
+from src.data.images import probe, read_rgb
+from src.data.pairs import KINDS, Pair, check_pairs, find_pairs, natural_key
 from src.data.sources import pairs_from_list
 from src.errors import UserError
 
@@ -456,7 +457,7 @@ def test_pairs_leave_out_what_is_no_file_and_name_it_once(tmp_path, special_file
         pairs = find_pairs(tmp_path, "train")
         assert [pair.name for pair in pairs] == ["1", "2", "10"] and check_pairs(pairs) == ""
     lines = capsys.readouterr().out.splitlines()
-    expected = [f"{tmp_path / 'train' / kind / name}: passed over, a pipe, " for kind in KINDS for name in NOT_FILES]
+    expected = [f"{tmp_path / 'train' / kind / name}: skipped, a pipe, " for kind in KINDS for name in NOT_FILES]
     assert len(lines) == 8 and all(line.startswith(words) for line, words in zip(lines, expected, strict=True))
 
 
@@ -494,4 +495,4 @@ def test_no_preparation_waits_for_a_pipe(sample_trees, tmp_path, special_files, 
     }
     for name, (main, options) in commands.items():
         assert main([*options, str(tmp_path / name)] if name != "source" else options) == 0
-    assert capsys.readouterr().out.count("pipe.png: passed over") == 1
+    assert capsys.readouterr().out.count("pipe.png: skipped") == 1

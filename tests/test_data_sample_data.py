@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from src.data import sample_data
-from src.data.arrange import arrange
-from src.data.pairs import read_rgb
+from src.data.gopro import arrange
+from src.data.images import read_rgb
 from src.data.sample_data import expose, find_photographs, largest_frame, make_sample_set, random_exposure
 from src.data.synthetic_blur import frames_along, reach, shake_path
 from src.errors import UserError

@@ -11,7 +11,8 @@ from conftest import full_disk
 from PIL import Image
 
 from src.data import synthetic_blur
-from src.data.pairs import find_pairs, read_rgb
+from src.data.images import read_rgb
+from src.data.pairs import find_pairs
 from src.data.synthetic_blur import (
     frames_along,
     main,

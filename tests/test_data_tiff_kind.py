@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from src.data.pairs import Pair, check_pairs, read_rgb
+from src.data.images import read_rgb
+from src.data.pairs import Pair, check_pairs
 from src.data.tiff_kind import refuse_unknown_tiff
 from src.errors import UserError
 from src.photos.read import read_header, read_photo, to_eight_bits

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data.arrange import arrange
+from src.data.gopro import arrange
 from src.data.pairs import Pair, find_pairs
 from src.data.sources import pairs_from_list
 from src.data.validation_split import ValidationSplit, sequences_of, split_by_fraction, split_by_list, split_validation

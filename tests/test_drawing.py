@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from src.data.pairs import read_rgb
+from src.data.images import read_rgb
 from src.drawing import CAPTION, GAP, save_curves, save_png, save_strip
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)

@@ -11,8 +11,7 @@ import pytest
 from conftest import full_disk, write_dataset
 
 from src.config import ROOT
-from src.data.arrange import place
-from src.data.manifest import Row, write_manifest
+from src.data.gopro import Row, place, write_manifest
 from src.data.packing import pack
 from src.drawing import save_curves, save_png, save_strip
 from src.errors import UserError

@@ -90,7 +90,7 @@ def test_psnr_does_not_round_and_psnr_uint8_does():
 
 
 def test_psnr_uint8_is_that_of_the_saved_picture(pair, tmp_path):
-    from src.data.pairs import read_rgb
+    from src.data.images import read_rgb
     from src.drawing import save_png
 
     prediction, sharp = pair

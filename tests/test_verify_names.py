@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from src.data.gopro_large import GOPRO_PAIRS, GOPRO_SEQUENCES
+from src.data.gopro import GOPRO_PAIRS, GOPRO_SEQUENCES
 from src.verify.names import check_counts, check_partners, check_sequence_names
 from src.verify.walk import Item, Place
 

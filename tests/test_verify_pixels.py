@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data.gopro_large import GOPRO_SEQUENCES
+from src.data.gopro import GOPRO_SEQUENCES
 from src.verify.pixels import (
     NEAR,
     check_neighbours,

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from src import preprocessing
-from src.data import arrange as arranging
-from src.data.arrange import arrange
-from src.data.pairs import read_rgb
+from src.data import gopro
+from src.data.gopro import arrange
+from src.data.images import read_rgb
 from src.errors import UserError
 from src.verify import names as tree_checks
 from src.verify import pixels as picture_checks
@@ -335,7 +335,7 @@ def test_links_are_as_good_as_copies_until_they_break(source, tmp_path, monkeypa
         raise OSError("no hard links here")
 
     if symbolic:
-        monkeypatch.setattr(arranging.os, "link", refuse)
+        monkeypatch.setattr(gopro.os, "link", refuse)
     arrange(source, tmp_path / "linked", link=True, progress=False)
     assert (tmp_path / "linked/test/blur/1.png").is_symlink() is symbolic
     assert kinds(source, tmp_path / "linked") == []

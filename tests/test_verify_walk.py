@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from src.data.manifest import read_manifest
+from src.data.gopro import read_manifest
 from src.verify.walk import Item, items_of, look_at, scan
 
 

@@ -25,8 +25,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from src.data.gopro_large import is_arranged, list_rows
-from src.data.pairs import SPLITS, ImageInfo, Pair, find_pairs
+from src.data.gopro import is_arranged, list_rows
+from src.data.images import ImageInfo
+from src.data.pairs import SPLITS, Pair, find_pairs
 from src.errors import UserError, first_few
 from src.files import in_threads, parse_json
 

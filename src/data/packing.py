@@ -15,8 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from src.data.gopro_large import find_splits, is_arranged, list_rows
-from src.data.manifest import write_manifest
+from src.data.gopro import find_splits, is_arranged, list_rows, write_manifest
+from src.data.images import ImageInfo
 from src.data.packed import (
     FORMAT,
     INDEX,
@@ -38,7 +38,7 @@ from src.data.packed import (
     to_line,
     windows,
 )  # fmt: skip
-from src.data.pairs import MANIFEST, ImageInfo, Pair, changes_by_reading, probe_pairs
+from src.data.pairs import MANIFEST, Pair, changes_by_reading, probe_pairs
 from src.errors import UserError, need_writable_folder
 from src.files import NO_ROOM, in_threads, need_apart, whole_file, write_whole
 

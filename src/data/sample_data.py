@@ -24,8 +24,8 @@ if not __package__:  # run as a file: Python has put src/ on its path, where the
     sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 from src.config import COUNT, LARGEST_SEED, ArgumentParser
-from src.data.arrange import arrange
-from src.data.pairs import probe, read_rgb
+from src.data.gopro import arrange
+from src.data.images import probe, read_rgb
 from src.data.synthetic_blur import GAMMA, INTERPOLATION_REACH, frames_along, mean_frame, reach, shake_path
 from src.errors import UserError, need_writable_folder, run_main
 from src.files import need_apart, parse_json, whole_folder

@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from src.data.pairs import IMAGE_SUFFIXES, Pair, SharpPhoto, list_image_tree
+from src.data.images import IMAGE_SUFFIXES
+from src.data.pairs import Pair, SharpPhoto, list_image_tree
 from src.errors import UserError, first_few, nearest
 
 # Folders that say what an image is, not which scene it shows: left out of the names of pairs and sequences.

@@ -25,7 +25,8 @@ if not __package__:  # run as a file: Python has put src/ on its path, where the
     sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 from src.config import COUNT, LARGEST_SEED, LARGEST_SIDE, ArgumentParser
-from src.data.pairs import SharpPhoto, check_pairs, list_image_tree, read_upright
+from src.data.images import read_upright
+from src.data.pairs import SharpPhoto, check_pairs, list_image_tree
 from src.errors import UserError, need_writable_folder, run_main
 from src.files import need_apart, whole_folder
 

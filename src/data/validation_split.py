@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.manifest import read_manifest
-from src.data.pairs import IMAGE_SUFFIXES, MANIFEST, Pair, natural_key
+from src.data.gopro import read_manifest
+from src.data.images import IMAGE_SUFFIXES
+from src.data.pairs import MANIFEST, Pair, natural_key
 from src.data.sources import BLURRED_FOLDERS, find_list, read_lines
 from src.errors import UserError, first_few, nearest
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.data.pairs import NO_FILE, is_special, natural_key
+from src.data.images import NO_FILE, is_special
+from src.data.pairs import natural_key
 from src.errors import UserError, first_few, nearest
 from src.files import identity, need_apart
 from src.photos.read import FORMATS, read_header

@@ -3,7 +3,7 @@ differs.
 
 Pixels are (H, W, 3) uint8 or uint16 RGB, upright: the EXIF orientation is applied. Alpha, colour profile, EXIF, XMP,
 resolution and texts travel beside them. Nothing here makes a second full-size copy without need, nor a float one: a
-photo may have 100 megapixels. `src.data.pairs` reads training pairs, under other rules.
+photo may have 100 megapixels. `src.data.images` reads training pairs, under other rules.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 
-from src.data.pairs import READABLE_MODES, SIXTEEN_BIT_MODES, TIFF_SIZE_TAGS, orientation_of, upright
+from src.data.images import READABLE_MODES, SIXTEEN_BIT_MODES, TIFF_SIZE_TAGS, orientation_of, upright
 from src.data.tiff_kind import refuse_unknown_tiff
 from src.errors import UserError
 

@@ -6,8 +6,7 @@ Each `check_*` returns its findings, [] where all is well.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from src.data.gopro_large import GOPRO_PAIRS, GOPRO_SEQUENCES
-from src.data.manifest import ManifestRow, read_manifest
+from src.data.gopro import GOPRO_PAIRS, GOPRO_SEQUENCES, ManifestRow, read_manifest
 from src.data.pairs import KINDS, MANIFEST, PARTIAL_MANIFEST, SPLITS
 from src.errors import UserError, first_few
 from src.files import in_threads, same_bytes

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from src.data.gopro_large import GOPRO_SEQUENCES, GOPRO_SIZE
+from src.data.gopro import GOPRO_SEQUENCES, GOPRO_SIZE
 from src.data.pairs import SPLITS
 from src.errors import first_few
 from src.verify.findings import Finding, count_of, few_of, finding, size_of

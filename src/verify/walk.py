@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops
 
-from src.data.gopro_large import GOPRO_NAME, GOPRO_SEQUENCES
-from src.data.manifest import ManifestRow
-from src.data.pairs import KINDS, SPLITS, list_images, read_rgb, subfolders
+from src.data.gopro import GOPRO_NAME, GOPRO_SEQUENCES, ManifestRow
+from src.data.images import read_rgb
+from src.data.pairs import KINDS, SPLITS, list_images, subfolders
 from src.errors import UserError, first_few
 from src.files import same_bytes
 from src.verify.findings import Finding, finding

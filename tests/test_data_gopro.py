@@ -1,4 +1,4 @@
-"""GOPRO_Large to paired folders. The files of these tests hold their origin as text: nothing here decodes images."""
+"""GOPRO_Large: its layout, the manifest, and arranging it. The files hold their origin as text and are no images."""
 
 import csv
 import errno
@@ -7,12 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from src.data import arrange as arranging
-from src.data.arrange import arrange
+from src.data import gopro
+from src.data.gopro import (
+    GOPRO_NAME,
+    GOPRO_PAIRS,
+    GOPRO_SEQUENCES,
+    ManifestRow,
+    arrange,
+    find_splits,
+    is_arranged,
+    list_rows,
+    read_manifest,
+    write_manifest,
+)
 from src.data.pairs import find_pairs
 from src.errors import UserError
 from src.files import UNFINISHED
-from tests.data_trees import make_source, snapshot, texts, write
+from tests.data_trees import error_of, make_source, snapshot, texts, touch, write
 
 
 @pytest.fixture
@@ -23,6 +34,112 @@ def source(tmp_path):
 @pytest.fixture
 def target(tmp_path):
     return tmp_path / "dataset"
+
+
+# ---- the dataset as unpacked
+
+
+def test_numbers_of_the_paper():
+    assert sum(GOPRO_PAIRS.values()) == 3214
+    assert {split: len(names) for split, names in GOPRO_SEQUENCES.items()} == {"train": 22, "test": 11}
+    assert not GOPRO_SEQUENCES["train"] & GOPRO_SEQUENCES["test"]
+
+
+@pytest.mark.parametrize(
+    "name, sequence",
+    [("GOPR0384_11_00-000001", "GOPR0384_11_00"), ("GOPR0384_11_00", "GOPR0384_11_00"), ("GOPR0384_11_000001", None),
+     ("my_GOPR0384_11_00", None)],
+)  # fmt: skip
+def test_sequence_at_the_start_of_a_name(name, sequence):
+    match = GOPRO_NAME.match(name)
+    assert (match and match[0]) == sequence
+
+
+def test_other_files_and_folders_are_ignored(source):
+    write(source / "train/notes.txt", "x")
+    write(source / "train/__MACOSX/deep/1.png", "x")
+    write(source / "train/.hidden/blur/1.png", "x")
+    write(source / "train/GOPR0374_11_9/blur/._000001.png", "x")
+    write(source / "train/GOPR0374_11_9/blur/Thumbs.db", "x")
+    rows = list_rows(source, "train")
+    assert [row.new_name for row in rows] == list("123456")
+    assert list(dict.fromkeys(row.sequence for row in rows)) == ["GOPR0374_11_02", "GOPR0374_11_9", "GOPR0374_11_10"]
+    assert [row.frame for row in rows][-3:] == ["9", "10", "100"]
+
+
+def test_no_source_or_no_splits(tmp_path, source):
+    with pytest.raises(UserError, match="--root_src: no folder .*nowhere"):
+        find_splits(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="neither train nor test in .* Perhaps .*GOPRO_Large?"):
+        find_splits(tmp_path)
+    assert find_splits(source) == ["train", "test"]
+
+
+def test_no_sequences(tmp_path):
+    (tmp_path / "src/train/stray").mkdir(parents=True)
+    with pytest.raises(UserError, match="train: no sequence in it, expected folders <sequence>/{blur,sharp}"):
+        list_rows(tmp_path / "src", "train")
+
+
+def test_incomplete_sequences_are_named(source):
+    (source / "train/GOPR0374_11_9/sharp").rename(source / "train/GOPR0374_11_9/elsewhere")
+    (source / "train/GOPR0500_11_00/blur_gamma").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match="GOPR0374_11_9 lacks sharp, GOPR0500_11_00 lacks blur, GOPR0500_11_00 lacks sharp"
+    ):
+        list_rows(source, "train")
+
+
+def test_empty_sequence_is_named(source):
+    for kind in ("blur", "sharp"):
+        (source / "test/GOPR0390_11_00" / kind).mkdir(parents=True)
+    with pytest.raises(UserError, match="GOPR0390_11_00: blur and sharp hold no image"):
+        list_rows(source, "test")
+
+
+def test_an_arranged_half_is_known_by_its_folders(source, tmp_path):
+    assert not is_arranged(source, "train")
+    touch(tmp_path / "dataset", "train/blur/1.png")
+    assert is_arranged(tmp_path / "dataset", "train") and not is_arranged(tmp_path / "dataset", "test")
+
+
+# ---- the manifest
+
+
+ROWS = [
+    ManifestRow(
+        "train", "1", 'GOPR0372 "day", 1', "000047", "train/G, 1/blur/000047.png", "train/G, 1/sharp/000047.jpg"
+    ),
+    ManifestRow("test", "1", "été", "1", "test/été/blur/1.png", "test/été/sharp/1.png"),
+]
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    write_manifest(tmp_path / "manifest.csv", ROWS)
+    assert read_manifest(tmp_path / "manifest.csv") == ROWS
+    lines = (tmp_path / "manifest.csv").read_bytes().split(b"\n")
+    assert lines[0].decode() == ",".join(ManifestRow._fields) and len(lines) == 4 and b"\r" not in lines[1]
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.csv"]
+
+
+def test_new_files_keep_the_suffix_of_their_kind():
+    assert (ROWS[0].target("blur"), ROWS[0].target("sharp")) == ("train/blur/1.png", "train/sharp/1.jpg")
+
+
+def test_no_manifest_has_no_rows(tmp_path):
+    (tmp_path / "file").touch()
+    assert read_manifest(tmp_path / "manifest.csv") == read_manifest(tmp_path / "file" / "manifest.csv") == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"a,b\n1,2\n", b"", b"\xff\xfe", b"split,new_name,sequence,frame,blur,sharp\ntrain,1\n"]
+)
+def test_other_files_are_rejected(tmp_path, content):
+    (tmp_path / "manifest.csv").write_bytes(content)
+    assert "manifest.csv: not a manifest of this script" in error_of(read_manifest, tmp_path / "manifest.csv")
+
+
+# ---- arranging
 
 
 def test_numbers_follow_the_natural_order_of_sequence_and_frame(source, target):
@@ -108,14 +225,14 @@ def test_manifest_tells_where_each_pair_came_from(source, target):
 def test_second_run_writes_nothing(source, target, monkeypatch):
     arrange(source, target, progress=False)
     before = snapshot(target)
-    monkeypatch.setattr(arranging, "place", lambda *_: pytest.fail("nothing was left to do"))
+    monkeypatch.setattr(gopro, "place", lambda *_: pytest.fail("nothing was left to do"))
     assert arrange(source, target, progress=False) == {"train": 6, "test": 2}
     assert snapshot(target) == before
 
 
 def break_after(monkeypatch, count, error):
     """Let the copying fail in the middle of file `count` + 1, half of it written."""
-    real, done = arranging.shutil.copyfile, []
+    real, done = gopro.shutil.copyfile, []
 
     def copyfile(source, part):
         if len(done) == count:
@@ -124,10 +241,10 @@ def break_after(monkeypatch, count, error):
         done.append(source)
         return real(source, part)
 
-    monkeypatch.setattr(arranging.shutil, "copyfile", copyfile)
+    monkeypatch.setattr(gopro.shutil, "copyfile", copyfile)
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(source, target, monkeypatch):
+def test_an_interrupted_run_is_resumed(source, target, monkeypatch):
     with monkeypatch.context() as patch:
         break_after(patch, 5, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
@@ -139,8 +256,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(source, target, monkeypatch
     with pytest.raises(UserError, match="was interrupted here"):
         find_pairs(target, "train")
 
-    placed, place = [], arranging.place
-    monkeypatch.setattr(arranging, "place", lambda s, t, link: placed.append(t) or place(s, t, link))
+    placed, place = [], gopro.place
+    monkeypatch.setattr(gopro, "place", lambda s, t, link: placed.append(t) or place(s, t, link))
     arrange(source, target, progress=False)
     assert len(placed) == 16 - 5 and not set(placed) & set(there)
     assert not (target / "manifest.csv.partial").exists()
@@ -162,11 +279,11 @@ def test_files_of_a_wrong_size_or_missing_are_made_again(source, target):
     assert (target / "test/sharp/1.png").exists()
 
 
-def test_full_disk_says_how_much_and_that_it_can_go_on(source, target, monkeypatch):
+def test_a_full_disk_reports_the_missing_room_and_can_be_resumed(source, target, monkeypatch):
     with monkeypatch.context() as patch:
         break_after(patch, 3, OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(
-            UserError, match=r"disk full after 3 of 16 files, 0\.00 GB are still needed.*goes on from here"
+            UserError, match=r"disk full after 3 of 16 files, 0\.00 GB are still needed.*rerun the command to resume"
         ):
             arrange(source, target, progress=False)
     assert not list(target.rglob(f"{UNFINISHED}*"))
@@ -187,10 +304,9 @@ def test_images_of_unknown_origin_and_foreign_manifests_are_left_alone(source, t
     with pytest.raises(UserError, match="images of another origin. Choose another folder"):
         arrange(source, target, progress=False)
     assert texts(target / "test/sharp") == {"1.png": "mine"}
-    for content in ("a,b\n1,2\n", "", "split,new_name,sequence,frame,blur,sharp\ntrain,1\n"):
-        (target / "manifest.csv").write_text(content)
-        with pytest.raises(UserError, match="manifest.csv: not a manifest of this script"):
-            arrange(source, target, progress=False)
+    (target / "manifest.csv").write_text("")
+    with pytest.raises(UserError, match="manifest.csv: not a manifest of this script"):
+        arrange(source, target, progress=False)
 
 
 def test_one_split_now_the_other_later(tmp_path, target, capsys):
@@ -219,13 +335,13 @@ def refuse(*_):
 
 
 def test_across_disks_symbolic_links_then_copies(source, target, monkeypatch, capsys):
-    monkeypatch.setattr(arranging.os, "link", refuse)
+    monkeypatch.setattr(gopro.os, "link", refuse)
     monkeypatch.chdir(source.parent)
     arrange("GOPRO_Large", target, link=True)
     assert "16 files symlinked" in capsys.readouterr().out
     monkeypatch.chdir("/")  # the links do not hang on the folder of the run
     assert (target / "train/blur/1.png").is_symlink() and len(texts(target / "train/blur")) == 6
-    monkeypatch.setattr(arranging.os, "symlink", refuse)
+    monkeypatch.setattr(gopro.os, "symlink", refuse)
     arrange(source, target.with_name("copies"), link=True)
     assert "16 files copied" in capsys.readouterr().out
 
