@@ -94,7 +94,7 @@ def test_an_index_that_was_edited_is_not_believed(packed):
     assert "cut off or damaged" in error_of(choose_pairs, packed, "train")
     for content in ("", "[1]\n", '{"format":"another"}\n'):
         (packed / "index.jsonl").write_text(content)
-        assert "not the index of a packed data set" in error_of(choose_pairs, packed, "train")
+        assert "not the index of a packed dataset" in error_of(choose_pairs, packed, "train")
 
 
 def test_a_half_that_is_not_there(pair_folder, tmp_path):

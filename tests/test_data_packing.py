@@ -1,4 +1,4 @@
-"""Packing: what an interrupted run, a changed source or a full disk leaves behind, and that packing again mends it."""
+"""Packing: the effects of an interruption, a changed source or a full disk, and their repair by packing again."""
 
 import errno
 import json
@@ -13,7 +13,7 @@ from src.data import packing
 from src.data.datasets import choose_pairs
 from src.data.gopro import arrange
 from src.data.packed import open_pairs
-from src.data.packing import npy_header, pack
+from src.data.packing import pack
 from src.data.pairs import check_pairs, find_pairs
 from src.data.validation_split import split_validation
 from src.errors import UserError
@@ -102,7 +102,7 @@ def test_second_run_decodes_nothing(pair_folder, packed, decoded):
     assert decoded == [] and {p.name: p.read_bytes() for p in packed.iterdir()} == before
 
 
-def test_interrupted_run_is_refused_and_goes_on_where_it_stopped(pair_folder, tmp_path, monkeypatch):
+def test_an_interrupted_set_is_rejected_and_resumed(pair_folder, tmp_path, monkeypatch):
     packed, content, done = tmp_path / "packed", packing._content, []
 
     def stop_at_the_fourth(entry, *rest):
@@ -115,7 +115,7 @@ def test_interrupted_run_is_refused_and_goes_on_where_it_stopped(pair_folder, tm
         patch.setattr(packing, "_content", stop_at_the_fourth)
         with pytest.raises(KeyboardInterrupt):
             pack(pair_folder, packed, progress=False)
-    assert "packing was interrupted here. Run the same command again" in error_of(choose_pairs, packed, "train")
+    assert "packing was interrupted here. Rerun the same command" in error_of(choose_pairs, packed, "train")
     with open(packed / "index.jsonl.partial", "a") as file:
         file.write('{"split":"train","na')  # as a power cut leaves it
     again = []
@@ -143,7 +143,7 @@ def test_pixels_that_an_interrupted_run_lost_are_written_again(pair_folder, pack
     assert_equal_pixels(open_pairs(packed, "train"), find_pairs(pair_folder, "train"))
 
 
-def test_stale_sets_are_named_and_mended(pair_folder, packed, decoded):
+def test_stale_sets_are_rejected_and_repaired(pair_folder, packed, decoded):
     overwrite(pair_folder / "train/blur/2.png")
     text = error_of(choose_pairs, packed, "train")
     assert f"{packed} is stale: {pair_folder} has 1 changed pair (2)" in text and f"--root_dst {packed} --pack" in text
@@ -166,11 +166,11 @@ def cut(path, count):
         file.truncate(path.stat().st_size - count)
 
 
-def test_cut_off_files_are_named_and_mended(pair_folder, packed):
+def test_truncated_files_are_rejected_and_repaired(pair_folder, packed):
     size = (packed / "train.npy").stat().st_size
     cut(packed / "train.npy", 1)
     text = error_of(choose_pairs, packed, "train")
-    assert f"{packed / 'train.npy'} is cut off: got {size - 1} bytes, expected {size}. Mend it: python -m" in text
+    assert f"{packed / 'train.npy'} is cut off: got {size - 1} bytes, expected {size}. To repair it: python -m" in text
     pack(pair_folder, packed, progress=False)
     (packed / "test.npy").unlink()
     assert "test.npy is cut off: got 0 bytes" in error_of(choose_pairs, packed, "test")
@@ -183,11 +183,11 @@ def test_cut_off_files_are_named_and_mended(pair_folder, packed):
     assert "packed frames without their index.jsonl" in error_of(choose_pairs, packed, "train")
 
 
-def test_another_version_is_named_and_made_anew(pair_folder, packed, decoded):
+def test_another_version_is_rejected_and_packed_again(pair_folder, packed, decoded):
     lines = (packed / "index.jsonl").read_text().splitlines(keepends=True)
     lines[0] = json.dumps(json.loads(lines[0]) | {"version": 2}) + "\n"
     (packed / "index.jsonl").write_text("".join(lines))
-    assert "packed in version 2, expected 1. Mend it" in error_of(choose_pairs, packed, "train")
+    assert "packed in version 2, expected 1. To repair it" in error_of(choose_pairs, packed, "train")
     pack(pair_folder, packed, progress=False)
     assert len(decoded) == 7 and len(open_pairs(packed, "train")) == 5
 
@@ -198,16 +198,16 @@ def test_unreadable_sources_are_named_and_nothing_is_made(pair_folder, tmp_path)
     assert not (tmp_path / "packed").exists()
 
 
-def test_files_of_others_are_left_alone(pair_folder, packed, make_dataset, tmp_path):
+def test_other_files_stay_unchanged(pair_folder, packed, make_dataset, tmp_path):
     other = make_dataset(train=2, test=2, root="other")
     before = {p.name: p.read_bytes() for p in packed.iterdir()}
     assert f"was packed from {pair_folder}" in error_of(pack, other, packed, progress=False)
     shutil.rmtree(pair_folder / "test")
-    assert "holds test pairs, which --root_src has no more" in error_of(pack, pair_folder, packed, progress=False)
+    assert "holds test pairs that --root_src no longer has" in error_of(pack, pair_folder, packed, progress=False)
     assert {p.name: p.read_bytes() for p in packed.iterdir()} == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/train.npy").write_bytes(b"mine")
-    assert "files of another origin" in error_of(pack, pair_folder, tmp_path / "mine", progress=False)
+    assert "files not written by this script" in error_of(pack, pair_folder, tmp_path / "mine", progress=False)
     assert (tmp_path / "mine/train.npy").read_bytes() == b"mine"
     assert f"lies in {pair_folder}" in error_of(pack, pair_folder, pair_folder / "packed")
 
@@ -223,7 +223,7 @@ def test_full_disk_is_told_before_the_work_and_leaves_nothing(pair_folder, tmp_p
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     text = error_of(pack, pair_folder, tmp_path / "packed", progress=False)
     assert "no room for" in text and "train.npy 0.00 GB, test.npy 0.00 GB; 0.00 GB more are needed" in text
-    assert "are free. Make room and run the same command again" in text
+    assert "are free. Make room and rerun the same command" in text
     assert decoded == [] and list((tmp_path / "packed").iterdir()) == []
 
 
@@ -252,16 +252,3 @@ def test_disk_that_fills_up_on_the_way_is_no_whole_set(pair_folder, tmp_path, mo
     assert "was interrupted" in error_of(choose_pairs, tmp_path / "packed", "train")
     pack(pair_folder, tmp_path / "packed", progress=False)
     assert_equal_pixels(open_pairs(tmp_path / "packed", "train"), find_pairs(pair_folder, "train"))
-
-
-# ---- the header
-
-
-@pytest.mark.parametrize("size", [1, 12345, 10**15])
-def test_header_is_that_of_numpy(size, tmp_path):
-    header = npy_header(size)
-    assert len(header) == 128
-    (tmp_path / "a.npy").write_bytes(header)
-    with open(tmp_path / "a.npy", "rb") as file:
-        assert np.lib.format.read_magic(file) == (1, 0)
-        assert np.lib.format.read_array_header_1_0(file) == ((size,), False, np.uint8)

@@ -1,18 +1,19 @@
-"""A packed data set: every frame decoded once, uint8, in one memory-mapped file for each split.
+"""A packed dataset: every frame decoded once, uint8, in one memory-mapped file per split.
 
     python -m src.preprocessing --root_src dataset --root_dst packed --pack [--patch_size 512]
     python train.py --dataset_root packed
 
     packed/train.npy      flat uint8: blur (H, W, 3) and sharp (H, W, 3) of the first pair, of the second, ...
-    packed/test.npy       the same of the test pairs
-    packed/index.jsonl    a header, one line a pair (place, size, source files, checksum), a last line that seals it
-    packed/manifest.csv   the source's, which tells the sequences
+    packed/test.npy       the same for the test pairs
+    packed/index.jsonl    a header, one line per pair (offset, size, source files, checksum), and a checksum line
+    packed/manifest.csv   the manifest of the source, which assigns pairs to sequences
 
-Frames are what `pairs.read_rgb` reads, so crops and scores are those of the files themselves. `.npy` was chosen
-over MindRecord and LMDB by measurement, see docs/performance.md. A packed set that is cut off, stale or of another
-version is never read; `--pack` into the same folder mends it and decodes only what has changed: src/data/packing.py.
+The pixels are those of `Pair.read`, so crops and scores equal those of the image files. `.npy` was faster than
+MindRecord and LMDB, see docs/performance.md. Truncated, stale or incompatible sets are rejected; rerunning `--pack`
+into the same folder (src/data/packing.py) repairs them and decodes only what has changed.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -27,41 +28,41 @@ import numpy as np
 
 from src.data.gopro import is_arranged, list_rows
 from src.data.images import ImageInfo
-from src.data.pairs import SPLITS, Pair, find_pairs
+from src.data.pairs import KINDS, SPLITS, Pair, find_pairs
 from src.errors import UserError, first_few
 from src.files import in_threads, parse_json
 
 INDEX = "index.jsonl"
-PARTIAL_INDEX = "index.jsonl.partial"  # there while packing works, and after it was interrupted
+PARTIAL_INDEX = "index.jsonl.partial"  # exists while packing runs and after an interruption
 FORMAT, VERSION = "mimo-unet packed pairs", 1
-NPY_HEADER = 128  # bytes before the pixels: any length of array fits into them
+NPY_HEADER = 128  # bytes before the pixels, for flat arrays of any length
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One pair of frames in a packed set, one line of the index."""
+    """One pair of frames, one line of the index."""
 
     split: str
     name: str
     height: int
     width: int
     offset: int
-    """Of its first byte in the array of its split."""
+    """Position of its first byte in the array of its split."""
     blur: str
     """Path of the source file relative to the source, with forward slashes."""
     sharp: str
     stamps: list[int]
-    """Bytes and time of change in nanoseconds of the blurred source file, then of the sharp one."""
+    """Size in bytes and modification time in nanoseconds of the blurred source file, then of the sharp one."""
     crc32: int = -1
-    """Of the bytes stored, -1 as long as there are none."""
+    """Checksum of the stored bytes, -1 before they are written."""
 
     def __post_init__(self):
-        """Raise a ValueError for what no packing writes, whatever the checksum of the index says."""
+        """Raise a ValueError for invalid fields: the checksum of an edited index may be right."""
         texts, numbers = (self.name, self.blur, self.sharp), (self.height, self.width, self.offset, self.crc32)
         if not (all(isinstance(text, str) for text in texts) and all(type(number) is int for number in numbers)):
             raise ValueError("a field of another type")
         if self.split not in SPLITS or self.offset < 0 or min(self.height, self.width) < 1:
-            raise ValueError("an entry that lies nowhere")
+            raise ValueError("an entry outside the arrays")
 
     @property
     def key(self) -> tuple[str, str]:
@@ -70,10 +71,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class PackedPair(Pair):
-    """A pair whose pixels lie in a packed set. `blur` and `sharp` name the files that it would have in a folder."""
+    """A pair in a packed set. `blur` and `sharp` name the files that it would have in an arranged folder."""
 
     pixels: np.ndarray = field(compare=False, repr=False)
-    """(2, H, W, 3) uint8, read-only, mapped from the file: what is not looked at is not read."""
+    """(2, H, W, 3) uint8, a read-only memory map: only accessed pixels are read from disk."""
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         return self.pixels[0], self.pixels[1]
@@ -83,13 +84,13 @@ class PackedPair(Pair):
         return [ImageInfo(width, height, "RGB")] * 2
 
 
-# ---- what is where
+# ---- positions
 
 
 def windows(height: int, width: int, patch_size: int) -> list[tuple[int, int, int, int]]:
-    """(top, left, height, width) of what is stored of a frame: all of it, or patches if `patch_size` is not 0.
+    """(top, left, height, width) of the stored parts of a frame: the whole frame, or patches if `patch_size` is not 0.
 
-    Patches are spread evenly and overlap by half or more, so that every window of half their size lies within one.
+    Patches are evenly spaced and overlap by at least half, so that every window of half their size lies within one.
     """
 
     def starts(side: int) -> list[int]:
@@ -103,20 +104,20 @@ def windows(height: int, width: int, patch_size: int) -> list[tuple[int, int, in
     return [(top, left, *size) for top in starts(height) for left in starts(width)]
 
 
-def stored_bytes(entry: Entry, patch_size: int) -> int:
-    return sum(2 * h * w * 3 for _, _, h, w in windows(entry.height, entry.width, patch_size))
+def windows_of(entry: Entry, header: Mapping[str, Any]) -> list[tuple[int, int, int, int]]:
+    """`windows` of an entry: only training pairs are cut into patches, since scores are of whole frames."""
+    return windows(entry.height, entry.width, header["patch_size"] if entry.split == "train" else 0)
 
 
-def patch_size_of(header: Mapping[str, Any], split: str) -> int:
-    """Only training pairs are cut into patches: scores are of whole frames."""
-    return header["patch_size"] if split == "train" else 0
+def stored_bytes(entry: Entry, header: Mapping[str, Any]) -> int:
+    return sum(2 * height * width * 3 for _, _, height, width in windows_of(entry, header))
 
 
 def split_sizes(header: Mapping[str, Any], entries: Sequence[Entry]) -> dict[str, int]:
     """Bytes of pixels of each split."""
-    sizes: Counter = Counter()
+    sizes: Counter[str] = Counter()
     for entry in entries:
-        sizes[entry.split] += stored_bytes(entry, patch_size_of(header, entry.split))
+        sizes[entry.split] += stored_bytes(entry, header)
     return dict(sizes)
 
 
@@ -128,9 +129,9 @@ def to_line(content: Any) -> str:
 
 
 def parse_index(path: Path) -> tuple[dict[str, Any], list[Entry], bool]:
-    """Header, entries, and whether the last line is there and its checksum fits. ({}, [], False) if it is none of ours.
+    """Header, entries, and whether the index is complete with the right checksum. ({}, [], False) for other files.
 
-    Of an unfinished or damaged index the lines up to the damage count: packing checks each entry's pixels anyway.
+    Of an unfinished or damaged index, the lines up to the damage are used: packing checks each entry's pixels anyway.
     """
     header: dict[str, Any] = {}
     entries: list[Entry] = []
@@ -140,29 +141,25 @@ def parse_index(path: Path) -> tuple[dict[str, Any], list[Entry], bool]:
         for i, line in enumerate(lines):
             content = parse_json(line)
             if i == 0:
-                header = content if isinstance(content, dict) and content.get("format") == FORMAT else {}
+                if content["format"] != FORMAT or type(content["patch_size"]) is not int or content["patch_size"] < 0:
+                    break
+                if content["patch_size"] == 1 or not isinstance(content["source"], str):
+                    break
+                header = content
                 if header.get("version") != VERSION:
-                    return header, [], False
-                _check_header(header)
+                    break
             elif "entries" in content:
                 return header, entries, content == seal_of(entries, crc) and i == len(lines) - 1
             else:
                 entries.append(Entry(**content))
             crc = zlib.crc32(line, crc)
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         pass
     return header, entries, False
 
 
-def _check_header(header: dict[str, Any]) -> None:
-    """Empty what no packing writes, whatever the checksum of the index says."""
-    patch_size, source = header.get("patch_size"), header.get("source", "")
-    if type(patch_size) is not int or patch_size < 0 or patch_size == 1 or not isinstance(source, str):
-        header.clear()
-        raise ValueError("a header with a field of another type")
-
-
 def seal_of(entries: Sequence[Entry], crc: int) -> dict[str, int]:
+    """Content of the last line: number of entries, and checksum of the lines before it."""
     return {"entries": len(entries), "crc32": crc}
 
 
@@ -170,7 +167,7 @@ def seal_of(entries: Sequence[Entry], crc: int) -> dict[str, int]:
 
 
 def is_packed(root: Path | str) -> bool:
-    """Whether `root` is a packed set, finished or not, or one of its files."""
+    """Whether `root` is a packed set, complete or not, or one of its files."""
     root = folder_of(root)
     return any((root / name).is_file() for name in (INDEX, PARTIAL_INDEX, *(f"{split}.npy" for split in SPLITS)))
 
@@ -181,12 +178,12 @@ def folder_of(root: Path | str) -> Path:
 
 
 def open_pairs(root: Path | str, split: str) -> list[Pair]:
-    """The pairs of one split of a packed set, in the order and under the names of its source.
+    """Pairs of one split of a packed set, with the order and names of its source.
 
-    Where the source is still there its files are compared by size and time of change; a packed set alone is enough.
+    If the source still exists, the sizes and modification times of its files are compared; it is not needed otherwise.
 
     Raises:
-        UserError: as `read_index`; the set is stale; it does not hold this split.
+        UserError: as `read_index`; the set is stale; it does not contain this split.
     """
     root = folder_of(root)
     header, entries = read_index(root)
@@ -195,49 +192,42 @@ def open_pairs(root: Path | str, split: str) -> list[Pair]:
         raise UserError(f"{root}: no {split} pairs in it, got {first_few(dict.fromkeys(e.split for e in entries))}")
     source = source_of(root, header)
     if source and (source / split).is_dir():
-        changes = changes_of(source, split, mine)
-        if changes:
-            raise UserError(f"{root} is stale: {source} has {changes}. Mend it: {_command(root, header)}")
+        if changes := changes_of(source, split, mine):
+            raise UserError(f"{root} is stale: {source} has {changes}. To repair it: {_command(root, header)}")
     pixels = np.asarray(np.load(root / f"{split}.npy", mmap_mode="r"))
-    return [pair for entry in mine for pair in _pairs_of(entry, root, patch_size_of(header, split), pixels)]
-
-
-def _pairs_of(entry: Entry, root: Path, patch_size: int, pixels: np.ndarray) -> list[Pair]:
-    """The pair of a frame, or one for each of its patches, under the frame's file names."""
-    blur, sharp = (
-        root / entry.split / kind / f"{entry.name}{Path(getattr(entry, kind)).suffix}" for kind in ("blur", "sharp")
-    )
     pairs: list[Pair] = []
-    start = entry.offset
-    for top, left, height, width in windows(entry.height, entry.width, patch_size):
-        end = start + 2 * height * width * 3
-        name = f"{entry.name}_y{top}_x{left}" if patch_size else entry.name
-        pairs.append(PackedPair(name, blur, sharp, pixels[start:end].reshape(2, height, width, 3)))
-        start = end
+    for entry in mine:
+        blur, sharp = (root / split / kind / f"{entry.name}{Path(getattr(entry, kind)).suffix}" for kind in KINDS)
+        start = entry.offset
+        for top, left, height, width in windows_of(entry, header):
+            end = start + 2 * height * width * 3
+            name = f"{entry.name}_y{top}_x{left}" if header["patch_size"] and split == "train" else entry.name
+            pairs.append(PackedPair(name, blur, sharp, pixels[start:end].reshape(2, height, width, 3)))
+            start = end
     return pairs
 
 
 def read_index(root: Path) -> tuple[dict[str, Any], list[Entry]]:
-    """Header and entries of a finished packed set whose files have the size they should have.
+    """Header and entries of a complete packed set whose files have the expected sizes.
 
     Raises:
-        UserError: it is unfinished, cut off, damaged or of another version.
+        UserError: the set is unfinished, truncated, damaged or of another version.
     """
     if (root / PARTIAL_INDEX).exists():
-        raise UserError(f"{root}: packing was interrupted here. Run the same command again, it will go on.")
+        raise UserError(f"{root}: packing was interrupted here. Rerun the same command to resume.")
     header, entries, whole = parse_index(root / INDEX)
-    again = f"Mend it: {_command(root, header)}"
+    again = f"To repair it: {_command(root, header)}"
     if not (root / INDEX).exists():
         raise UserError(f"{root}: packed frames without their {INDEX}. {again}")
     if not header:
-        raise UserError(f"{root / INDEX}: not the index of a packed data set. {again}")
+        raise UserError(f"{root / INDEX}: not the index of a packed dataset. {again}")
     if header.get("version") != VERSION:
         raise UserError(f"{root}: packed in version {header.get('version')}, expected {VERSION}. {again}")
     if not whole:
         raise UserError(f"{root / INDEX} is cut off or damaged ({len(entries)} entries could be read). {again}")
     sizes = split_sizes(header, entries)
-    if any(e.offset + stored_bytes(e, patch_size_of(header, e.split)) > sizes[e.split] for e in entries):
-        raise UserError(f"{root / INDEX} is damaged: it names pixels that the set does not have. {again}")
+    if any(e.offset + stored_bytes(e, header) > sizes[e.split] for e in entries):
+        raise UserError(f"{root / INDEX} is damaged: it refers to pixels outside the set. {again}")
     for split, size in sizes.items():
         path = root / f"{split}.npy"
         got = path.stat().st_size if path.exists() else 0
@@ -247,38 +237,36 @@ def read_index(root: Path) -> tuple[dict[str, Any], list[Entry]]:
 
 
 def _command(root: Path, header: Mapping[str, Any]) -> str:
-    """What packs `root` again, for messages."""
+    """The command that packs `root` again."""
     words = ["python", "-m", "src.preprocessing", "--root_src", str(source_of(root, header) or "FOLDER")]
     words += ["--root_dst", str(root), "--pack"]
-    return shlex.join(words + (["--patch_size", str(header["patch_size"])] if header.get("patch_size") else []))
+    words += ["--patch_size", str(header["patch_size"])] if header.get("patch_size") else []
+    return shlex.join(words)
 
 
 def damaged_entries(root: Path | str) -> list[str]:
-    """'train/17', ...: what does not have its checksum, of a set that `read_index` accepts. Reads all of it."""
+    """Pairs whose pixels do not match their checksum, 'train/17', ..., of a set that `read_index` accepts."""
     root = folder_of(root)
     header, entries = read_index(root)
-    files = {split: open(root / f"{split}.npy", "rb") for split in split_sizes(header, entries)}
-    try:
+    with contextlib.ExitStack() as stack:
+        files = {e.split: stack.enter_context(open(root / f"{e.split}.npy", "rb")) for e in entries}
         good = in_threads(lambda e: has_checksum(files[e.split], e, header), entries, "pair", True)
-    finally:
-        for file in files.values():
-            file.close()
     return [f"{e.split}/{e.name}" for e, is_good in zip(entries, good, strict=True) if not is_good]
 
 
 def has_checksum(file: BinaryIO, entry: Entry, header: Mapping[str, Any]) -> bool:
-    size = stored_bytes(entry, patch_size_of(header, entry.split))
-    return zlib.crc32(os.pread(file.fileno(), size, NPY_HEADER + entry.offset)) == entry.crc32
+    content = os.pread(file.fileno(), stored_bytes(entry, header), NPY_HEADER + entry.offset)
+    return zlib.crc32(content) == entry.crc32
 
 
 # ---- the source
 
 
 def list_source(root_src: Path, split: str) -> list[Pair]:
-    """Pairs of an arranged folder, or of GOPRO_Large under the names that arranging would give them.
+    """Pairs of an arranged folder, or of GOPRO_Large with the names that arranging would give them.
 
     Raises:
-        UserError: as `find_pairs` or `gopro_large.list_rows`.
+        UserError: as `find_pairs` or `gopro.list_rows`.
     """
     if is_arranged(root_src, split):
         return find_pairs(root_src, split)
@@ -287,44 +275,29 @@ def list_source(root_src: Path, split: str) -> list[Pair]:
 
 
 def source_of(root: Path, header: Mapping[str, Any]) -> Path | None:
-    """The folder that was packed, None if it is not there any more or on this machine."""
+    """The source folder, None if it no longer exists or is on another machine."""
     source = Path(os.path.normpath(root.resolve() / header["source"])) if header.get("source") else None
     return source if source and source.is_dir() else None
 
 
-def stamps_of(pair: Pair) -> list[int]:
-    """See `Entry.stamps`.
-
-    Raises:
-        UserError: a file is not there.
-    """
-    stamps = []
-    for path in (pair.blur, pair.sharp):
-        try:
-            found = path.stat()
-        except OSError as e:
-            raise UserError(f"{path}: cannot be looked at ({e.strerror})") from e
-        stamps += [found.st_size, found.st_mtime_ns]
-    return stamps
+def source_fields(source: Path, pair: Pair) -> tuple[str, str, list[int]]:
+    """`Entry.blur`, `Entry.sharp` and `Entry.stamps` of a pair in the folder `source`."""
+    found = pair.blur.stat(), pair.sharp.stat()
+    names = [path.relative_to(source).as_posix() for path in (pair.blur, pair.sharp)]
+    return names[0], names[1], [number for status in found for number in (status.st_size, status.st_mtime_ns)]
 
 
 def changes_of(source: Path, split: str, entries: Sequence[Entry]) -> str:
-    """'1 new pair (7), 2 changed (3, 5)': what the source has become since it was packed, '' if nothing."""
-    now = {pair.name: pair for pair in list_source(source, split)}
-    packed = {entry.name: entry for entry in entries}
+    """Changes to the source since it was packed, '1 new pair (7), 2 changed pairs (3, 5)'; '' if there are none."""
+    now = {pair.name: source_fields(source, pair) for pair in list_source(source, split)}
+    packed = {entry.name: (entry.blur, entry.sharp, entry.stamps) for entry in entries}
     found = {
         "new": [name for name in now if name not in packed],
         "removed": [name for name in packed if name not in now],
-        "changed": [name for name in now if name in packed and not _is_source(packed[name], source, now[name])],
+        "changed": [name for name in now if name in packed and packed[name] != now[name]],
     }
-    words = [f"{len(names)} {what} pair{'s' * (len(names) > 1)} ({first_few(names)})" for what, names in found.items()
-             if names]  # fmt: skip
-    return ", ".join(words)
-
-
-def _is_source(entry: Entry, source: Path, pair: Pair) -> bool:
-    return relative_files(source, pair) == (entry.blur, entry.sharp) and stamps_of(pair) == entry.stamps
-
-
-def relative_files(source: Path, pair: Pair) -> tuple[str, str]:
-    return pair.blur.relative_to(source).as_posix(), pair.sharp.relative_to(source).as_posix()
+    return ", ".join(
+        f"{len(names)} {change} pair{'s' * (len(names) > 1)} ({first_few(names)})"
+        for change, names in found.items()
+        if names
+    )

@@ -1,19 +1,22 @@
-"""Writes a packed data set; src/data/packed.py tells what it holds, and reads it.
+"""Writes a packed dataset; src/data/packed.py describes its files and reads them.
 
     python -m src.preprocessing --root_src dataset --root_dst packed --pack [--patch_size 512]
 
-An unfinished set has `index.jsonl.partial`, which grows with the work, and no `index.jsonl`, so that nobody reads it.
+An unfinished set has `index.jsonl.partial`, which grows while packing runs, but no `index.jsonl`: it cannot be read.
 """
 
+import contextlib
 import errno
 import os
 import shutil
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from src.data.gopro import find_splits, is_arranged, list_rows, write_manifest
 from src.data.images import ImageInfo
@@ -28,36 +31,34 @@ from src.data.packed import (
     is_packed,
     list_source,
     parse_index,
-    patch_size_of,
-    relative_files,
     seal_of,
+    source_fields,
     source_of,
     split_sizes,
-    stamps_of,
     stored_bytes,
     to_line,
-    windows,
-)  # fmt: skip
+    windows_of,
+)
 from src.data.pairs import MANIFEST, Pair, changes_by_reading, probe_pairs
 from src.errors import UserError, need_writable_folder
 from src.files import NO_ROOM, in_threads, need_apart, whole_file, write_whole
 
 
 def pack(root_src: Path | str, root_dst: Path | str, patch_size: int = 0, progress: bool = True) -> dict[str, int]:
-    """Decode all pairs of a folder into a packed set. What is there and right is kept, after a look at its pixels.
+    """Decode all pairs of a folder into a packed set. Pixels that are already packed are checked and kept.
 
     Args:
         root_src: GOPRO_Large or an arranged folder, with train, test or both; it is only read.
-        root_dst: made if missing.
+        root_dst: created if missing.
         patch_size: side of the overlapping patches that training pairs are cut into, pixels; 0 = whole frames.
-        progress: show a bar and say what was done.
+        progress: show a progress bar and print a summary.
 
     Returns:
         Bytes of each split.
 
     Raises:
-        UserError: the source is incomplete or has unreadable files; the destination belongs to something else, cannot
-            be written or is full. A finished set that was there is whole or refuses to be read, never half of each.
+        UserError: the source is incomplete or has unreadable files; the destination has other contents, cannot be
+            written or is full. An existing set then remains complete or is rejected when read.
     """
     root_src, root_dst = Path(root_src), Path(root_dst)
     splits = find_splits(root_src)
@@ -70,23 +71,30 @@ def pack(root_src: Path | str, root_dst: Path | str, patch_size: int = 0, progre
     old = kept_entries(root_dst, header, splits)
     need_writable_folder(root_dst, "--root_dst")
     sizes = split_sizes(header, entries)
-    counts = ", ".join(f"{len(pairs[split])} {split} pairs" for split in splits)
     if progress:
+        counts = ", ".join(f"{len(group)} {split} pairs" for split, group in pairs.items())
         changes = changes_by_reading([info for group in infos.values() for info in group])
         print(f"packing {counts}{changes} into {root_dst}: {sum(sizes.values()) / 1e9:.2f} GB", flush=True)
-    old_sizes = {split: _size(root_dst / f"{split}.npy") for split in splits}
     try:
-        make_room(root_dst, sizes, old_sizes)
-        begin(root_dst, header, old)
-        done, kept = write_pixels(root_dst, header, entries, pairs, old, progress)
+        make_room(root_dst, sizes)
+        # From here on, readers reject the set until packing is complete.
+        write_whole(root_dst / PARTIAL_INDEX, to_lines(header, old.values()))
+        (root_dst / INDEX).unlink(missing_ok=True)
+        done = write_pixels(root_dst, header, entries, pairs, old, progress)
         copy_manifest(root_src, root_dst, splits)
-        write_index(root_dst / INDEX, header, done)
+        text = to_lines(header, done)
+        write_whole(root_dst / INDEX, text + to_line(seal_of(done, zlib.crc32(text.encode()))))
         (root_dst / PARTIAL_INDEX).unlink()
     except OSError as e:
         raise _cannot_write(root_dst, sizes, e) from e
     if progress:
-        print(f"{len(entries) - kept} pairs decoded" + (f", {kept} were there already" if kept else ""))
+        kept = sum(old.get(entry.key) is entry for entry in done)
+        print(f"{len(done) - kept} pairs decoded" + (f", {kept} were there already" if kept else ""))
     return sizes
+
+
+def to_lines(header: Mapping[str, Any], entries: Iterable[Entry]) -> str:
+    return to_line(header) + "".join(to_line(asdict(entry)) for entry in entries)
 
 
 def lay_out(
@@ -95,72 +103,65 @@ def lay_out(
     infos: Mapping[str, Sequence[tuple[ImageInfo, ImageInfo]]],
     header: Mapping[str, Any],
 ) -> list[Entry]:
-    """Where every pair will lie, by the sizes in `infos`."""
+    """Entries without checksums, one after the other in each split; `infos` gives their sizes."""
     entries = []
     for split, group in pairs.items():
         offset = 0
         for pair, (info, _) in zip(group, infos[split], strict=True):
-            files = relative_files(root_src, pair)
-            entries.append(Entry(split, pair.name, info.height, info.width, offset, *files, stamps_of(pair)))
-            offset += stored_bytes(entries[-1], patch_size_of(header, split))
+            entries.append(Entry(split, pair.name, info.height, info.width, offset, *source_fields(root_src, pair)))
+            offset += stored_bytes(entries[-1], header)
     return entries
 
 
 def kept_entries(root_dst: Path, header: Mapping[str, Any], splits: Sequence[str]) -> dict[tuple[str, str], Entry]:
-    """Entries of a set that is in `root_dst`, finished or not, which may still be right.
+    """Entries of an existing set in `root_dst`, complete or not, whose pixels may still be right.
 
     Raises:
-        UserError: it was made from another source or holds more, or the files there are none of ours.
+        UserError: it was packed from another source or has more splits, or the files are no packed set.
     """
     if not is_packed(root_dst):
         return {}
-    # While packing, the partial index has everything; a finished set has no partial one.
+    # While packing, the partial index has everything; a complete set has no partial one.
     path = root_dst / (PARTIAL_INDEX if (root_dst / PARTIAL_INDEX).exists() else INDEX)
     found, entries, _ = parse_index(path)
     if not found:
-        # Damage to the first line looks the same, and is as rare as a file of that name by somebody else.
-        raise UserError(f"--root_dst: {root_dst} holds files of another origin. Choose another folder, or remove them.")
+        # Damage to the first line looks the same, and is as rare as a file of that name from another program.
+        raise UserError(
+            f"--root_dst: {root_dst} contains files not written by this script. Choose another folder, or remove them."
+        )
     source = source_of(root_dst, found)
     if source and not source.samefile(root_dst / header["source"]):
         raise UserError(f"--root_dst: {root_dst} was packed from {source}. Choose another folder, or remove it.")
     lost = sorted({entry.split for entry in entries} - set(splits))
     if lost:
         raise UserError(
-            f"--root_dst: {root_dst} holds {lost[0]} pairs, which --root_src has no more. Choose another folder."
+            f"--root_dst: {root_dst} holds {lost[0]} pairs that --root_src no longer has. Choose another folder."
         )
-    return {e.key: e for e in entries} if found.get("patch_size") == header["patch_size"] else {}
+    return {e.key: e for e in entries} if found["patch_size"] == header["patch_size"] else {}
 
 
-# ---- room on the disk
-
-
-def make_room(root_dst: Path, sizes: Mapping[str, int], old_sizes: Mapping[str, int]) -> None:
-    """Let the files have their final size at once: a full disk is told before the work, not after hours of it.
+def make_room(root_dst: Path, sizes: Mapping[str, int]) -> None:
+    """Give the files their final size at once, so that a full disk is noticed before hours of work.
 
     Raises:
-        OSError: there is no room. Files that were there have the size they had.
+        OSError: there is no room; existing files keep their size.
     """
-    for split, size in sizes.items():
-        path, missing = root_dst / f"{split}.npy", NPY_HEADER + size - old_sizes[split]
-        if missing <= 0:
-            continue
-        try:
-            with open(path, "ab") as file:
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), old_sizes[split], missing)
-                elif shutil.disk_usage(root_dst).free < missing:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            for other, old in old_sizes.items():
-                _shorten(root_dst / f"{other}.npy", old)
-            raise
-
-
-def _shorten(path: Path, size: int) -> None:
-    if size:
-        os.truncate(path, min(size, _size(path)))
-    else:
-        path.unlink(missing_ok=True)
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    paths = {split: root_dst / f"{split}.npy" for split in sizes}
+    old = {split: _size(path) for split, path in paths.items()}
+    try:
+        for split, size in sizes.items():
+            if NPY_HEADER + size > old[split]:
+                with open(paths[split], "ab") as file:
+                    os.posix_fallocate(file.fileno(), old[split], NPY_HEADER + size - old[split])
+    except OSError:
+        for split, path in paths.items():
+            if old[split]:
+                os.truncate(path, old[split])
+            else:
+                path.unlink(missing_ok=True)
+        raise
 
 
 def _size(path: Path) -> int:
@@ -175,27 +176,19 @@ def _cannot_write(root_dst: Path, sizes: Mapping[str, int], error: OSError) -> U
     free = shutil.disk_usage(root_dst).free
     return UserError(
         f"--root_dst: no room for {root_dst} ({error.strerror}): {needs}; {max(0, missing) / 1e9:.2f} GB more are "
-        f"needed, {free / 1e9:.2f} GB are free. Make room and run the same command again, or choose another disk."
+        f"needed, {free / 1e9:.2f} GB are free. Make room and rerun the same command, or choose another disk."
     )
 
 
-# ---- the files
-
-
-def begin(root_dst: Path, header: Mapping[str, Any], old: Mapping[tuple[str, str], Entry]) -> None:
-    """From here on the set refuses to be read, until packing is through. The partial index grows with the work."""
-    text = to_line(header) + "".join(to_line(asdict(entry)) for entry in old.values())
-    write_whole(root_dst / PARTIAL_INDEX, text)
-    (root_dst / INDEX).unlink(missing_ok=True)
-
-
 def write_pixels(
-    root_dst: Path, header: Mapping[str, Any], entries: Sequence[Entry], pairs: Mapping[str, Sequence[Pair]],
-    old: Mapping[tuple[str, str], Entry], progress: bool,
-) -> tuple[list[Entry], int]:  # fmt: skip
-    """Fill the files; returns the entries with their checksums, and how many were right already."""
-    sizes = split_sizes(header, entries)
-    files = {split: open(root_dst / f"{split}.npy", "rb+") for split in sizes}
+    root_dst: Path,
+    header: Mapping[str, Any],
+    entries: Sequence[Entry],
+    pairs: Mapping[str, Sequence[Pair]],
+    old: Mapping[tuple[str, str], Entry],
+    progress: bool,
+) -> list[Entry]:
+    """Fill the files; returns the entries with their checksums, those of `old` where their pixels are still right."""
     lock = threading.Lock()
 
     def work(item: tuple[Entry, Pair]) -> Entry:
@@ -203,7 +196,7 @@ def write_pixels(
         was, file = old.get(entry.key), files[entry.split]
         if was and replace(was, crc32=-1) == entry and has_checksum(file, was, header):
             return was
-        content = _content(entry, pair, patch_size_of(header, entry.split))
+        content = _content(entry, pair, header)
         if os.pwrite(file.fileno(), content, NPY_HEADER + entry.offset) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         entry = replace(entry, crc32=zlib.crc32(content))
@@ -213,53 +206,38 @@ def write_pixels(
         return entry
 
     todo = list(zip(entries, (pair for group in pairs.values() for pair in group), strict=True))
-    try:
-        for split, file in files.items():
-            file.write(npy_header(sizes[split]))
-            file.truncate(NPY_HEADER + sizes[split])
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for split, size in split_sizes(header, entries).items():
+            file = files[split] = stack.enter_context(open(root_dst / f"{split}.npy", "rb+"))
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (size,)})
+            file.truncate(NPY_HEADER + size)
             file.flush()
-        with open(root_dst / PARTIAL_INDEX, "a", encoding="utf-8") as partial:
-            done = in_threads(work, todo, "pair", progress)
+        partial = stack.enter_context(open(root_dst / PARTIAL_INDEX, "a", encoding="utf-8"))
+        done = in_threads(work, todo, "pair", progress)
         for file in files.values():
             os.fsync(file.fileno())
-    finally:
-        for file in files.values():
-            file.close()
-    return done, sum(old.get(entry.key) is entry for entry in done)
+    return done
 
 
-def _content(entry: Entry, pair: Pair, patch_size: int) -> bytes:
-    """What is stored of a pair.
+def _content(entry: Entry, pair: Pair, header: Mapping[str, Any]) -> bytes:
+    """The stored bytes of a pair.
 
     Raises:
-        UserError: a file cannot be read, or is of another size than its header said.
+        UserError: a file cannot be read, or its size differs from that in its header.
     """
     images = pair.read()
     if any(image.shape != (entry.height, entry.width, 3) for image in images):
-        raise UserError(f"{pair.blur} or its partner was changed while it was packed. Run the same command again.")
+        raise UserError(f"{pair.blur} or its partner was changed while it was packed. Rerun the same command.")
     return b"".join(
         image[top : top + height, left : left + width].tobytes()
-        for top, left, height, width in windows(entry.height, entry.width, patch_size)
+        for top, left, height, width in windows_of(entry, header)
         for image in images
     )
 
 
-def npy_header(size: int) -> bytes:
-    """That of a `.npy` file (format 1.0) with a flat array of `size` bytes, filled up with spaces, as they all are."""
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({size},), }}"
-    start = b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little")
-    return start + text.encode().ljust(NPY_HEADER - 11) + b"\n"
-
-
-def write_index(path: Path, header: Mapping[str, Any], entries: Sequence[Entry]) -> None:
-    """Appears whole or not at all."""
-    text = "".join([to_line(header), *(to_line(asdict(entry)) for entry in entries)])
-    text += to_line(seal_of(entries, zlib.crc32(text.encode())))
-    write_whole(path, text)
-
-
 def copy_manifest(root_src: Path, root_dst: Path, splits: Sequence[str]) -> None:
-    """The manifest that arranging the source would write, or the one that an arranged source has."""
+    """Write the manifest of an arranged source, or the one that arranging GOPRO_Large would write."""
     target = root_dst / MANIFEST
     if (root_src / MANIFEST).exists():
         with whole_file(target) as part:
