@@ -29,12 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"settings: {config.origin}", flush=True)
     sources = config.train_list, config.blur_directory, config.sharp_directory
     config = absolute_paths(config, choose_root(config.dataset_root, *sources, config.blur == "synthetic"))
-    pairs, val_pairs, described = training_and_validation_pairs(
-        config.dataset_root, config.train_list, config.blur_directory, config.sharp_directory,
-        test_list=config.test_list, val_list=config.val_list, val_fraction=config.val_fraction, seed=config.seed,
-        validate=config.val_acc_monitor_interval > 0, limit=config.slice_dataset, min_side=config.crop_size,
-        blur=config.blur, sharp_photos=config.sharp_photos, synthetic_fraction=config.synthetic_fraction,
-    )  # fmt: skip
+    pairs, val_pairs, described = training_and_validation_pairs(config)
     if is_main:
         print(f"data: {described}")
         photos = config.sharp_photos, config.dataset_root if config.blur == "synthetic" else ""

@@ -6,10 +6,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from src.config import Config
 from src.data.datasets import choose_pairs, choose_root, mix_in_photos, training_and_validation_pairs
 from src.data.pairs import Pair, SharpPhoto, find_pairs
 from src.data.sources import pairs_from_folders, pairs_from_list
 from tests.data_trees import error_of, touch, write_list, write_photos
+
+
+def training_pairs(root, **options):
+    return training_and_validation_pairs(Config(**({"dataset_root": str(root), "crop_size": 16} | options)))
+
 
 # ---- two folders
 
@@ -61,47 +67,49 @@ def test_the_share_of_photographs_is_kept_and_none_is_left_out(pairs, photos, fr
 
 def test_synthetic_training_pairs_and_their_validation(tmp_path, make_dataset):
     photos, root = write_photos(tmp_path / "photos", "1.png", "2.png"), make_dataset(train=4, test=2)
-    pairs, val, text = training_and_validation_pairs(str(photos), blur="synthetic", validate=False, min_side=40)
-    assert len(pairs) == 2 and not val and text.startswith(f"2 training pairs from {photos}, blurred anew each time")
-    pairs, val, text = training_and_validation_pairs(str(root), sharp_photos=str(photos), synthetic_fraction=0.5)
+    pairs, val, text = training_pairs(photos, blur="synthetic", val_acc_monitor_interval=0, crop_size=40)
+    assert (
+        len(pairs) == 2
+        and not val
+        and text.startswith(f"2 training pairs from {photos}, blurred differently in every epoch")
+    )
+    pairs, val, text = training_pairs(root, sharp_photos=str(photos), synthetic_fraction=0.5)
     assert [isinstance(pair, SharpPhoto) for pair in pairs] == [False] * 4 + [True] * 4 and len(val) == 2
     assert "8 training pairs" in text and "4 of them of the 2 photographs in" in text
     assert "expected images of 44x44" in error_of(
-        training_and_validation_pairs, str(photos), blur="synthetic", validate=False, min_side=44
+        training_pairs, photos, blur="synthetic", val_acc_monitor_interval=0, crop_size=44
     )
-    assert "--blur synthetic: validation pairs" in error_of(
-        training_and_validation_pairs, str(photos), blur="synthetic"
-    )
+    assert "--blur synthetic: validation pairs" in error_of(training_pairs, photos, blur="synthetic")
     for other in ({"val_fraction": 0.1}, {"train_list": "list.txt"}, {"sharp_photos": "more"}):
         assert "it does not go with" in error_of(
-            training_and_validation_pairs, str(photos), blur="synthetic", validate=False, **other
+            training_pairs, photos, blur="synthetic", val_acc_monitor_interval=0, **other
         )
 
 
 def test_validation_pairs_are_those_of_valid_or_the_choice_by_test_is_told(make_dataset, tmp_path):
     root = make_dataset(train=4, test=2)
-    _, val, text = training_and_validation_pairs(str(root))
+    _, val, text = training_pairs(root)
     assert {pair.blur.parent for pair in val} == {root / "test/blur"}
     assert (
         f"2 for validation (the test pairs of {root}, so best.ckpt is chosen by its score on them; --val_frac" in text
     )
     shutil.copytree(root / "train", root / "valid")
-    _, val, text = training_and_validation_pairs(str(root))
+    _, val, text = training_pairs(root)
     assert {pair.blur.parent for pair in val} == {root / "valid/blur"}
     assert text.endswith(f"4 for validation (those of {root / 'valid'})")
     # Other options that name the validation pairs come first.
     file = write_list(root, "test/sharp/1.png test/blur/1.png")
-    _, val, text = training_and_validation_pairs(str(root), test_list=str(file))
+    _, val, text = training_pairs(root, test_list=str(file))
     assert len(val) == 1 and f"the test pairs of {file}" in text
-    train, val, _ = training_and_validation_pairs(str(root), val_fraction=0.5)
+    train, val, _ = training_pairs(root, val_fraction=0.5)
     assert len(train) == len(val) == 2 and val[0].blur.parent == root / "train/blur"
-    assert training_and_validation_pairs(str(root), validate=False)[1] == []
+    assert training_pairs(root, val_acc_monitor_interval=0)[1] == []
 
 
 def test_conversions_of_the_validation_pairs_are_told(make_dataset):
     root = make_dataset(train=4, test=2)
     Image.new("L", (48, 40)).save(root / "test/blur/1.png")
-    assert training_and_validation_pairs(str(root))[2].endswith(" (converted to 8-bit RGB: 1 L)")
+    assert training_pairs(root)[2].endswith(" (converted to 8-bit RGB: 1 L)")
 
 
 def test_the_sample_set_stands_in_only_where_nothing_is_named(monkeypatch):

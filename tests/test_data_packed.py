@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from src.config import Config
 from src.data.datasets import choose_pairs, training_and_validation_pairs
 from src.data.packed import damaged_entries, open_pairs, windows
 from src.data.packing import pack
@@ -57,9 +58,9 @@ def test_one_of_its_files_means_the_set(packed):
 
 
 def test_training_and_validation_pairs_come_from_it(packed):
-    train, val, words = training_and_validation_pairs(str(packed), min_side=16)
+    train, val, words = training_and_validation_pairs(Config(dataset_root=str(packed), crop_size=16))
     assert (len(train), len(val)) == (5, 2) and "(packed)" in words
-    train, val, _ = training_and_validation_pairs(str(packed), val_fraction=0.4, min_side=16)
+    train, val, _ = training_and_validation_pairs(Config(dataset_root=str(packed), crop_size=16, val_fraction=0.4))
     assert len(train) + len(val) == 5 and val
 
 

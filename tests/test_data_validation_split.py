@@ -85,7 +85,7 @@ def test_blocks_are_contiguous_and_no_part_is_ever_empty(count, fraction):
     split = split_by_fraction(pairs, fraction, seed=0)
     assert split.train and split.val and len(split.train) + len(split.val) == count
     wanted = max(1, round(fraction * count))
-    assert wanted / 2 <= len(split.val) <= 2 * wanted and "neighbours (nothing tells sequences apart)" in split.rule
+    assert wanted / 2 <= len(split.val) <= 2 * wanted and "neighbours (sequences are unknown)" in split.rule
     numbers = [int(pair.name) for pair in split.val]
     runs = 1 + sum(b - a > 1 for a, b in zip(numbers, numbers[1:], strict=False))
     assert runs <= max(1, wanted // 40)
@@ -134,6 +134,6 @@ def test_list_errors_name_line_and_nearest(tmp_path):
     assert text.endswith("line 3: S02_33, line 4: S09. Did you mean S02_3?") and "(like S00_1)" in text
     assert "one of the sequences by folder (S00, S01, S02)" in text
     assert "names all 15 pairs, none is left" in error_of(split_by_list, pairs, write_list(tmp_path, "S00\nS01\nS02"))
-    assert "holds no entry" in error_of(split_by_list, pairs, write_list(tmp_path, "\n"))
+    assert "contains no entry" in error_of(split_by_list, pairs, write_list(tmp_path, "\n"))
     assert "both name the validation pairs" in error_of(split_validation, pairs, 0.1, "list.txt", 1)
     assert split_validation(pairs, 0.3, "", 1) == split_by_fraction(pairs, 0.3, 1)

@@ -1,21 +1,21 @@
-"""Which pairs a run uses: to train on, to validate on, to evaluate with.
+"""Chooses the pairs of a run, for training, validation or evaluation.
 
-A dataset is known by its layout, so a new one needs no code:
+The layout of a dataset tells how to read it, so most new datasets need no code:
 
     GOPRO_Large, own pairs   {root}/{split}/{blur,sharp}            `pairs.find_pairs`
-    RealBlur-J, RealBlur-R   a list file, `sharp blur` on each line `sources.pairs_from_list`
+    RealBlur-J, RealBlur-R   a list file, `sharp blur` per line     `sources.pairs_from_list`
     HIDE, {input,target}     two folders with equal names           `sources.pairs_from_folders`
     packed frames            index.jsonl, {split}.npy               `packed.open_pairs`
     sharp photographs        one folder, blurred while training     `sources.pairs_from_photos`
 
-`validation_split` takes validation pairs out of the training pairs. Names alone decide all this;
-`pairs.check_pairs` looks into the files.
+`validation_split` moves training pairs to validation. All this uses names only; `pairs.check_pairs` opens the files.
 """
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from src.config import Config
 from src.data.packed import folder_of, is_packed, open_pairs
 from src.data.pairs import KINDS, SPLITS, Pair, SharpPhoto, check_pairs, find_pairs
 from src.data.sample_data import dataset_or_samples
@@ -28,26 +28,26 @@ from src.files import Outputs, need_apart
 def choose_pairs(
     root: Path | str | None, split: str, list_file: str = "", blur_directory: str = "", sharp_directory: str = ""
 ) -> tuple[list[Pair], str]:
-    """The pairs of `list_file` if given, else of the two directories if given, else of `root`/`split`/{blur,sharp}.
+    """Pairs of `list_file` if given, else of the two directories if given, else of `root`/`split`/{blur,sharp}.
 
     Args:
-        root: dataset folder, packed or not; what the paths of a list are relative to. None or "" where not needed.
-        split: train, test or valid; the option of the list file is called after it.
+        root: dataset folder, packed or not, which the paths of a list are relative to. None or "" if not needed.
+        split: train, test or valid; part of the name of the list file's option.
 
     Returns:
-        The pairs, and where they come from, for a line of output.
+        The pairs, and a description of their source.
 
     Raises:
         UserError: as `find_pairs`, `pairs_from_list` and `pairs_from_folders`, or the options contradict each other.
     """
     if list_file and (blur_directory or sharp_directory):
-        raise UserError(f"--{split}_list and --blur_directory/--sharp_directory both name the pairs. Give one of them.")
+        raise UserError(f"--{split}_list and --blur_directory/--sharp_directory both name the pairs. Give only one.")
     if list_file:
         return pairs_from_list(list_file, root), list_file
     if blur_directory or sharp_directory:
         if not (blur_directory and sharp_directory):
             given, other = ("blur", "sharp") if blur_directory else ("sharp", "blur")
-            raise UserError(f"--{given}_directory needs --{other}_directory: the two hold partners of equal names")
+            raise UserError(f"--{given}_directory needs --{other}_directory, with partners of the same names")
         pairs, unused = pairs_from_folders(blur_directory, sharp_directory)
         note = f" ({unused} sharp images without a blurred partner are not used)" if unused else ""
         return pairs, f"{blur_directory} and {sharp_directory}{note}"
@@ -59,91 +59,75 @@ def choose_pairs(
 
 
 def choose_root(root: Path | str, *other_sources: str | bool) -> Path | str:
-    """`root` as it is if there is one of `other_sources`, a list file or folders; else `dataset_or_samples`."""
+    """`root` itself if any of `other_sources`, a list file or folders, is given, else `dataset_or_samples`."""
     return root if any(other_sources) else dataset_or_samples(root)
 
 
-def training_and_validation_pairs(
-    root: Path | str, train_list: str = "", blur_directory: str = "", sharp_directory: str = "", *,
-    test_list: str = "", val_list: str = "", val_fraction: float = 0, validate: bool = True, seed: int = 1,
-    limit: int = 0, min_side: int = 0, blur: str = "real", sharp_photos: str = "", synthetic_fraction: float = 0.5,
-) -> tuple[list[Pair], list[Pair], str]:  # fmt: skip
-    """The pairs to train on and those to validate on, all looked into.
-
-    Args:
-        root, train_list, blur_directory, sharp_directory: as for `choose_pairs`; nothing at all means the sample set.
-        test_list: validation pairs, if none are taken out of the training pairs. Default: `root`/valid, which the
-            paper's code reads, or else `root`/test.
-        val_list, val_fraction: which training pairs are taken out for validation (`split_validation`).
-        validate: False: no validation pairs unless they are asked for by `val_list` or `val_fraction`.
-        limit: use only the first pairs; 0 = all.
-        min_side: smallest side that a training image may have, pixels.
-        blur: synthetic: `root` holds sharp photographs, to be blurred while training.
-        sharp_photos, synthetic_fraction: as for `mix_in_photos`; "" = real pairs only.
+def training_and_validation_pairs(config: Config) -> tuple[list[Pair], list[Pair], str]:
+    """Choose and check the pairs of a training run, see the options of `Config` for the data.
 
     Returns:
-        (training pairs, validation pairs, one line about them).
+        (training pairs, validation pairs, a description in one line). Unless --val_list, --val_fraction or --test_list
+        name them, the validation pairs are those of {root}/valid, which the paper's code reads, or else of {root}/test.
 
     Raises:
-        UserError: as `choose_pairs`, `split_validation` and `pairs.check_pairs`.
+        UserError: as `choose_pairs`, `split_validation`, `mix_in_photos` and `pairs.check_pairs`, or options
+            contradict each other.
     """
-    sources = train_list, blur_directory, sharp_directory
-    if blur == "synthetic":
-        if any(sources) or val_list or val_fraction or sharp_photos:
+    root, limit = config.dataset_root, config.slice_dataset or None
+    sources = config.train_list, config.blur_directory, config.sharp_directory
+    validate = config.val_acc_monitor_interval > 0
+    if config.blur == "synthetic":
+        if any(sources) or config.val_list or config.val_fraction or config.sharp_photos:
             raise UserError(
                 "--blur synthetic blurs the photographs in --dataset_root; it does not go with --train_list, "
                 "--blur_directory, --sharp_directory, --val_list, --val_fraction or --sharp_photos"
             )
-        if validate and not test_list:
+        if validate and not config.test_list:
             raise UserError(
-                "--blur synthetic: validation pairs are those of --test_list, which src/data/synthetic_blur.py makes. "
+                "--blur synthetic: validation needs --test_list, a list that `python -m src.data.synthetic_blur` writes. "
                 "Without validation: --val_acc_monitor_interval 0."
             )
-        pairs, place = pairs_from_photos(root, "--dataset_root"), f"{root}, blurred anew each time"
+        pairs, place = pairs_from_photos(root, "--dataset_root"), f"{root}, blurred differently in every epoch"
     else:
-        root = choose_root(root, *sources)
         pairs, place = choose_pairs(root, "train", *sources)
-    pairs, val_pairs, rule = pairs[: limit or None], [], ""
-    if val_fraction or val_list:
-        split = split_validation(pairs, val_fraction, val_list, seed, root)
+    pairs, val_pairs, rule = pairs[:limit], [], ""
+    if config.val_fraction or config.val_list:
+        split = split_validation(pairs, config.val_fraction, config.val_list, config.seed, root)
         pairs, val_pairs, rule = split.train, split.val, f" ({split.rule})"
     elif validate:
-        own = bool(root) and not test_list and all((Path(root) / "valid" / kind).is_dir() for kind in KINDS)
+        valid = Path(root) / "valid"
+        own = bool(root) and not config.test_list and all((valid / kind).is_dir() for kind in KINDS)
         try:
-            val_pairs, source = choose_pairs(root, "valid" if own else "test", test_list)
-            val_pairs = val_pairs[: limit or None]
-            if own:
-                rule = f" (those of {Path(root) / 'valid'})"
-            else:
-                rule = (
-                    f" (the test pairs of {source}, so best.ckpt is chosen by its score on them; --val_fraction, "
-                    "--val_list or a folder valid beside train keep the test apart)"
-                )
+            val_pairs, source = choose_pairs(root, "valid" if own else "test", config.test_list)
         except UserError as e:
             raise UserError(f"{e} Without validation pairs: --val_fraction 0.1 or --val_acc_monitor_interval 0.") from e
-    if sharp_photos:
-        photos = pairs_from_photos(sharp_photos, "--sharp_photos")[: limit or None]
-        pairs = mix_in_photos(pairs, photos, synthetic_fraction)
+        val_pairs, rule = val_pairs[:limit], f" (those of {valid})"
+        if not own:
+            rule = (
+                f" (the test pairs of {source}, so best.ckpt is chosen by its score on them; --val_fraction, "
+                "--val_list or a folder valid beside train keep the test apart)"
+            )
+    if config.sharp_photos:
+        photos = pairs_from_photos(config.sharp_photos, "--sharp_photos")[:limit]
+        pairs = mix_in_photos(pairs, photos, config.synthetic_fraction)
         count = sum(isinstance(pair, SharpPhoto) for pair in pairs)
-        place = f"{place}, {count} of them of the {len(photos)} photographs in {sharp_photos}, blurred anew each time"
-    converted = check_pairs(pairs, min_side=min_side)
-    val_converted = check_pairs(val_pairs)
-    return (
-        pairs,
-        val_pairs,
-        f"{len(pairs)} training pairs from {place}{converted}, {len(val_pairs)} for validation{rule}{val_converted}",
-    )
+        place += f", {count} of them of the {len(photos)} photographs in {config.sharp_photos}"
+        place += ", blurred differently in every epoch"
+    converted, val_converted = check_pairs(pairs, min_side=config.crop_size), check_pairs(val_pairs)
+    chosen = f"{len(pairs)} training pairs from {place}{converted}"
+    return pairs, val_pairs, f"{chosen}, {len(val_pairs)} for validation{rule}{val_converted}"
 
 
 def need_outside_data(
     pairs: Iterable[Pair], root: Path | str, *others: Path | str, files: Outputs = (), folders: Outputs = ()
 ) -> None:
-    """Raise a UserError unless outputs lie apart from all data that a run reads, see `files.need_apart`.
+    """Raise a UserError if outputs overlap with the data that a run reads, see `files.need_apart`.
 
     Args:
-        pairs: no folder of outputs may be one of theirs; links are followed.
-        root: a data set, of which train, test and valid are data, or all if it is packed; "" = none.
-        others: files, and folders that are searched for images; "" does not count.
+        pairs: output folders must not contain their files directly; links are followed.
+        root: a dataset, whose folders train, test and valid are data, or all of it if it is packed; "" = none.
+        others: files, and folders that are searched for images; "" is ignored.
         files, folders: the outputs.
     """
     images = {path for pair in pairs for path in (pair.blur, pair.sharp)}
@@ -156,13 +140,13 @@ def need_outside_data(
 
 
 def mix_in_photos(pairs: Sequence[Pair], photos: Sequence[Pair], fraction: float) -> list[Pair]:
-    """Pairs and photographs in one list, of which `fraction` are photographs.
+    """Pairs and photographs in one list, with `fraction` of photographs.
 
-    The fewer of the two, measured by that, are repeated until the others are used once: 20 pairs and 60 photographs at
-    0.5 give 120 entries, each pair three times. An entry is a sample with draws of its own.
+    Where one kind is too few for that, its elements are repeated: 20 pairs and 60 photographs at 0.5 give 120 elements
+    with each pair three times. Repetitions are augmented independently.
 
     Raises:
-        UserError: the fraction does not lie between 0 and 1.
+        UserError: the fraction is not between 0 and 1.
     """
     if not 0 < fraction < 1:
         raise UserError(

@@ -122,8 +122,14 @@ def _skip(path: Path) -> None:
     print(f"{path}: skipped, {NO_FILE}")
 
 
-def list_image_tree(folder: Path) -> dict[str, Path]:
-    """Images in a folder and its sub-folders, by path without suffix, with forward slashes, in natural order."""
+def list_image_tree(folder: Path, option: str) -> dict[str, Path]:
+    """Images in a folder and its sub-folders, by path without suffix, with forward slashes, in natural order.
+
+    Raises:
+        UserError: as `list_images`, or `folder`, which `option` named, is missing or has no image.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{option}: no folder {folder}, expected one with images")
     images: dict[str, Path] = {}
     todo, seen = [(folder, "")], set()
     while todo:
@@ -133,6 +139,8 @@ def list_image_tree(folder: Path) -> dict[str, Path]:
         seen.add(real)
         images |= {f"{prefix}{name}": path for name, path in list_images(here).items()}
         todo += [(sub, f"{prefix}{sub.name}/") for sub in subfolders(here)]
+    if not images:
+        raise UserError(f"{option} {folder}: no image in it, expected files ending in {' '.join(IMAGE_SUFFIXES)}")
     return dict(sorted(images.items(), key=lambda item: natural_key(item[0])))
 
 

@@ -312,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int, low=low, high=high, metavar="INT", default=default, help=help_text)
     args = parser.parse_args(argv)
     source, folder = Path(args.photos), Path(args.root) / "test"
-    photos = list(list_image_tree(source).values()) if source.is_dir() else []
+    photos = list(list_image_tree(source, "--photos").values())
     if not photos:
         raise UserError(f"--photos: got {source}, expected a folder with photographs")
     changes = check_pairs(

@@ -1,10 +1,10 @@
-"""Validation pairs taken out of the training pairs, by whole sequences."""
+"""Moves training pairs to validation, in whole sequences."""
 
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,13 +14,12 @@ from src.data.pairs import MANIFEST, Pair, natural_key
 from src.data.sources import BLURRED_FOLDERS, find_list, read_lines
 from src.errors import UserError, first_few, nearest
 
-BLOCK = 50  # neighbours that stay together when nothing tells sequences apart
+BLOCK = 50  # pairs in a block where sequences are unknown
 MAX_FRACTION = 0.5
 
 
-@dataclass(frozen=True)
-class ValidationSplit:
-    """Two parts of one set of pairs, each in the order of the whole, and the rule in words, for a line of output."""
+class ValidationSplit(NamedTuple):
+    """Two parts of a list of pairs, each in the original order, and a description of the rule."""
 
     train: list[Pair]
     val: list[Pair]
@@ -30,30 +29,30 @@ class ValidationSplit:
 def split_validation(
     pairs: Sequence[Pair], fraction: float, val_list: str, seed: int, root: Path | str | None = None
 ) -> ValidationSplit:
-    """`split_by_fraction` or `split_by_list`, whichever is given: a fraction other than 0, or a file name.
+    """`split_by_list` if a list is given, else `split_by_fraction`.
 
     Raises:
-        UserError: as these two, or both are given.
+        UserError: as these two, or both a fraction and a list are given.
     """
     if fraction and val_list:
-        raise UserError("--val_fraction and --val_list both name the validation pairs. Give one of them.")
+        raise UserError("--val_fraction and --val_list both name the validation pairs. Give only one.")
     return split_by_list(pairs, val_list, root) if val_list else split_by_fraction(pairs, fraction, seed)
 
 
 def split_by_fraction(pairs: Sequence[Pair], fraction: float, seed: int) -> ValidationSplit:
-    """Take about `fraction` of the pairs for validation, whole sequences only: neighbouring frames show the same scene,
-    and a network that has seen one of them would be scored too well on the other.
+    """Take about `fraction` of the pairs for validation, in whole sequences: neighbouring frames show the same scene,
+    so scores on neighbours of training frames would be too high.
 
-    Which ones depends on `seed` and the names alone: sequences are drawn in random order, and each is taken that brings
-    the number of pairs nearer to the wanted one. `sequences_of` tells what a sequence is; where it cannot, it is a
-    block of up to 50 neighbours in natural order, and neighbours meet only where two blocks do.
+    The result depends only on `seed` and the names: sequences are drawn in random order, and each is taken if it brings
+    the number of pairs closer to the target. Where `sequences_of` finds none, blocks of up to 50 neighbours in natural
+    order take their place, so that neighbours are separated only between blocks.
 
     Args:
         fraction: more than 0, up to 0.5.
 
     Raises:
-        UserError: the fraction is out of range, there are fewer than two pairs, or the smallest sequence holds more
-            than twice the wanted number.
+        UserError: the fraction is out of range, there are fewer than two pairs, or the smallest sequence has more than
+            twice the target number.
     """
     count = len(pairs)
     if not 0 < fraction <= MAX_FRACTION:
@@ -71,7 +70,7 @@ def split_by_fraction(pairs: Sequence[Pair], fraction: float, seed: int) -> Vali
         wider = f"Give --val_fraction {need:g} or name" if need <= MAX_FRACTION else "Name"
         raise UserError(
             f"--val_fraction {fraction:g} asks for {wanted} of {count} pairs, but the {len(sizes)} {rule} hold "
-            f"{smallest} or more each, and are not torn apart. {wider} single pairs in --val_list."
+            f"{smallest} or more each and are kept whole. {wider} single pairs in --val_list."
         )
     order = sorted(sizes, key=natural_key)
     chosen, total = set(), 0
@@ -82,18 +81,18 @@ def split_by_fraction(pairs: Sequence[Pair], fraction: float, seed: int) -> Vali
             total += size
     if not chosen:
         chosen.add(min(order, key=sizes.__getitem__))
-    told = f"{len(chosen)} of {len(order)} {rule}: {first_few(s for s in order if s in chosen)}"
-    return _split(pairs, [s in chosen for s in sequences], told)
+    rule = f"{len(chosen)} of {len(order)} {rule}: {first_few(s for s in order if s in chosen)}"
+    return _split(pairs, [s in chosen for s in sequences], rule)
 
 
 def split_by_list(pairs: Sequence[Pair], val_list: Path | str, root: Path | str | None = None) -> ValidationSplit:
-    """Take the pairs that a file names for validation: names of pairs or of sequences, one on each line.
+    """Take the pairs in a file for validation, which contains one name of a pair or a sequence per line.
 
     Args:
-        val_list: a file as `read_lines` reads it; looked for below `root` too.
+        val_list: in the format of `read_lines`; may be relative to `root`.
 
     Raises:
-        UserError: with file and line number, a name that neither a pair nor a sequence has; no pair is left to train.
+        UserError: a name is unknown, with its line number, or no pair is left for training.
     """
     path = find_list(val_list, root)
     sequences, rule = sequences_of(pairs)
@@ -118,35 +117,32 @@ def split_by_list(pairs: Sequence[Pair], val_list: Path | str, root: Path | str 
             f"{path}: not the name of a training pair (like {pairs[0].name}){by}: {first_few(unknown)}.{hint}"
         )
     if len(chosen) == len(pairs):
-        raise UserError(f"{path}: names all {len(pairs)} pairs, none is left to train")
+        raise UserError(f"{path}: names all {len(pairs)} pairs, none is left for training")
     return _split(pairs, [i in chosen for i in range(len(pairs))], str(path))
 
 
 def _split(pairs: Sequence[Pair], is_val: Sequence[bool], rule: str) -> ValidationSplit:
-    train = [pair for pair, val in zip(pairs, is_val, strict=True) if not val]
-    val = [pair for pair, val in zip(pairs, is_val, strict=True) if val]
-    assert train and val
+    train, val = ([pair for pair, v in zip(pairs, is_val, strict=True) if v is part] for part in (False, True))
     share = 100 * len(val) / len(pairs)
     return ValidationSplit(train, val, f"{len(val)} of {len(pairs)} training pairs ({share:.1f} %), {rule}")
 
 
-# ---- which sequence a pair belongs to
+# ---- sequences
 
 
 def sequences_of(pairs: Sequence[Pair]) -> tuple[list[str], str]:
-    """The sequence that each pair belongs to, and the rule that told: the first of these that finds two or more.
+    """The sequence of each pair, and the rule that found them: the first of these that finds two or more.
 
-    1. `manifest.csv` of src/preprocessing.py, where it knows all the pairs
-    2. the folder of the blurred images, folders called blur, input, ... left out (scene001/blur/blur_1.png: scene001)
+    1. `manifest.csv` of src/preprocessing.py, if it contains all pairs
+    2. the folders of the blurred images, without folders like blur or input (scene001/blur/blur_1.png: scene001)
 
     Returns:
-        ([], "") when none does.
+        ([], "") if neither does.
     """
-    for find, rule in (
-        (_manifest_sequences, f"sequences by {MANIFEST}"),
-        (_folder_sequences, "sequences by folder"),
+    for sequences, rule in (
+        (_manifest_sequences(pairs), f"sequences by {MANIFEST}"),
+        (_folder_sequences(pairs), "sequences by folder"),
     ):
-        sequences = find(pairs)
         if len(set(sequences)) > 1:
             return sequences, rule
     return [], ""
@@ -157,7 +153,7 @@ def _manifest_sequences(pairs: Sequence[Pair]) -> list[str]:
     for root in {pair.blur.parent.parent.parent for pair in pairs}:
         try:
             rows = read_manifest(root / MANIFEST)
-        except UserError:  # a file of that name by somebody else
+        except UserError:  # a file of that name from another program
             continue
         known |= {root / row.target("blur"): row.sequence for row in rows}
     return [known[pair.blur] for pair in pairs] if all(pair.blur in known for pair in pairs) else []
@@ -170,14 +166,12 @@ def _folder_sequences(pairs: Sequence[Pair]) -> list[str]:
         while folder.name.lower() in BLURRED_FOLDERS:
             folder = folder.parent
         folders.append(folder)
-    if len(set(folders)) < 2:
-        return []
     top = os.path.commonpath([os.path.abspath(folder) for folder in folders])
     return [Path(os.path.relpath(folder, top)).as_posix() for folder in folders]
 
 
 def _blocks(pairs: Sequence[Pair], size: int) -> tuple[list[str], str]:
-    """Blocks of about `size` neighbours in natural order, at least two, called after their first and last pair."""
+    """At least two blocks of about `size` neighbours in natural order, named after their first and last pair."""
     names = sorted((pair.name for pair in pairs), key=natural_key)
     count = max(2, round(len(names) / size))
     ends = [len(names) * i // count for i in range(count + 1)]
@@ -187,4 +181,4 @@ def _blocks(pairs: Sequence[Pair], size: int) -> tuple[list[str], str]:
         for name in names[start:end]
     }
     longest = -(-len(names) // count)
-    return [block[pair.name] for pair in pairs], f"blocks of up to {longest} neighbours (nothing tells sequences apart)"
+    return [block[pair.name] for pair in pairs], f"blocks of up to {longest} neighbours (sequences are unknown)"
