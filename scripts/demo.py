@@ -37,7 +37,7 @@ REMARKS = {
 
 def run(script: str, **options: object) -> None:
     """One of the repository's scripts, as the user would call it; prints the command."""
-    command = [script]
+    command = script.split()
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     print(f"\n$ python {' '.join(command)}", flush=True)
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = ROOT / "demo"
     shutil.rmtree(folder / "run", ignore_errors=True)  # of an earlier demo: nothing else lies there
 
-    run("src/data/sample_data.py", root="demo/sample_set")
+    run("-m src.data.sample_data", root="demo/sample_set")
     run("src/preprocessing.py", root_src="demo/sample_set", root_dst="demo/dataset")
     run("train.py", dataset_root="demo/dataset", ckpt_save_directory="demo/run", **training)
     run(

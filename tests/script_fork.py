@@ -28,9 +28,9 @@ SCRIPTS = {
         "export.py",
         "convert.py",
         "train.py",
-        "src/data/sample_data.py",
+        "src.data.sample_data",
         "src/preprocessing.py",
-        "src/data/synthetic_blur.py",
+        "src.data.synthetic_blur",
         "scripts/compare_runs.py",
         "scripts/doctor.py",
     )

@@ -117,7 +117,7 @@ def test_wrong_commands_are_named(document, command, message):
 def test_right_commands_pass(document):
     lines = (
         "python train.py --dataset_root nowhere --resume auto",
-        "python src/data/synthetic_blur.py --photos a --root b --count 3",
+        "python -m src.data.synthetic_blur --photos a --root b --count 3",
         "bash scripts/run_distribute_train_gpu.sh d c 8 --recipe paper_8p",
         "bash scripts/setup.sh --dev --gpu",
         "python eval.py --help",

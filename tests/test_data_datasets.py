@@ -79,7 +79,7 @@ def test_synthetic_training_pairs_and_their_validation(tmp_path, make_dataset):
     assert "expected images of 44x44" in error_of(
         training_pairs, photos, blur="synthetic", val_acc_monitor_interval=0, crop_size=44
     )
-    assert "--blur synthetic: validation pairs" in error_of(training_pairs, photos, blur="synthetic")
+    assert "--blur synthetic: validation needs --test_list" in error_of(training_pairs, photos, blur="synthetic")
     for other in ({"val_fraction": 0.1}, {"train_list": "list.txt"}, {"sharp_photos": "more"}):
         assert "it does not go with" in error_of(
             training_pairs, photos, blur="synthetic", val_acc_monitor_interval=0, **other

@@ -1,4 +1,4 @@
-"""The camera of the synthetic blur: on values known beforehand, what it draws, and the set it writes."""
+"""The camera of the synthetic blur on known values, its random pairs, and the set that it writes."""
 
 import subprocess
 import sys
@@ -310,7 +310,7 @@ def test_mistakes_are_named(tmp_path):
     ok = ["--photos", str(photos), "--root", str(tmp_path / "set"), "--height=32", "--width=32", "--count=1"]
     for wrong, message in (
         (["--count=0"], "--count: got 0, expected 1 to 1000000"),
-        (["--photos", str(tmp_path / "none")], "--photos: got .*none, expected a folder with photographs"),
+        (["--photos", str(tmp_path / "none")], "--photos: no folder .*none"),
         (["--width=72"], "expected images of 72x72 or more"),
     ):
         with pytest.raises(UserError, match=message):
@@ -322,15 +322,13 @@ def test_mistakes_are_named(tmp_path):
         main(ok)
     assert list((tmp_path / "set").iterdir()) == []
     main(ok)
-    with pytest.raises(UserError, match="--root: .*test is there already"):
+    with pytest.raises(UserError, match="--root: .*test already exists"):
         main(ok)
 
 
-def test_the_file_runs_by_itself(tmp_path):
-    script = str(Path(synthetic_blur.__file__))
-    done = subprocess.run(
-        [sys.executable, script, "--photos=a", "--root=b", "--cuont=3"], cwd=tmp_path, capture_output=True, text=True
-    )
+def test_the_module_runs_as_a_script():
+    command = [sys.executable, "-m", "src.data.synthetic_blur", "--photos=a", "--root=b", "--cuont=3"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert done.returncode == 2 and "Did you mean --count?" in done.stderr and done.stderr.count("\n") == 1
 
 

@@ -36,7 +36,7 @@ def test_sample_weights_are_fine_tuned(calls, monkeypatch, tmp_path, capsys):
     assert "blurred input    23.50 dB\n  before training  24.25 dB\n  after 40 steps  26.75 dB\n" in out
     assert "MODEL_CARD.md" in out and "random weights do not" not in out
     assert [script for script, _ in calls] == [
-        "src/data/sample_data.py", "src/preprocessing.py", "train.py", "eval.py", "export.py",
+        "-m src.data.sample_data", "src/preprocessing.py", "train.py", "eval.py", "export.py",
     ]  # fmt: skip
     training = calls[2][1]
     assert training["pretrained"] == tmp_path / "sample.ckpt" and training["learning_rate"] < 1e-4

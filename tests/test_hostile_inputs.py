@@ -764,7 +764,7 @@ DATA = [
         status=0,
     ),
     *rows(
-        "src/data/sample_data.py",
+        "src.data.sample_data",
         "--root out --train 1 --test 1",
         *(
             (f"{name} {short(value)}", f"--{name}='{value}'", f"--{name}")
@@ -791,7 +791,7 @@ DATA = [
         ("unknown option", "--frame 3", "--frames"),
     ),
     *rows(
-        "src/data/sample_data.py",
+        "src.data.sample_data",
         "--train 1 --test 1 --height 32 --width 32 --frames 3",
         ("root a file", "--root IN/file", "--root"),
         ("root below a file", "--root IN/file/a", "--root"),
@@ -802,7 +802,7 @@ DATA = [
         ("root too long", f"--root {'n' * 300}", "--root"),
     ),
     *rows(
-        "src/data/synthetic_blur.py",
+        "src.data.synthetic_blur",
         "--photos IN/sharp --root out --height 32 --width 32",
         *(
             (f"{name} {short(value)}", f"--count 1 --{name}='{value}'", f"--{name}")
@@ -821,7 +821,7 @@ DATA = [
         ),
     ),
     *rows(
-        "src/data/synthetic_blur.py",
+        "src.data.synthetic_blur",
         "--count 1 --height 32 --width 32",
         ("nothing", "", "--photos"),
         ("no root", "--photos IN/sharp", "--root"),
@@ -953,14 +953,14 @@ FULL = [
     ),
     Row(
         "sample_data full disk",
-        "src/data/sample_data.py",
+        "src.data.sample_data",
         shlex.split("--root out --train 1 --test 1 --height 96 --width 96 --frames 3"),
         "--root",
         file_size=4096,
     ),
     Row(
         "synthetic_blur full disk",
-        "src/data/synthetic_blur.py",
+        "src.data.synthetic_blur",
         shlex.split("--photos IN/sharp --root out --count 1 --height 64 --width 64"),
         "--root",
         file_size=4096,

@@ -26,8 +26,8 @@ score() { # NAME OPTIONS...
 mkdir -p "$work/photos"
 while read -r name; do cp "$data/sharp/kodak24/$name" "$work/photos/"; done <"$card/test_kodak.txt"
 rm -rf "$work/kodak" "$work/sample" # of an earlier call
-"$python" "$root/src/data/synthetic_blur.py" --photos "$work/photos" --root "$work/kodak" --count 6 --seed 1
-"$python" "$root/src/data/sample_data.py" --root "$work/sample_set"
+PYTHONPATH="$root" "$python" -m src.data.synthetic_blur --photos "$work/photos" --root "$work/kodak" --count 6 --seed 1
+PYTHONPATH="$root" "$python" -m src.data.sample_data --root "$work/sample_set"
 "$python" "$root/src/preprocessing.py" --root_src "$work/sample_set" --root_dst "$work/sample"
 
 score gopro --dataset_root "$data" --test_list "$card/test_gopro.txt"

@@ -85,7 +85,7 @@ def training_and_validation_pairs(config: Config) -> tuple[list[Pair], list[Pair
             )
         if validate and not config.test_list:
             raise UserError(
-                "--blur synthetic: validation needs --test_list, a list that `python -m src.data.synthetic_blur` writes. "
+                "--blur synthetic: validation needs --test_list, which `python -m src.data.synthetic_blur` writes. "
                 "Without validation: --val_acc_monitor_interval 0."
             )
         pairs, place = pairs_from_photos(root, "--dataset_root"), f"{root}, blurred differently in every epoch"

@@ -1,46 +1,42 @@
-"""A small set in the layout of GOPRO_Large, for trials without a download.
+"""Makes a small dataset in the layout of GOPRO_Large, to try the code without a download.
 
-    python src/data/sample_data.py --root sample_set --seed 1
+    python -m src.data.sample_data --root sample_set --seed 1
 
-The pictures are photographs that scikit-image ships in its package, other ones for training than for testing. The blur
-is made as a camera makes it: the mean of many frames along the path of a shaking hand; the sharp image is the middle
-frame. The set is for trying the code out: six photographs teach a network no general deblurring.
+The photographs come with scikit-image; those for training differ from those for testing. As in a camera, the blurred
+image is the mean of many frames along the path of a shaking hand, and the sharp image is the middle frame. A network
+trained on six photographs does not deblur other pictures well.
 """
 
 import importlib.util
+import itertools
 import json
 import math
 import os
-import sys
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-if not __package__:  # run as a file: Python has put src/ on its path, where the package itself cannot be found
-    sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 from src.config import COUNT, LARGEST_SEED, ArgumentParser
 from src.data.gopro import arrange
 from src.data.images import probe, read_rgb
 from src.data.synthetic_blur import GAMMA, INTERPOLATION_REACH, frames_along, mean_frame, reach, shake_path
 from src.errors import UserError, need_writable_folder, run_main
-from src.files import need_apart, parse_json, whole_folder
+from src.files import in_threads, need_apart, parse_json, whole_folder
 
-# Colour photographs in the wheel of scikit-image; the rest of skimage.data is downloaded, grey, drawn, nearly empty or
-# of a scene that is here already.
+# Colour photographs in the wheel of scikit-image. The other images of skimage.data are downloads, grey, drawings,
+# almost empty or of the same scenes.
 PHOTOGRAPHS = {
     "train": ("astronaut.png", "motorcycle_left.png", "ihc.png", "rocket.jpg"),
     "test": ("coffee.png", "chelsea.png"),
 }
 KINDS = ("blur", "blur_gamma", "sharp")
-PATH_LENGTH = (3.0, 20.0)  # pixels, drawn evenly
-MAX_TURN = 0.012  # radians between the outermost frames: some 2 pixels in the corners of a 256x384 frame
+PATH_LENGTH = (3.0, 20.0)  # pixels, uniformly distributed
+MAX_TURN = 0.012  # radians between the outermost frames: about 2 pixels in the corners of a 256x384 frame
 MARKER = "sample_set.json"
-FORMAT = 2  # raise it when the same parameters begin to give other pictures
+FORMAT = 2  # to be increased whenever the same parameters give other pictures
 
 
 # ---- one pair, pure functions
@@ -52,7 +48,7 @@ def expose(
     """(blur, blur_gamma, sharp) as in the GoPro dataset, each (height, width, 3) uint8, of the frames along a path.
 
     Raises:
-        ValueError: a frame would look over the edge of `photo`; `reach` tells how much room it needs.
+        ValueError: a frame extends beyond `photo`; `reach` returns the room that it needs.
     """
     up, down, before, after = reach(path, height, width)
     y0, y1, x0, x1 = top - up, top + height + down, left - before, left + width + after
@@ -67,7 +63,7 @@ def expose(
 def random_exposure(
     rng: np.random.Generator, photo: np.ndarray, height: int, width: int, num_frames: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`expose` along a random path of 3 to 20 pixels, at a random place of `photo` that has room for it."""
+    """`expose` along a random path of 3 to 20 pixels, at a random place of `photo` with room for it."""
     length, turn = rng.uniform(*PATH_LENGTH), rng.uniform(0, MAX_TURN)
     path = shake_path(rng, num_frames, length, turn)
     up, down, before, after = reach(path, height, width)
@@ -77,9 +73,9 @@ def random_exposure(
 
 
 def largest_frame(height: int, width: int) -> tuple[int, int]:
-    """(height, width), multiples of 4, up to which `random_exposure` finds room in such a photo, whatever it draws."""
+    """Largest (height, width), multiples of 4, for which every random path has room in a photo of the given size."""
     corner = math.hypot(height, width) / 2
-    # On both sides together; opposite corners turn opposite ways.
+    # Sum of both sides, since opposite corners turn in opposite directions.
     room = math.ceil(PATH_LENGTH[1] + 2 * MAX_TURN * corner) + 2 * (INTERPOLATION_REACH + 1)
     return (height - room) // 4 * 4, (width - room) // 4 * 4
 
@@ -88,7 +84,7 @@ def largest_frame(height: int, width: int) -> tuple[int, int]:
 
 
 def find_photographs(split: str) -> dict[str, Path]:
-    """Files by name, in the installed scikit-image. It is not imported: its own loaders may download.
+    """Photographs of the installed scikit-image by name. It is not imported, since its loaders may download.
 
     Raises:
         UserError: scikit-image is missing.
@@ -100,20 +96,10 @@ def find_photographs(split: str) -> dict[str, Path]:
     return {Path(name).stem: folder / name for name in PHOTOGRAPHS[split]}
 
 
-def list_samples(split: str, count: int, num_frames: int) -> list[tuple[str, str, str]]:
-    """(photograph, sequence, frame) of `count` pairs, spread evenly over the photographs of a split."""
-    names = [Path(name).stem for name in PHOTOGRAPHS[split]]
-    return [
-        (name, f"SAMPLE_{split}_{name}_{num_frames:02d}_00", f"{i:06d}")
-        for k, name in enumerate(names)
-        for i in range(1, len(range(k, count, len(names))) + 1)
-    ]
-
-
 def write_sample(folder: Path, sequence: str, frame: str, photo: np.ndarray, params: dict[str, int]) -> None:
-    """Blur, blur_gamma and sharp of one pair below `folder`, drawn from the seed and the pair's own name.
+    """Write blur, blur_gamma and sharp of one pair, drawn from the seed and the pair's name.
 
-    The other pairs of the set play no part, so a larger set of the same seed begins with the pairs of a smaller one.
+    Pairs are independent of each other, so a larger set of the same seed includes the pairs of a smaller one.
     """
     rng = np.random.default_rng((params["seed"], zlib.crc32(f"{sequence}/{frame}".encode())))
     images = random_exposure(rng, photo, params["height"], params["width"], params["frames"])
@@ -124,48 +110,42 @@ def write_sample(folder: Path, sequence: str, frame: str, photo: np.ndarray, par
 
 
 def write_set(folder: Path, params: dict[str, int]) -> None:
-    """All samples into the new folder `folder`, then the marker with `params` and the size of every file, bytes."""
+    """Write all samples into the new folder `folder`, then the marker with `params` and all file sizes in bytes."""
+    samples: list[tuple[Path, str, str, np.ndarray, dict[str, int]]] = []
+    photos: dict[str, np.ndarray] = {}
     for split in PHOTOGRAPHS:
-        photos = {name: read_rgb(path) for name, path in find_photographs(split).items()}
-        samples = list_samples(split, params[split], params["frames"])
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV works without the interpreter's lock
-            jobs = [
-                pool.submit(write_sample, folder / split, sequence, frame, photos[name], params)
-                for name, sequence, frame in samples
-            ]
-            for job in jobs:
-                job.result()
+        found = find_photographs(split)
+        photos |= {name: read_rgb(path) for name, path in found.items()}
+        for i, name in zip(range(params[split]), itertools.cycle(found), strict=False):
+            sequence = f"SAMPLE_{split}_{name}_{params['frames']:02d}_00"
+            samples.append((folder / split, sequence, f"{i // len(found) + 1:06d}", photos[name], params))
+    in_threads(lambda sample: write_sample(*sample), samples, "pair", progress=False)
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*.png"))}
     (folder / MARKER).write_text(json.dumps({"params": params, "files": files}, indent=1) + "\n", encoding="utf-8")
 
 
 def check_params(params: dict[str, int]) -> None:
-    """Raise a UserError that names the option unless a set can be made so."""
+    """Raise a UserError that names the option with an invalid value."""
     infos = [probe(path) for split in PHOTOGRAPHS for path in find_photographs(split).values()]
     rooms = [largest_frame(info.height, info.width) for info in infos]
     limits = {"height": (16, min(h for h, _ in rooms)), "width": (16, min(w for _, w in rooms)), "frames": (1, 99)}
     for name, (low, high) in limits.items():
+        got = f"--{name}: got {params[name]}, expected"
         if not low <= params[name] <= high:
-            raise UserError(f"--{name}: got {params[name]}, expected {low} to {high}")
-    for name in ("height", "width"):
-        if params[name] % 4:
-            raise UserError(f"--{name}: got {params[name]}, expected a multiple of 4 (the network has three scales)")
-    if params["frames"] % 2 == 0:
-        raise UserError(
-            f"--frames: got {params['frames']}, expected an odd number: the sharp image is the middle frame"
-        )
-    for name in ("seed", *PHOTOGRAPHS):
-        if params[name] < 0:
-            raise UserError(f"--{name}: got {params[name]}, expected 0 or more")
+            raise UserError(f"{got} {low} to {high}")
+        if name != "frames" and params[name] % 4:
+            raise UserError(f"{got} a multiple of 4 (the network has three scales)")
+        if name == "frames" and params[name] % 2 == 0:
+            raise UserError(f"{got} an odd number: the sharp image is the middle frame")
     if not any(params[split] for split in PHOTOGRAPHS):
         raise UserError("--train and --test: got 0 pairs of each, expected some")
 
 
 def is_complete(root: Path, params: dict[str, int]) -> bool:
-    """Whether `root` holds all files of the set of `params`, by their sizes.
+    """Whether `root` contains all files of the set with these parameters, judged by their sizes.
 
     Raises:
-        UserError: it holds a set of other parameters, or anything else.
+        UserError: `root` contains a set with other parameters, or other files.
     """
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
@@ -173,12 +153,12 @@ def is_complete(root: Path, params: dict[str, int]) -> bool:
         marker = parse_json((root / MARKER).read_bytes())
         there, files = marker["params"], marker["files"]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UserError(f"--root: {root} is there already and is no sample set. Choose another folder.") from e
+        raise UserError(f"--root: {root} exists and is no sample set. Choose another folder.") from e
     if there == params | {"format": there.get("format")} != params:
-        return False  # made by an earlier version: made anew
+        return False  # an earlier version made it
     if there != params:
         differ = ", ".join(f"{k} {there.get(k)} instead of {v}" for k, v in params.items() if there.get(k) != v)
-        raise UserError(f"--root: {root} holds a sample set of other parameters: {differ}. Choose another folder.")
+        raise UserError(f"--root: {root} contains a sample set with other parameters: {differ}. Choose another folder.")
     return all((root / name).is_file() and (root / name).stat().st_size == size for name, size in files.items())
 
 
@@ -191,20 +171,20 @@ def make_sample_set(
     width: int = 384,
     frames: int = 11,
 ) -> Path:
-    """`root`/{train,test}/<sequence>/{blur,blur_gamma,sharp}/000001.png, ...: some seconds and 8 MB by default.
+    """Make `root`/{train,test}/<sequence>/{blur,blur_gamma,sharp}/000001.png, ..., by default 8 MB in a few seconds.
 
-    The same arguments give the same bytes on one installation. The folder appears whole; one that is there and complete
-    is left as it is, one with missing files gets all of them anew.
+    The same arguments give the same bytes on one installation. A complete set stays unchanged; if files are missing,
+    all are made again. A killed run leaves no incomplete set.
 
     Args:
-        root: made if missing. `src/preprocessing.py --root_src root` arranges it for training.
-        seed: of crops and paths.
-        train, test: pairs, spread evenly over the photographs; one sequence a photograph.
-        height, width: of every image, pixels, multiples of 4.
-        frames: averaged into one blurred image, odd.
+        root: created if missing. `src/preprocessing.py --root_src root` arranges it for training.
+        seed: seed of crops and paths.
+        train, test: number of pairs, distributed evenly over the photographs; each photograph is one sequence.
+        height, width: size of every image, pixels, multiples of 4.
+        frames: number of frames averaged into one blurred image, odd.
 
     Raises:
-        UserError: an argument is out of range, or `root` holds something else or cannot be written.
+        UserError: an argument is out of range, or `root` contains something else or cannot be written.
     """
     root = Path(root)
     params = {"format": FORMAT, "seed": seed, "train": train, "test": test}
@@ -213,43 +193,39 @@ def make_sample_set(
     if is_complete(root, params):
         return root
     need_writable_folder(Path(os.path.abspath(root)).parent, "--root")
-    # A set of other files may be there, or another process has just made the same one: the marker comes last.
+    # An older set may exist, or another process may have just made the same one, so the marker is written last.
     with whole_folder(root) as made:
         write_set(made, params)
     return root
 
 
 def dataset_or_samples(dataset_root: Path | str) -> Path:
-    """The data set to use: `dataset_root` if given, else ./dataset if it is there, else the sample set, made on the
-    spot."""
-    if dataset_root:
-        return Path(dataset_root)
-    if Path("dataset").is_dir():
-        return Path("dataset")
+    """`dataset_root` if given, else ./dataset if it exists, else the arranged sample set, which is made on demand."""
+    if dataset_root or Path("dataset").is_dir():
+        return Path(dataset_root or "dataset")
     print(
-        "no --dataset_root and no ./dataset: using the sample set, photographs that ship with scikit-image", flush=True
+        "no --dataset_root and no ./dataset: using the sample set, photographs that come with scikit-image", flush=True
     )
     root = make_sample_set("sample_set")
-    arrange(root, root.with_name("sample_set_arranged"), link=True, progress=False)
-    return root.with_name("sample_set_arranged")
+    arranged = root.with_name("sample_set_arranged")
+    arrange(root, arranged, link=True, progress=False)
+    return arranged
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; `argv` without the program's name, None reads the process's own."""
-    parser = ArgumentParser("Make a small set in the layout of GOPRO_Large from photographs that scikit-image ships.")
-    parser.add_argument("--root", metavar="FOLDER", default="sample_set", help="made if missing [sample_set]")
+    """Run the command line; `argv` has the arguments without the program name, None means those of the process."""
+    parser = ArgumentParser("Make a small dataset in the layout of GOPRO_Large from photographs of scikit-image.")
+    parser.add_argument("--root", metavar="FOLDER", default="sample_set", help="output folder [sample_set]")
     for name, default, text in (
-        ("seed", 1, "of crops and camera paths"),
-        ("train", 16, "pairs for training"),
-        ("test", 4, "pairs for testing, of other photographs"),
-        ("height", 256, "of the images, pixels, a multiple of 4"),
-        ("width", 384, "of the images, pixels, a multiple of 4"),
-        ("frames", 11, "averaged into one blurred image, odd"),
+        ("seed", 1, "seed of crops and camera paths"),
+        ("train", 16, "number of training pairs"),
+        ("test", 4, "number of test pairs, of other photographs"),
+        ("height", 256, "height of the images, pixels, a multiple of 4"),
+        ("width", 384, "width of the images, pixels, a multiple of 4"),
+        ("frames", 11, "number of frames averaged into one blurred image, odd"),
     ):
-        high = LARGEST_SEED if name == "seed" else COUNT
-        parser.add_argument(
-            f"--{name}", type=int, high=high, metavar="INT", default=default, help=f"{text} [{default}]"
-        )
+        high, text = LARGEST_SEED if name == "seed" else COUNT, f"{text} [{default}]"
+        parser.add_argument(f"--{name}", type=int, high=high, metavar="INT", default=default, help=text)
     args = parser.parse_args(argv)
     photographs = [path for split in PHOTOGRAPHS for path in find_photographs(split).values()]
     need_apart({path.parent for path in photographs}, folders=[("--root", Path(args.root))])

@@ -1,18 +1,17 @@
-"""Blurred and sharp pairs out of sharp photographs: what a camera records while it, or what it looks at, moves.
+"""Synthetic pairs from sharp photographs: the blur of a moving camera, of moving objects, or both.
 
-    python src/data/synthetic_blur.py --photos photographs --root synthetic --count 20 --seed 1
+    python -m src.data.synthetic_blur --photos photographs --root synthetic --count 20 --seed 1
 
 writes a fixed set of such pairs, `root`/test/{blur,sharp}, for `eval.py`. `train.py --blur synthetic` and
-`--sharp_photos` make them on the fly, other ones in every epoch.
+`--sharp_photos` make them on the fly, differently in every epoch.
 
-The exposure is the mean of many frames and the sharp image is the middle one, as in GOPRO_Large and REDS. Some pairs
-have the 7 to 13 frames of a fast camera, which leave ghosts of fast things as they do in GOPRO_Large, some as many as
-the path has pixels, like the open shutter of a slow one. The mean is taken of the pixel values (`blur`) or of the light
+The blurred image is the mean of many frames and the sharp image is the middle one, as in GOPRO_Large and REDS. Some
+pairs have the 7 to 13 frames of a fast camera, which leave ghosts of fast objects as in GOPRO_Large; others have one
+frame per pixel of the path, like a long exposure. The mean is taken of the pixel values (`blur`) or of the light
 (`blur_gamma`). Images are (H, W, 3) uint8 RGB.
 """
 
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,37 +20,34 @@ import cv2
 import numpy as np
 from PIL import Image
 
-if not __package__:  # run as a file: Python has put src/ on its path, where the package itself cannot be found
-    sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
-
 from src.config import COUNT, LARGEST_SEED, LARGEST_SIDE, ArgumentParser
 from src.data.images import read_upright
-from src.data.pairs import SharpPhoto, check_pairs, list_image_tree
+from src.data.pairs import KINDS, SharpPhoto, check_pairs, list_image_tree
 from src.errors import UserError, need_writable_folder, run_main
 from src.files import need_apart, whole_folder
 
 GAMMA = 2.2  # of the GoPro dataset's blur_gamma
-INTERPOLATION_REACH = 2  # pixels that cubic interpolation looks at around a point
+INTERPOLATION_REACH = 2  # pixels around a point that cubic interpolation uses
 
-# What `random_pair` draws. The ranges were chosen by looking at real pairs of GOPRO_Large and REDS beside it.
-NUM_FRAMES = (7, 9, 11, 13)  # of the fast camera
-MAX_FRAMES = 61  # of the slow one
-OPEN_SHUTTER = 0.5  # share of pairs by the slow one
-CAMERA_LENGTH = (2.5, 40.0)  # pixels, drawn evenly on a logarithmic scale
-OBJECT_LENGTH = (5.0, 50.0)  # likewise, what an object moves by itself
+# Ranges of `random_pair`, chosen by comparison with real pairs of GOPRO_Large and REDS.
+NUM_FRAMES = (7, 9, 11, 13)  # fast camera
+MAX_FRAMES = 61  # long exposure
+OPEN_SHUTTER = 0.5  # share of pairs with a long exposure
+CAMERA_LENGTH = (2.5, 40.0)  # pixels, log-uniformly distributed
+OBJECT_LENGTH = (5.0, 50.0)  # motion of an object relative to the scene, pixels, log-uniformly distributed
 CAMERA_TURN = 0.025  # radians between the outermost frames, at most
 OBJECT_TURN = 0.06
-WITH_OBJECT = 0.35  # share of pairs in which an object moves by itself
-STILL_CAMERA = 0.4  # share of these in which nothing else does
-LINEAR_LIGHT = 0.5  # share of pairs whose mean is that of the light
-MAX_REDUCTION = 2.0  # photographs are made smaller by up to this factor: other contents, and sharper ones
-MARGIN = 64  # pixels at each side of the window that a reduced photograph keeps
-# Little noise: the mean of many frames has hardly any, and a network that sees more learns to remove noise, not blur.
+WITH_OBJECT = 0.35  # share of pairs with a moving object
+STILL_CAMERA = 0.4  # share of these in which only the object moves
+LINEAR_LIGHT = 0.5  # share of pairs with the mean of the light
+MAX_REDUCTION = 2.0  # photographs are downscaled by up to this factor, which varies and sharpens their contents
+MARGIN = 64  # pixels that a downscaled photograph keeps at each side of the window
+# Noise is weak: averaging removes most of it in real pairs, and with more a network learns to denoise, not to deblur.
 READ_NOISE = 0.5  # standard deviation in levels of 255, at most
-SHOT_NOISE = 1.0  # likewise, at full light
-JPEG = 0.2  # share of blurred images that went through JPEG
+SHOT_NOISE = 1.0  # the same, at full light
+JPEG = 0.2  # share of blurred images compressed by JPEG
 JPEG_QUALITY = (80, 97)
-MAX_PIXELS = 1_500_000  # to which larger photographs are reduced on reading
+MAX_PIXELS = 1_500_000  # larger photographs are downscaled when read
 
 
 # ---- paths
@@ -60,14 +56,14 @@ MAX_PIXELS = 1_500_000  # to which larger photographs are reduced on reading
 def shake_path(
     rng: np.random.Generator, num_frames: int, length: float, turn: float = 0.0, smoothness: float = 0.3
 ) -> np.ndarray:
-    """Where a shaking hand points the camera during one exposure.
+    """Path of a hand-held camera during one exposure.
 
     Args:
-        rng: advanced by the same amount whatever `length` and `turn`, so that these can be varied alone.
-        num_frames: moments of the exposure, evenly spaced in time.
-        length: of the whole path, pixels. It is the sum of the steps, so a bent path reaches less far.
-        turn: between the outermost angles, radians.
-        smoothness: how long the velocity stays alike, as a fraction of the exposure: 0 a random walk, 1 almost a line.
+        rng: the number of draws does not depend on `length` and `turn`, so that these can be varied alone.
+        num_frames: number of frames, evenly spaced in time.
+        length: length along the path, pixels; a curved path reaches less far.
+        turn: difference of the outermost angles, radians.
+        smoothness: correlation time of the velocity as a fraction of the exposure: 0 a random walk, 1 almost a line.
 
     Returns:
         (num_frames, 3) float64: dx in pixels to the right, dy in pixels down, angle in radians clockwise, of the camera
@@ -90,9 +86,9 @@ def shake_path(
 
 
 def reach(path: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
-    """Whole pixels (above, below, left, right) that the frames along `path` need around the one at path zero.
+    """Pixels (above, below, left, right) that the frames along `path` need around the middle frame.
 
-    The corners of a turned window reach furthest; what interpolation looks at is included.
+    The corners of a turned window reach furthest; the reach of interpolation is included.
     """
     y = np.array([-1, -1, 1, 1]) * (height - 1) / 2  # (4 corners,), from the centre
     x = np.array([-1, 1, -1, 1]) * (width - 1) / 2
@@ -109,20 +105,20 @@ def reach(path: np.ndarray, height: int, width: int) -> tuple[int, int, int, int
 def frames_along(
     image: np.ndarray, path: np.ndarray, height: int, width: int, top: int, left: int
 ) -> Iterator[np.ndarray]:
-    """What a camera sees that moves over `image` along `path`, one frame after the other.
+    """Frames of a camera that moves over `image` along `path`.
 
     Args:
-        image: (H, W, C) or (H, W) uint8. Beyond its edges it goes on as its mirror image.
+        image: (H, W, C) or (H, W) uint8, mirrored beyond its edges.
         path: (num_frames, 3) as from `shake_path`. The window is turned about its centre, then moved.
-        height, width: of the frames, pixels.
-        top, left: the window's place in `image` at path zero, where the frame is the very window.
+        height, width: size of the frames, pixels.
+        top, left: position of the window in `image` at path zero, where the frame equals the window.
 
     Yields:
         (height, width, C) or (height, width) uint8, rounded as in a recording.
     """
-    # OpenCV splits nothing among threads of its own: the loader has its workers, and its pool does not survive a fork.
+    # The loader has its own workers, and OpenCV's thread pool does not survive a fork.
     cv2.setNumThreads(1)
-    # Bilinear resampling smooths a little, which would tell the middle frame from the few others; among many, no more.
+    # Bilinear resampling smooths slightly: among a few frames the middle one would stand out, among many it does not.
     interpolation = cv2.INTER_CUBIC if len(path) <= max(NUM_FRAMES) else cv2.INTER_LINEAR
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
     for dx, dy, angle in path:
@@ -140,7 +136,7 @@ def frames_along(
 def with_object(
     background: Iterable[np.ndarray], foreground: Iterable[np.ndarray], mask: Iterable[np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """Frames in which `foreground` covers `background` where `mask`, (H, W) uint8, is 255."""
+    """Frames with `foreground` over `background` where `mask`, (H, W) uint8, is 255."""
     for far, near, cover in zip(background, foreground, mask, strict=True):
         weight = cover[..., None].astype(np.float32) / 255
         yield np.rint(far + weight * (near.astype(np.float32) - far)).astype(np.uint8)
@@ -150,10 +146,10 @@ def mean_frame(frames: Iterable[np.ndarray], gamma: float = 1.0) -> tuple[np.nda
     """Exposure and middle frame of an odd number of frames, (H, W, 3) uint8 each.
 
     Args:
-        gamma: 1 averages the values as GOPRO_Large's `blur` does, 2.2 the light, as its `blur_gamma`.
+        gamma: 1 averages the values, as GOPRO_Large's `blur` does, 2.2 the light, as its `blur_gamma` does.
 
     Returns:
-        255 * mean((x / 255) ^ gamma) ^ (1 / gamma), (H, W, 3) float32 not yet rounded, and the middle frame, uint8.
+        255 * mean((x / 255) ^ gamma) ^ (1 / gamma), (H, W, 3) float32, not rounded, and the middle frame, uint8.
     """
     frames = list(frames)
     light = ((np.arange(256) / 255) ** gamma).astype(np.float32)
@@ -169,12 +165,12 @@ def mean_frame(frames: Iterable[np.ndarray], gamma: float = 1.0) -> tuple[np.nda
 def random_pair(rng: np.random.Generator, photo: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Blurred and sharp image, (height, width, 3) uint8 each, at a random place of `photo`.
 
-    The camera shakes, or an object moves, or both; some light noise of the sensor and sometimes JPEG fall on the
-    blurred image alone. Everything is drawn from `rng`.
+    The camera shakes, an object moves, or both. Only the blurred image has weak sensor noise and sometimes JPEG
+    artefacts.
 
     Args:
-        photo: (H, W, 3) uint8, sharp, at least as large as the window; with 30 pixels more at each side most paths find
-            room, where they do not the photo goes on as its mirror image.
+        photo: (H, W, 3) uint8, sharp, at least as large as the window. With 30 more pixels at each side most paths have
+            room; the others see the mirrored photo beyond its edges.
 
     Raises:
         ValueError: the window is larger than the photo.
@@ -193,7 +189,7 @@ def random_pair(rng: np.random.Generator, photo: np.ndarray, height: int, width:
     frames = frames_along(photo, camera, height, width, *random_place(rng, photo, camera, height, width))
     if has_object:
         own = shake_path(rng, num_frames, object_length, rng.uniform(0, OBJECT_TURN), 1.0)
-        path = camera + own  # where the camera is as the object sees it
+        path = camera + own  # the camera relative to the object
         texture = frames_along(photo, path, height, width, *random_place(rng, photo, path, height, width))
         shape = frames_along(random_shape(rng, height, width), path, height, width, 0, 0)
         frames = with_object(frames, texture, shape)
@@ -206,8 +202,10 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def randomly_reduced(rng: np.random.Generator, photo: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A random part of `photo`, up to `MAX_REDUCTION` times smaller: the window with `MARGIN` pixels around it, as far
-    as the photo has them. Only that part is reduced, which is most of the work with a large photo."""
+    """A random part of `photo`, downscaled by up to `MAX_REDUCTION`: the window with up to `MARGIN` pixels around it.
+
+    Downscaling the whole photo would take most of the time.
+    """
     wanted = height + 2 * MARGIN, width + 2 * MARGIN
     most = min(photo.shape[0] / wanted[0], photo.shape[1] / wanted[1], MAX_REDUCTION)
     factor = rng.uniform(1.0, max(1.0, most))
@@ -218,7 +216,7 @@ def randomly_reduced(rng: np.random.Generator, photo: np.ndarray, height: int, w
 
 
 def shrunk(image: np.ndarray, factor: float) -> np.ndarray:
-    """`image`, (H, W, 3) uint8, `factor` times smaller, each pixel the mean of those that it covers."""
+    """`image`, (H, W, 3) uint8, downscaled by `factor` if that exceeds 1; each pixel is the mean of its area."""
     size = (max(1, round(image.shape[1] / factor)), max(1, round(image.shape[0] / factor)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA) if factor > 1 else image
 
@@ -226,7 +224,7 @@ def shrunk(image: np.ndarray, factor: float) -> np.ndarray:
 def random_place(
     rng: np.random.Generator, photo: np.ndarray, path: np.ndarray, height: int, width: int
 ) -> tuple[int, int]:
-    """(top, left) of a window in `photo`, so that the frames along `path` stay within the photo if they can."""
+    """Random (top, left) of a window in `photo`, with the frames along `path` inside the photo if there is room."""
     up, down, before, after = reach(path, height, width)
     place = []
     for size, window, low, high in ((photo.shape[0], height, up, down), (photo.shape[1], width, before, after)):
@@ -237,7 +235,7 @@ def random_place(
 
 
 def random_shape(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """An object's outline, (height, width) uint8: 255 within a dented ellipse, 0 without, with an edge of one pixel."""
+    """Mask of an object, (height, width) uint8: 255 inside a dented ellipse, 0 outside, with an edge of one pixel."""
     side = min(height, width)
     radius_y, radius_x = side * rng.uniform(0.12, 0.5, 2)
     y, x = np.ogrid[:height, :width]
@@ -248,7 +246,7 @@ def random_shape(rng: np.random.Generator, height: int, width: int) -> np.ndarra
 
 
 def recorded(rng: np.random.Generator, exposure: np.ndarray) -> np.ndarray:
-    """What a camera's file holds of an exposure, (H, W, 3) float in [0, 255]: with noise, rounded, sometimes JPEG."""
+    """Camera image of an exposure, (H, W, 3) float in [0, 255]: with noise, rounded, sometimes with JPEG artefacts."""
     read, shot = rng.uniform(0, (READ_NOISE, SHOT_NOISE))
     deviation = np.sqrt(read**2 + shot**2 * exposure.astype(np.float32) / 255)
     noisy = exposure + deviation * rng.standard_normal(exposure.shape, np.float32)
@@ -256,19 +254,19 @@ def recorded(rng: np.random.Generator, exposure: np.ndarray) -> np.ndarray:
     through_jpeg, quality = rng.random() < JPEG, int(rng.integers(*JPEG_QUALITY))
     if not through_jpeg:
         return image
-    coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]  # OpenCV speaks BGR
+    coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]  # OpenCV uses BGR
     return np.ascontiguousarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1])
 
 
 # ---- photographs
 
 
-@lru_cache(maxsize=100)  # at most 450 MB a process: decoding takes longer than blurring
+@lru_cache(maxsize=100)  # at most 450 MB per process: decoding takes longer than blurring
 def read_sharp_photo(path: Path, min_side: int) -> np.ndarray:
-    """A photograph as (H, W, 3) uint8, read-only; one of more than `MAX_PIXELS` is reduced to that.
+    """A photograph as (H, W, 3) uint8, read-only, downscaled to at most `MAX_PIXELS`.
 
     Args:
-        min_side: the reduction keeps each side at least so long, pixels.
+        min_side: smallest side after downscaling, pixels.
 
     Raises:
         UserError: as `read_upright`.
@@ -281,47 +279,46 @@ def read_sharp_photo(path: Path, min_side: int) -> np.ndarray:
 
 
 def write_set(folder: Path, photos: Sequence[Path], count: int, height: int, width: int, seed: int) -> None:
-    """`folder`/{blur,sharp}/1.png, ... and the list file `folder`/pairs.txt, `sharp blur` on each line.
+    """Write `folder`/{blur,sharp}/1.png, ... and the list file `folder`/pairs.txt, `sharp blur` per line.
 
-    Pair i is drawn from (seed, i) and photograph i, starting over after the last, so a larger set begins with the pairs
-    of a smaller one.
+    Pair i is drawn from (seed, i) and photograph i modulo their number, so a larger set includes a smaller one.
     """
-    for kind in ("blur", "sharp"):
+    for kind in KINDS:
         (folder / kind).mkdir(parents=True)
     for i in range(count):
         photo = read_sharp_photo(photos[i % len(photos)], max(height, width))
         images = random_pair(np.random.default_rng([seed, i]), photo, height, width)
-        for kind, image in zip(("blur", "sharp"), images, strict=True):
+        for kind, image in zip(KINDS, images, strict=True):
             Image.fromarray(image).save(folder / kind / f"{i + 1}.png")
     lines = [f"sharp/{i + 1}.png blur/{i + 1}.png\n" for i in range(count)]
     (folder / "pairs.txt").write_text("".join(lines), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; `argv` without the program's name, None reads the process's own."""
-    parser = ArgumentParser("Write pairs of synthetic blur, made from a folder of sharp photographs, as a test set.")
+    """Run the command line; `argv` has the arguments without the program name, None means those of the process."""
+    parser = ArgumentParser("Write a test set of synthetic blur, made from a folder of sharp photographs.")
     parser.add_argument("--photos", metavar="FOLDER", required=True, help="sharp photographs, sub-folders included")
-    parser.add_argument("--root", metavar="FOLDER", required=True, help="gets test/{blur,sharp} and test/pairs.txt")
+    parser.add_argument(
+        "--root", metavar="FOLDER", required=True, help="output folder, gets test/{blur,sharp} and pairs.txt"
+    )
     for name, default, low, high, text in (
-        ("count", 20, 1, COUNT, "pairs"),
-        ("height", 256, 16, LARGEST_SIDE, "of the images, pixels"),
-        ("width", 256, 16, LARGEST_SIDE, "of the images, pixels"),
-        ("seed", 1, 0, LARGEST_SEED, "of everything that is drawn"),
+        ("count", 20, 1, COUNT, "number of pairs"),
+        ("height", 256, 16, LARGEST_SIDE, "height of the images, pixels"),
+        ("width", 256, 16, LARGEST_SIDE, "width of the images, pixels"),
+        ("seed", 1, 0, LARGEST_SEED, "seed of all random numbers"),
     ):
-        help_text = f"{text} [{default}]"
-        parser.add_argument(f"--{name}", type=int, low=low, high=high, metavar="INT", default=default, help=help_text)
+        text = f"{text} [{default}]"
+        parser.add_argument(f"--{name}", type=int, low=low, high=high, metavar="INT", default=default, help=text)
     args = parser.parse_args(argv)
     source, folder = Path(args.photos), Path(args.root) / "test"
     photos = list(list_image_tree(source, "--photos").values())
-    if not photos:
-        raise UserError(f"--photos: got {source}, expected a folder with photographs")
     changes = check_pairs(
         [SharpPhoto(path.name, path) for path in photos],
         min_side=max(args.height, args.width),
         remedy=lambda side: f"--height and --width {side} or less",
     )
     if folder.exists():
-        raise UserError(f"--root: {folder} is there already. Choose another folder.")
+        raise UserError(f"--root: {folder} already exists. Choose another folder.")
     need_apart([source], folders=[("--root", folder)])
     need_writable_folder(folder.parent, "--root")
     with whole_folder(folder) as made:
