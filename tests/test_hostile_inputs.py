@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
 import hostile_files
 import pytest
@@ -36,8 +35,9 @@ class Row:
 
 def rows(script, common, *table, status=2):
     """Rows of (id, further arguments, expected text[, files that are made]), the arguments as in a shell."""
+    name = script.removesuffix(".py").replace("/", ".").rpartition(".")[2]
     return [
-        Row(f"{Path(script).stem} {row[0]}", script, shlex.split(f"{common} {row[1]}"), row[2], status, tuple(row[3:]))
+        Row(f"{name} {row[0]}", script, shlex.split(f"{common} {row[1]}"), row[2], status, tuple(row[3:]))
         for row in table
     ]
 

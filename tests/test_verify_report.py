@@ -15,11 +15,9 @@ from src.data import gopro
 from src.data.gopro import arrange
 from src.data.images import read_rgb
 from src.errors import UserError
-from src.verify import names as tree_checks
-from src.verify import pixels as picture_checks
+from src.verify import checks, walk
 from src.verify import report as verify_data
-from src.verify import walk as dataset_walk
-from src.verify.findings import TEXTS
+from src.verify.findings import ERRORS, WARNINGS
 from src.verify.report import run, verify
 
 TRAIN = "SAMPLE_train_astronaut_05_00"  # 4 frames
@@ -148,7 +146,7 @@ def neighbour_into_test(root):
 
 
 SOURCE_FAULTS = {
-    "half": (no_test, "GOPRO_Large/test: not there"),
+    "half": (no_test, "GOPRO_Large/test: missing"),
     "sequences": (no_sequences, "GOPRO_Large/test: no sequence in it"),
     "folders": (no_sharp_folder, f"missing folders: {TRAIN}/sharp. Expected blur and sharp"),
     "empty": (empty_sequence, "no image in blur and sharp of train/unpacked_half."),
@@ -156,7 +154,7 @@ SOURCE_FAULTS = {
     "partner": (one_without_partner, f"1 image without a partner: {TRAIN}/blur/000002.png."),
     "sequence": (one_name_in_both, f"1 sequence in train and in test: {TRAIN}."),
     "unreadable": (cut_off, f"1 file cannot be read: {TRAIN}/blur/000003.png. The first: this PNG file is cut off"),
-    "size": (cropped, f"different sizes in 1 pair: {TRAIN}/000003; in the first 144x96 and 144x92."),
+    "size": (cropped, f"different sizes in 1 pair: {TRAIN}/000003; the first have 144x96 and 144x92."),
     "equal": (sharp_as_blur, f"blur is the same picture as sharp in 1 pair: {TRAIN}/000004."),
     "content": (another_picture, f"different pictures in 1 pair: {TRAIN}/000001."),
     "gamma_copy": (gamma_copied, f"the same file as blur_gamma in 16 pairs: {TRAIN}/000001, "),
@@ -166,13 +164,11 @@ SOURCE_FAULTS = {
         f"1 of 9 test images look like neighbours of training images: test {TEST}/000009",
     ),
 }
-WARNINGS = {"half", "sequence", "frame_size", "content", "gamma_copy", "neighbours"}
 
 
 def test_every_kind_of_finding_has_a_tree_here():
     patched = {"count", "frame_size"}
-    assert patched | SOURCE_FAULTS.keys() | DATASET_FAULTS.keys() | COPY_FAULTS.keys() == TEXTS.keys()
-    assert {kind for kind, (severity, _) in TEXTS.items() if severity == "warning"} == WARNINGS
+    assert patched | SOURCE_FAULTS.keys() | DATASET_FAULTS.keys() | COPY_FAULTS.keys() == (ERRORS | WARNINGS).keys()
 
 
 def assert_only(report, kind, message):
@@ -230,7 +226,7 @@ def test_errors_come_before_warnings(source):
 
 
 def test_a_tree_with_a_sequence_of_gopro_large_is_counted_as_such(source, monkeypatch):
-    monkeypatch.setattr(picture_checks, "GOPRO_SIZE", (144, 96))
+    monkeypatch.setattr(checks, "GOPRO_SIZE", (144, 96))
     (source / "train" / TRAIN).rename(source / "train/GOPR0372_07_00")
     assert kinds(source) == ["count", "count"]
     message = verify(source, None, progress=False).findings[0].message
@@ -239,15 +235,15 @@ def test_a_tree_with_a_sequence_of_gopro_large_is_counted_as_such(source, monkey
 
 def test_frames_of_gopro_large_have_one_size(source, monkeypatch):
     names = {split: frozenset(p.name for p in (source / split).iterdir()) for split in ("train", "test")}
-    for module in (dataset_walk, picture_checks, tree_checks):
+    for module in (walk, checks):
         monkeypatch.setattr(module, "GOPRO_SEQUENCES", names)
-    monkeypatch.setattr(tree_checks, "GOPRO_PAIRS", {"train": 16, "test": 8})
+    monkeypatch.setattr(checks, "GOPRO_PAIRS", {"train": 16, "test": 8})
     report = verify(source, None, progress=False)
     assert [finding.kind for finding in report.findings] == ["frame_size", "frame_size"]
     assert report.findings[0].severity == "warning"
     assert "got 144x96 in 16 pairs: " in report.findings[0].message
     assert "; expected the 1280x720 of GOPRO_Large." in report.findings[0].message
-    monkeypatch.setattr(picture_checks, "GOPRO_SIZE", (144, 96))
+    monkeypatch.setattr(checks, "GOPRO_SIZE", (144, 96))
     assert kinds(source) == []
 
 
@@ -276,7 +272,7 @@ DATASET_FAULTS = {
     "manifest": (foreign_manifest, "manifest.csv: not a manifest of src/preprocessing.py"),
     "missing": (lost_file, "1 file of the manifest missing: train/blur/2.png."),
     "interrupted": (interrupted, "was interrupted here; 1 file missing: train/blur/2.png."),
-    "stray": (added_pair, "2 images unknown to the manifest: train/blur/my.png, train/sharp/my.png."),
+    "stray": (added_pair, "2 images not in the manifest: train/blur/my.png, train/sharp/my.png."),
 }
 
 
@@ -310,7 +306,10 @@ def changed_copy(source, dataset):
 
 COPY_FAULTS = {
     "no_manifest": (no_manifest, "dataset: no manifest"),
-    "origin": (other_source, f"it lacks 1 pair: train/{TRAIN}/000007; 1 pair only in it: train/{TRAIN}/000001."),
+    "origin": (
+        other_source,
+        f"it lacks 1 pair: train/{TRAIN}/000007; 1 pair only in the manifest: train/{TRAIN}/000001.",
+    ),
     "copy": (changed_copy, "GOPRO_Large: train/blur/3.png, test/sharp/2.png; the first has "),
 }
 

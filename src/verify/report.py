@@ -1,13 +1,13 @@
-"""Is a dataset whole, and is it what its folders claim? A dry run that only reads.
+"""Verifies a dataset: a dry run that only reads.
 
     python src/preprocessing.py --verify --root_src GOPRO_Large
     python src/preprocessing.py --verify --root_dst dataset --report_file report.json
     python src/preprocessing.py --verify --root_src GOPRO_Large --root_dst dataset
 
-`walk` lists a folder in either layout and decodes every file once; the `check_*` functions of `names` and `pixels` turn
-what was seen into `findings`. An error is a fact that spoils training or scores; a warning is a sign that a person has
-to judge. Errors end the command with status 1, warnings alone with 0. With both folders given, the pictures of the
-source are looked at, and those of the arranged dataset compared with them byte by byte.
+`walk` lists a folder in either layout and decodes every file once; `checks` turns the collected data into `findings`.
+An error certainly spoils training or scores; a warning needs human judgement. The command exits with status 1 after an
+error, else with 0. With both folders, the pictures of the source are decoded, and the files of the arranged dataset are
+compared with them byte by byte.
 """
 
 import json
@@ -21,8 +21,8 @@ from typing import Any
 from src.data.pairs import SPLITS
 from src.errors import UserError, first_few, need_writable_folder
 from src.files import in_threads, need_apart, write_whole
-from src.verify.findings import Finding, size_of
-from src.verify.names import (
+from src.verify.checks import (
+    PICTURE_CHECKS,
     check_copies,
     check_counts,
     check_folders,
@@ -33,7 +33,7 @@ from src.verify.names import (
     missing_files,
     read_rows,
 )
-from src.verify.pixels import PICTURE_CHECKS
+from src.verify.findings import Finding, count_of, size_of
 from src.verify.walk import Look, by_half, items_of, look_at, need_layout, scan
 
 
@@ -41,17 +41,14 @@ from src.verify.walk import Look, by_half, items_of, look_at, need_layout, scan
 class Report:
     findings: list[Finding]
     summary: dict[str, dict[str, Any]]
-    """Per half that was looked into: pairs, sequences, sizes, PSNR of the blurred input."""
-
-    def count(self, severity: str) -> int:
-        return sum(f.severity == severity for f in self.findings)
+    """Half -> number of pairs and sequences, sizes, PSNR of the blurred input."""
 
 
 def verify(root_src: Path | None, root_dst: Path | None, progress: bool = True) -> Report:
-    """Look into a dataset in the layout of GOPRO_Large, an arranged one, or one and what was arranged from it.
+    """Verify GOPRO_Large, an arranged dataset, or both and their correspondence.
 
     Raises:
-        UserError: a folder is missing, or is of the other layout.
+        UserError: a folder is missing or has the other layout.
     """
     findings, items = [], []
     for root, option in ((root_src, "--root_src"), (root_dst, "--root_dst")):
@@ -68,7 +65,7 @@ def verify(root_src: Path | None, root_dst: Path | None, progress: bool = True) 
         findings += found + check_folders(places) + check_partners(places, missing) + found_in_manifest
         findings += check_manifest(root_dst, rows, places, missing)
         if not root_src:
-            gone = set(missing)  # broken links among them would be unreadable, too
+            gone = set(missing)  # broken links among them would also be unreadable
             items = [item for item in items_of(places, rows) if not {item.blur, item.sharp} & gone]
         elif not found_in_manifest:
             findings += check_origin(root_src, root_dst, rows, items) + check_copies(root_src, root_dst, rows, progress)
@@ -81,7 +78,7 @@ def verify(root_src: Path | None, root_dst: Path | None, progress: bool = True) 
 
 
 def summarize(looks: Sequence[Look]) -> dict[str, Any]:
-    """What one half holds. PSNR is the mean over the pairs whose images differ, dB, None without any."""
+    """Summary of one half. PSNR is the mean over the pairs of different images, dB, None without any."""
     psnr = [10 * math.log10(255**2 / look.mse) for look in looks if look.mse]
     return {
         "pairs": len(looks),
@@ -91,14 +88,14 @@ def summarize(looks: Sequence[Look]) -> dict[str, Any]:
     }
 
 
-# ---- told
+# ---- output
 
 
 def run(root_src: Path | None, root_dst: Path | None, report_file: Path | None = None, progress: bool = True) -> int:
-    """`verify`, told on the screen and in a JSON file. Returns the exit status: 1 after an error, else 0.
+    """Print the result of `verify` and write it to a JSON file. Returns the exit status: 1 after an error, else 0.
 
     Raises:
-        UserError: as `verify`, or the report cannot be written, which is tried before the pictures are read.
+        UserError: as `verify`, or the report cannot be written, which is checked before the pictures are read.
     """
     if report_file:
         if report_file.suffix != ".json" or report_file.is_dir():
@@ -113,17 +110,18 @@ def run(root_src: Path | None, root_dst: Path | None, report_file: Path | None =
         print(f"{root_dst}: compared with {root_src}, byte by byte")
     for found in report.findings:
         print(found)
-    counts = {severity: report.count(severity) for severity in ("error", "warning")}
-    told = [f"{n} {severity}{'' if n == 1 else 's'}" for severity, n in counts.items() if n]
-    print(", ".join(told) or "nothing wrong was found")
+    found_of = {severity: [f for f in report.findings if f.severity == severity] for severity in ("error", "warning")}
+    print(", ".join(count_of(group, kind) for kind, group in found_of.items() if group) or "nothing wrong was found")
     if report_file:
-        roots = {"root_src": str(root_src or ""), "root_dst": str(root_dst or "")}
-        content = roots | {f"{severity}s": n for severity, n in counts.items()} | asdict(report)
-        write_whole(
-            report_file, json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        )  # its escapes are JSON's, too
+        content = {
+            "root_src": str(root_src or ""),
+            "root_dst": str(root_dst or ""),
+            "errors": len(found_of["error"]),
+            "warnings": len(found_of["warning"]),
+        } | asdict(report)
+        write_whole(report_file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         print(f"report: {report_file}")
-    return 1 if counts["error"] else 0
+    return 1 if found_of["error"] else 0
 
 
 def _describe(facts: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""The walk over a dataset that is verified: its folders and pairs by their names, then every file's pixels, once.
+"""Lists the folders and pairs of a dataset to be verified, and decodes every file once.
 
-What is seen is kept in `Place`, `Item` and `Look`; src/verify/names.py and src/verify/pixels.py judge it.
+The data is kept in `Place`, `Item` and `Look` for src/verify/checks.py.
 """
 
 import hashlib
@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops
 
-from src.data.gopro import GOPRO_NAME, GOPRO_SEQUENCES, ManifestRow
+from src.data.gopro import GOPRO_NAME, GOPRO_SEQUENCES, ManifestRow, find_splits, is_arranged
 from src.data.images import read_rgb
 from src.data.pairs import KINDS, SPLITS, list_images, subfolders
-from src.errors import UserError, first_few
+from src.errors import UserError
 from src.files import same_bytes
 from src.verify.findings import Finding, finding
 
@@ -34,7 +34,7 @@ class Place:
     sequence: str
     """Name of the sequence's folder, "" for an arranged dataset."""
     images: dict[str, dict[str, Path]]
-    """blur, sharp or blur_gamma -> name without suffix -> file; without the kinds whose folder is missing."""
+    """blur, sharp or blur_gamma -> name without suffix -> file; only for existing folders."""
 
     @property
     def folder(self) -> Path:
@@ -42,7 +42,7 @@ class Place:
 
     @property
     def is_whole(self) -> bool:
-        """It has both folders, blur and sharp."""
+        """Whether both folders, blur and sharp, exist."""
         return all(kind in self.images for kind in KINDS)
 
 
@@ -53,36 +53,31 @@ class Item:
     half: Path
     """The folder train or test."""
     sequence: str
-    """"" when nothing tells it"""
+    """"" if unknown."""
     label: str
-    """How messages call the pair: its path below `half`, without suffix and kind."""
+    """Name of the pair in messages: its path in `half`, without suffix and kind."""
     blur: Path
     sharp: Path
     gamma: Path | None = None
-    """The file of blur_gamma beside them, if there is one."""
+    """The file of blur_gamma, if there is one."""
 
 
 def need_layout(root: Path, option: str) -> None:
-    """Raise a UserError unless `root` holds train or test and could be what `option` asks for.
+    """Raise a UserError unless `root` holds train or test in the layout that `option` needs.
 
     --root_src is {train,test}/<sequence>/{blur,sharp}, --root_dst is {train,test}/{blur,sharp}.
     """
-    if not root.is_dir():
-        raise UserError(f"{option}: no folder {root}. Give the folder that holds train and test.")
-    halves = [root / split for split in SPLITS if (root / split).is_dir()]
-    if not halves:
-        inside = first_few(folder.name for folder in subfolders(root)) or "no folder"
-        raise UserError(f"{option}: neither train nor test in {root}, got {inside}. Give the folder that holds them.")
-    if any((half / kind).is_dir() for half in halves for kind in KINDS):
+    splits = find_splits(root, option)
+    if any(is_arranged(root, split) for split in splits):
         if option == "--root_src":
             raise UserError(f"--root_src: {root} holds blur and sharp, so it is arranged. Give it as --root_dst.")
     elif option == "--root_dst":
-        if any((sequence / kind).is_dir() for half in halves for sequence in subfolders(half) for kind in KINDS):
+        if any((folder / kind).is_dir() for split in splits for folder in subfolders(root / split) for kind in KINDS):
             raise UserError(f"--root_dst: {root} holds one folder per sequence. Give it as --root_src.")
 
 
 def scan(root: Path, arranged: bool) -> tuple[list[Place], list[Finding]]:
-    """All places below `root`, and the faults of folders that could not be listed or are not there."""
+    """All places in `root`, and findings about folders that are missing or cannot be listed."""
     places, findings = [], []
     kinds = KINDS if arranged else (*KINDS, "blur_gamma")
     for half in (root / split for split in SPLITS):
@@ -104,7 +99,7 @@ def scan(root: Path, arranged: bool) -> tuple[list[Place], list[Finding]]:
 
 
 def items_of(places: Sequence[Place], rows: Sequence[ManifestRow] = ()) -> list[Item]:
-    """The pairs of `places`; `rows` of the manifest tell the sequences of an arranged dataset."""
+    """The pairs of `places`; the sequences of an arranged dataset come from `rows` of its manifest."""
     sequences = {(row.split, row.new_name): row.sequence for row in rows}
     items = []
     for place in places:
@@ -118,7 +113,7 @@ def items_of(places: Sequence[Place], rows: Sequence[ManifestRow] = ()) -> list[
 
 
 def by_half(things: Iterable) -> Iterable[tuple[Path, list]]:
-    """Places, items or looks of train, then those of test, as far as there are any."""
+    """Groups places, items or looks by half."""
     groups = defaultdict(list)
     for thing in things:
         groups[thing.half].append(thing)
@@ -135,21 +130,21 @@ def is_gopro(items: Iterable[Item]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What was seen in the files of one pair; `None` or empty where a file could not be read or the sizes differ."""
+    """Properties of the files of one pair; `None` or empty if a file is unreadable or the sizes differ."""
 
     item: Item
     unreadable: tuple[tuple[Path, str], ...] = ()
     """(file, reason)"""
     copies_gamma: bool = False
-    """The file of blur_gamma has the same bytes as that of blur."""
+    """Whether the files of blur_gamma and blur are equal."""
     sizes: tuple[tuple[int, int], ...] = ()
     """(width, height) of blur and of sharp, pixels."""
     mse: float | None = None
-    """Mean squared difference of blur and sharp, levels squared: 0 when they are equal."""
+    """Mean squared difference of blur and sharp, levels squared."""
     thumbs: tuple[np.ndarray, ...] = field(default=(), repr=False)
     """Grey thumbnails of blur and sharp, each (9 * 16,) float32, in levels."""
     digest: bytes = b""
-    """Of the pixels of sharp."""
+    """Hash of the pixels of sharp."""
 
     @property
     def half(self) -> Path:
@@ -157,7 +152,7 @@ class Look:
 
 
 def look_at(item: Item) -> Look:
-    """Decode both files of a pair, once, and keep what the checks need."""
+    """Decode both files of a pair once, and keep what the checks need."""
     images, unreadable = [], []
     for path in (item.blur, item.sharp):
         try:

@@ -1,21 +1,66 @@
-"""Faults in pictures. Those of whole trees, one each, are in tests/test_verify_report.py."""
+"""Checks of a dataset. Those of whole trees, one problem each, are in tests/test_verify_report.py."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from src.data.gopro import GOPRO_SEQUENCES
-from src.verify.pixels import (
+from src.data.gopro import GOPRO_PAIRS, GOPRO_SEQUENCES
+from src.verify.checks import (
     NEAR,
+    check_counts,
     check_neighbours,
+    check_partners,
+    check_sequence_names,
     check_shared,
     distances,
     nearest_in,
 )
-from src.verify.walk import THUMB, Item, Look
+from src.verify.walk import THUMB, Item, Look, Place
 
-# ---- train and test
+# ---- names
+
+
+def gopro_items(root=Path("GOPRO_Large")):
+    """The 3214 pairs by name; no test opens them."""
+    items = []
+    for split, sequences in GOPRO_SEQUENCES.items():
+        for i in range(GOPRO_PAIRS[split]):
+            sequence = sorted(sequences)[i % len(sequences)]
+            items.append(Item(root / split, sequence, f"{sequence}/{i}", Path("b"), Path("s")))
+    return items
+
+
+def test_counts_of_gopro_large():
+    items = gopro_items()
+    assert (len(items), len(GOPRO_SEQUENCES["train"]), len(GOPRO_SEQUENCES["test"])) == (3214, 22, 11)
+    assert check_counts(items) == []
+    (finding,) = check_counts(items[1:])
+    assert finding.severity == "error"
+    assert "GOPRO_Large/train: 2102 pairs, expected the 2103 of GOPRO_Large. Unpack" in finding.message
+    (finding,) = check_counts([item for item in items if item.sequence != "GOPR0410_11_00"])
+    assert "GOPRO_Large/test: 1010 pairs, expected the 1111 of GOPRO_Large; sequences missing: GOPR0410_11_00." in (
+        finding.message
+    )
+
+
+def test_gopro_large_has_no_sequence_in_both_halves():
+    items = gopro_items()
+    assert check_sequence_names(items) == []
+    moved = Item(Path("GOPRO_Large/test"), items[0].sequence, "moved", Path("b"), Path("s"))
+    (finding,) = check_sequence_names([*items, moved])
+    assert finding.files == (items[0].sequence,) and "1 sequence in train and in test" in finding.message
+
+
+def test_the_partner_of_a_missing_file_is_not_reported_again():
+    half = Path("set/train")
+    place = Place(half, "", {"blur": {"1": half / "blur/1.png"}, "sharp": {}})
+    (finding,) = check_partners([place])
+    assert finding.files == ("set/train/blur/1.png",)
+    assert check_partners([place], reported=[half / "sharp/1.png"]) == []
+
+
+# ---- pixels
 
 
 def test_distances_of_thumbnails():
