@@ -1,6 +1,6 @@
-"""Augmentation of one blurred/sharp pair. Every draw comes from a generator that belongs to the sample.
+"""Augmentation of one blurred/sharp pair. All random numbers come from the generator of the sample.
 
-Arrays are (H, W, 3) uint8 unless said otherwise; both images of a pair always get the same treatment.
+Arrays are (H, W, 3) uint8 unless stated otherwise; both images of a pair are treated equally.
 """
 
 import functools
@@ -9,11 +9,11 @@ import numpy as np
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Generator of one sample in one epoch: the same run repeats whatever the number of workers or ranks."""
+    """Generator of one sample in one epoch, so that results do not depend on the number of workers or ranks."""
     return np.random.default_rng([seed, epoch, index])
 
 
-@functools.lru_cache(maxsize=2)  # every batch of an epoch asks for it
+@functools.lru_cache(maxsize=2)  # every batch of an epoch needs it
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Order of the `count` samples in one epoch, (count,) int64, read-only."""
     order = np.random.default_rng([seed, epoch]).permutation(count)
@@ -24,7 +24,7 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 def paired_crop(
     blur: np.ndarray, sharp: np.ndarray, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same `size` x `size` window of both, uniformly placed. Needs sides of at least `size`."""
+    """The same `size` x `size` window of both at a uniformly random place. Sides must be at least `size`."""
     height, width = blur.shape[:2]
     top = int(rng.integers(height - size + 1))
     left = int(rng.integers(width - size + 1))
@@ -40,7 +40,7 @@ def paired_flip(blur: np.ndarray, sharp: np.ndarray, rng: np.random.Generator) -
 
 
 def paired_rotate90(blur: np.ndarray, sharp: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Both turned by the same 0, 90, 180 or 270 degrees."""
+    """Rotate both by the same 0, 90, 180 or 270 degrees."""
     turns = int(rng.integers(4))
     return np.rot90(blur, turns), np.rot90(sharp, turns)
 
@@ -48,7 +48,7 @@ def paired_rotate90(blur: np.ndarray, sharp: np.ndarray, rng: np.random.Generato
 def paired_rgb_permutation(
     blur: np.ndarray, sharp: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The colour channels of both in the same random order."""
+    """Permute the colour channels of both in the same way."""
     order = rng.permutation(3)
     return blur[..., order], sharp[..., order]
 

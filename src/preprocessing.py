@@ -1,14 +1,14 @@
-"""From the folders of the GoPro dataset to the paired folders that training reads.
+"""Arranges, packs or verifies the GoPro dataset.
 
     python src/preprocessing.py --root_src GOPRO_Large --root_dst dataset [--link]
     python src/preprocessing.py --root_src GOPRO_Large --root_dst packed --pack [--patch_size 512]
     python src/preprocessing.py --verify [--root_src GOPRO_Large] [--root_dst dataset] [--report_file REPORT.json]
 
 GOPRO_Large/{train,test}/<sequence>/{blur,sharp}/000001.png, ... become dataset/{train,test}/{blur,sharp}/1.png, ...,
-numbered along the sequences. `blur_gamma` is left out: the paper trains and is scored on `blur`. The source is only
-read. An interrupted run resumes, and `manifest.csv` records where every pair came from (src/data/arrange.py). `--pack`
-decodes the frames once, for training at speed (src/data/packing.py). `--verify` checks either folder, or both, and
-writes nothing but the report (src/verify/report.py).
+numbered along the sequences. `blur_gamma` is not used: the paper trains and evaluates on `blur`. The source is only
+read. The next run resumes an interrupted one, and `manifest.csv` records the origin of every pair (src/data/gopro.py).
+`--pack` decodes the frames once for fast training (src/data/packing.py). `--verify` checks one folder or both, and
+writes only the report (src/verify/report.py).
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if not __package__:  # run as a file: Python has put src/ on its path, where the package itself cannot be found
+if not __package__:  # run as a file: Python has put src/ on its path instead of the folder above
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from src.config import LARGEST_SIDE, ArgumentParser
@@ -31,24 +31,23 @@ MIN_PATCH = 16  # pixels, the smallest crop that training takes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; `argv` without the program's name, None reads the process's own."""
+    """Run the command line; `argv` has the arguments without the program name, None means those of the process."""
     parser = ArgumentParser(
-        "Arrange GOPRO_Large as {train,test}/{blur,sharp}/1.png, ... Interrupted runs can be repeated. "
-        "Or --verify a dataset: exit status 1 if something is wrong with it, 0 if nothing is, warnings aside."
+        "Arrange GOPRO_Large as {train,test}/{blur,sharp}/1.png, ... Rerun the command to resume an interruption. "
+        "Or --verify a dataset: exit status 1 after an error, 0 without errors, even with warnings."
     )
-    parser.add_argument("--root_src", metavar="FOLDER", help="GOPRO_Large; it is only read")
-    parser.add_argument("--root_dst", metavar="FOLDER", help="the arranged dataset, made if missing [dataset]")
-    link_help = "hard links instead of copies; across disks symbolic links, which need the source to stay where it is"
-    parser.add_argument("--link", action="store_true", help=link_help)
-    pack_help = (
-        "decode the frames of --root_src, arranged or not, into the folder --root_dst [packed], for train.py and "
-    )
-    parser.add_argument("--pack", action="store_true", help=f"{pack_help}eval.py; again to bring it up to date")
-    patch_help = "with --pack: cut training pairs into overlapping patches of this side, pixels, 0 = whole frames [0]"
-    parser.add_argument("--patch_size", type=int, high=LARGEST_SIDE, default=0, metavar="INT", help=patch_help)
-    verify_help = "arrange nothing, check the folders that are given: counts, pairs, sizes, every file's content"
-    parser.add_argument("--verify", action="store_true", help=verify_help)
-    parser.add_argument("--report_file", metavar="FILE", help="with --verify: the findings as JSON")
+    add = parser.add_argument
+    add("--root_src", metavar="FOLDER", help="GOPRO_Large, which is only read")
+    add("--root_dst", metavar="FOLDER", help="output folder [dataset, with --pack packed]")
+    link_help = "hard links instead of copies; across disks symbolic links, which need the source to stay in place"
+    add("--link", action="store_true", help=link_help)
+    pack_help = "decode the frames of --root_src, arranged or not, for train.py and eval.py; rerun to update"
+    add("--pack", action="store_true", help=pack_help)
+    patch_help = "with --pack: side of overlapping training patches, pixels, 0 = whole frames [0]"
+    add("--patch_size", type=int, high=LARGEST_SIDE, default=0, metavar="INT", help=patch_help)
+    verify_help = "check the given folders only: counts, pairs, sizes, every file's content"
+    add("--verify", action="store_true", help=verify_help)
+    add("--report_file", metavar="FILE", help="with --verify: JSON file of the findings")
     args = parser.parse_args(argv)
     _check_combination(args)
     if args.verify:
@@ -57,23 +56,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _verify(args.root_src, args.root_dst, args.report_file)
     if not args.root_src:
         raise UserError("--root_src: expected the folder of GOPRO_Large (--help lists the options)")
+    root_dst = args.root_dst or ("packed" if args.pack else "dataset")
     if args.pack:
-        root_dst = args.root_dst or "packed"
         sizes = pack(args.root_src, root_dst, args.patch_size)
         print(f"{root_dst}: " + ", ".join(f"{split} {size / 1e9:.2f} GB" for split, size in sizes.items()))
         print(f"next: python train.py --dataset_root {root_dst}")
-        return 0
-    root_dst = args.root_dst or "dataset"
-    pairs = arrange(args.root_src, root_dst, args.link)
-    print(f"{root_dst}: " + ", ".join(f"{count} {split} pairs" for split, count in pairs.items()))
+    else:
+        pairs = arrange(args.root_src, root_dst, args.link)
+        print(f"{root_dst}: " + ", ".join(f"{count} {split} pairs" for split, count in pairs.items()))
     return 0
 
 
 def _check_combination(args: argparse.Namespace) -> None:
     if args.verify and (args.link or args.pack):
-        raise UserError(f"--{'link' if args.link else 'pack'}: means nothing with --verify, which writes no images")
+        raise UserError(f"--{'link' if args.link else 'pack'}: has no effect with --verify, which writes no images")
     if args.link and args.pack:
-        raise UserError("--link and --pack: give one of them; packed frames are decoded, not linked")
+        raise UserError("--link and --pack: give only one; packed frames are decoded, not linked")
     if args.report_file and not args.verify:
         raise UserError("--report_file: needs --verify")
     if args.patch_size and not args.pack:
@@ -87,7 +85,7 @@ def _verify(root_src: str | None, root_dst: str | None, report_file: str | None)
         root_dst = "dataset"
     if root_dst and is_packed(root_dst):
         if root_src or report_file:
-            raise UserError(f"--verify: {root_dst} is packed; give it alone, its checksums tell whether it is whole")
+            raise UserError(f"--verify: {root_dst} is packed; give it alone, since its checksums are enough")
         damaged = damaged_entries(root_dst)
         print(f"{root_dst}: damaged: {first_few(damaged)}" if damaged else f"{root_dst}: nothing wrong was found")
         return 1 if damaged else 0

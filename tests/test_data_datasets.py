@@ -57,7 +57,7 @@ def test_folders_of_other_names_in_the_standard_place_get_a_hint(tmp_path):
 )
 def test_the_share_of_photographs_is_kept_and_none_is_left_out(pairs, photos, fraction, expected):
     real = [Pair(str(i), Path("b"), Path("s")) for i in range(pairs)]
-    some = [SharpPhoto(f"photo/{i}", Path("p")) for i in range(photos)]
+    some = [SharpPhoto(f"photo/{i}", Path("p"), Path("p")) for i in range(photos)]
     mixed = mix_in_photos(real, some, fraction)
     assert (len([p for p in mixed if p in real]), len([p for p in mixed if p in some])) == expected
     assert set(mixed) == {*real, *some}

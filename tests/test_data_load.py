@@ -59,7 +59,7 @@ def test_workers_change_nothing(source):
 
 def test_photographs_among_the_pairs_are_blurred_anew_whatever_the_workers(make_dataset, tmp_path):
     pairs = find_pairs(make_dataset(train=2, size=(64, 72)), "train")
-    mixed = [*pairs, *(SharpPhoto(pair.name, pair.sharp) for pair in pairs)]
+    mixed = [*pairs, *(SharpPhoto(pair.name, pair.sharp, pair.sharp) for pair in pairs)]
     source = TrainPairs(mixed, crop_size=16, seed=5, mask_channels=96, dropout=0.1)
     first, later = source[2], source[2 + len(source)]
     assert first[0].shape == (16, 16, 3) and np.abs(first[0].astype(int) - first[1]).max() > 5

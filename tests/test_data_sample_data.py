@@ -12,7 +12,7 @@ import pytest
 from src.data import sample_data
 from src.data.gopro import arrange
 from src.data.images import read_rgb
-from src.data.sample_data import expose, find_photographs, largest_frame, make_sample_set, random_exposure
+from src.data.sample_data import find_photographs, largest_frame, make_sample_set, random_exposure
 from src.data.synthetic_blur import frames_along, reach, shake_path
 from src.errors import UserError
 
@@ -22,11 +22,6 @@ SMALL = {"train": 5, "test": 3, "height": 32, "width": 48, "frames": 5}
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-def straight(*shifts):
-    """A path along x, no turn."""
-    return np.array([(dx, 0, 0) for dx in shifts], float)
 
 
 @pytest.fixture(scope="module")
@@ -50,40 +45,25 @@ def digests(root):
 # ---- one exposure
 
 
-def test_no_movement_gives_the_window_itself(noise):
-    blur, blur_gamma, sharp = expose(noise, np.zeros((7, 3)), 24, 32, top=11, left=21)
-    for image in (blur, blur_gamma, sharp):
-        assert image.shape == (24, 32, 3) and image.dtype == np.uint8
-        np.testing.assert_array_equal(image, noise[11:35, 21:53])
-
-
-def test_blur_is_the_rounded_mean_of_the_frames_and_sharp_the_middle_one(noise):
+def test_blur_is_the_rounded_mean_of_the_frames_and_sharp_the_middle_one(noise, monkeypatch):
     path = shake_path(rng(2), 5, 9.0, 0.02)
+    monkeypatch.setattr(sample_data, "shake_path", lambda *_: path)
+    monkeypatch.setattr(sample_data, "random_place", lambda *_: (28, 29))
     frames = np.stack(list(frames_along(noise, path, 24, 32, 28, 29)))
-    blur, blur_gamma, sharp = expose(noise, path, 24, 32, 28, 29)
+    blur, blur_gamma, sharp = random_exposure(rng(), noise, 24, 32, 5)
     assert np.abs(blur - frames.astype(float).mean(axis=0)).max() <= 0.5001  # rounded, not cut
     light = (frames / 255.0) ** 2.2
     assert np.abs(blur_gamma - 255 * light.mean(axis=0) ** (1 / 2.2)).max() <= 0.5001
-    np.testing.assert_array_equal(sharp, noise[28:52, 29:61])  # at path zero nothing is lost by resampling
+    np.testing.assert_array_equal(sharp, noise[28:52, 29:61])  # resampling does not change the frame at path zero
     assert (frames[0] != sharp).any()
 
 
-def test_an_exposure_needs_the_room_that_reach_returns(noise):
-    path = straight(-3, 0, 5)
-    up, down, before, _ = reach(path, 20, 30)
-    expose(noise, path, 20, 30, top=up, left=before)
-    for place in ({"top": up - 1, "left": before}, {"top": up, "left": before - 1}, {"top": 61 - down, "left": before}):
-        with pytest.raises(ValueError, match="frames need rows"):
-            expose(noise, path, 20, 30, **place)
-
-
-def test_largest_frame_always_finds_room(monkeypatch):
-    monkeypatch.setattr(sample_data, "PATH_LENGTH", (19.9, 20.0))
-    photo = np.zeros((120, 160, 3), np.uint8)
+def test_every_path_has_room_in_the_largest_frame():
     height, width = largest_frame(120, 160)
     assert height % 4 == width % 4 == 0 and height > 80
     for i in range(40):
-        random_exposure(rng(i), photo, height, width, 3)
+        up, down, before, after = reach(shake_path(rng(i), 3, 20.0, sample_data.MAX_TURN), height, width)
+        assert up + height + down <= 120 and before + width + after <= 160
 
 
 # ---- the set

@@ -57,7 +57,7 @@ def test_options_of_pack(pair_folder, tmp_path, monkeypatch, capsys):
         (["--patch_size", "32"], "--patch_size: needs --pack"),
         (["--pack", "--patch_size", "-4"], "--patch_size: got -4, expected 0 to 65536"),
         (["--pack", "--link"], "--link and --pack"),
-        (["--pack", "--verify"], "--pack: means nothing with --verify"),
+        (["--pack", "--verify"], "--pack: has no effect with --verify"),
     ):
         assert words in error_of(main, ["--root_src", str(pair_folder), *options])
 
@@ -82,7 +82,7 @@ def test_options_of_verify(sample_trees, tmp_path, monkeypatch, capsys):
     assert main(["--verify", "--root_src", "GOPRO_Large", "--root_dst", "dataset"]) == 0
     assert "dataset: compared with GOPRO_Large, byte by byte" in capsys.readouterr().out
     assert snapshot(sample_trees) == before
-    with pytest.raises(UserError, match="--link: means nothing with --verify"):
+    with pytest.raises(UserError, match="--link: has no effect with --verify"):
         main(["--verify", "--link"])
     with pytest.raises(UserError, match="--report_file: needs --verify"):
         main(["--root_src", "GOPRO_Large", "--report_file", "report.json"])

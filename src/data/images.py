@@ -25,16 +25,6 @@ END_MARKS = {
 
 ORIENTATION = 0x0112  # the EXIF tag
 TIFF_SIZE_TAGS = (256, 257)  # ImageWidth, ImageLength
-# Pillow's TIFF reader, unlike its others, applies the orientation; these transpositions undo that.
-UNDO_ORIENTATION = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 @dataclass(frozen=True)
@@ -48,12 +38,8 @@ class ImageInfo:
     """Pillow's name of the pixel type."""
     orientation: int = 1
     """The EXIF tag, 1 to 8; 1 is upright."""
-    sixteen_bit_colour: bool = False
-    """Pillow calls the mode RGB, too, but keeps only the upper 8 bits."""
-
-    @property
-    def kind(self) -> str:
-        return f"16-bit {self.mode}" if self.sixteen_bit_colour else self.mode
+    kind: str = "RGB"
+    """The mode, with a note if Pillow cuts 16-bit colours to the upper 8 bits."""
 
 
 def is_special(path: Path | str) -> bool:
@@ -112,17 +98,17 @@ def orientation_of(image: Image.Image) -> int:
 def _rgb_pixels(image: Image.Image, mode: str) -> np.ndarray:
     orientation = image.getexif().get(ORIENTATION, 1) if image.format == "TIFF" else 1
     image.load()
-    # Where Pillow has applied the orientation, it has also dropped the tag.
-    if orientation in UNDO_ORIENTATION and ORIENTATION not in image.getexif():
-        image = image.transpose(UNDO_ORIENTATION[orientation])
+    # Pillow's TIFF reader, unlike its others, applies the orientation and drops the tag. 6 and 8 undo each other.
+    applied = orientation if ORIENTATION not in image.getexif() else 1
+    undo = {6: 8, 8: 6}.get(applied, applied)
     if _is_sixteen_bit_grey(mode, image.format):
         # 255 / 65535 = 1 / 257, and 257 is odd: adding its half and dividing rounds to the nearest, without ties.
         grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)  # (H, W)
-        return np.repeat(grey[..., None], 3, axis=2)
+        return upright(np.repeat(grey[..., None], 3, axis=2), undo)
     image.info.pop("transparency", None)  # otherwise Pillow warns about the alpha of palettes
     if mode in ("RGBa", "La"):  # Pillow divides premultiplied colours by alpha only on the way to these modes
         image = image.convert(mode.upper())
-    return np.array(image.convert("RGB"))  # a writable copy
+    return upright(np.array(image.convert("RGB")), undo)  # a writable copy
 
 
 def probe(path: Path | str) -> ImageInfo:
@@ -165,7 +151,7 @@ def probe(path: Path | str) -> ImageInfo:
                 raise UserError(
                     f"{path}: this {file_format} file is cut off, {words} is missing. Fetch or save this file again."
                 )
-    return ImageInfo(width, height, mode, orientation, sixteen)
+    return ImageInfo(width, height, mode, orientation, f"16-bit {mode}" if sixteen else mode)
 
 
 def _is_sixteen_bit_grey(mode: str, file_format: str | None) -> bool:

@@ -18,30 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from src.data import packed
 from src.data.gopro import find_splits, is_arranged, list_rows, write_manifest
-from src.data.images import ImageInfo
-from src.data.packed import (
-    FORMAT,
-    INDEX,
-    NPY_HEADER,
-    PARTIAL_INDEX,
-    VERSION,
-    Entry,
-    has_checksum,
-    is_packed,
-    list_source,
-    parse_index,
-    seal_of,
-    source_fields,
-    source_of,
-    split_sizes,
-    stored_bytes,
-    to_line,
-    windows_of,
-)
+from src.data.packed import NPY_HEADER, Entry
 from src.data.pairs import MANIFEST, Pair, changes_by_reading, probe_pairs
 from src.errors import UserError, need_writable_folder
 from src.files import NO_ROOM, in_threads, need_apart, whole_file, write_whole
+
+OldEntries = dict[tuple[str, str], Entry]  # by split and name
 
 
 def pack(root_src: Path | str, root_dst: Path | str, patch_size: int = 0, progress: bool = True) -> dict[str, int]:
@@ -62,15 +46,22 @@ def pack(root_src: Path | str, root_dst: Path | str, patch_size: int = 0, progre
     """
     root_src, root_dst = Path(root_src), Path(root_dst)
     splits = find_splits(root_src)
-    need_apart([root_src], files=[("--root_dst", root_dst / INDEX)])
-    pairs = {split: list_source(root_src, split) for split in splits}
+    need_apart([root_src], files=[("--root_dst", root_dst / packed.INDEX)])
+    pairs = {split: packed.list_source(root_src, split) for split in splits}
     source = os.path.relpath(root_src.resolve(), root_dst.resolve())
-    header = {"format": FORMAT, "version": VERSION, "patch_size": patch_size, "source": source}
+    header = {"format": packed.FORMAT, "version": packed.VERSION, "patch_size": patch_size, "source": source}
     infos = {split: probe_pairs(group) for split, group in pairs.items()}
-    entries = lay_out(root_src, pairs, infos, header)
+    entries: list[Entry] = []
+    for split, group in pairs.items():
+        offset = 0
+        for pair, (info, _) in zip(group, infos[split], strict=True):
+            entries.append(
+                Entry(split, pair.name, info.height, info.width, offset, *packed.source_fields(root_src, pair))
+            )
+            offset += packed.stored_bytes(entries[-1], header)
     old = kept_entries(root_dst, header, splits)
     need_writable_folder(root_dst, "--root_dst")
-    sizes = split_sizes(header, entries)
+    sizes = packed.split_sizes(header, entries)
     if progress:
         counts = ", ".join(f"{len(group)} {split} pairs" for split, group in pairs.items())
         changes = changes_by_reading([info for group in infos.values() for info in group])
@@ -78,13 +69,14 @@ def pack(root_src: Path | str, root_dst: Path | str, patch_size: int = 0, progre
     try:
         make_room(root_dst, sizes)
         # From here on, readers reject the set until packing is complete.
-        write_whole(root_dst / PARTIAL_INDEX, to_lines(header, old.values()))
-        (root_dst / INDEX).unlink(missing_ok=True)
-        done = write_pixels(root_dst, header, entries, pairs, old, progress)
+        write_whole(root_dst / packed.PARTIAL_INDEX, to_lines(header, old.values()))
+        (root_dst / packed.INDEX).unlink(missing_ok=True)
+        todo = list(zip(entries, (pair for group in pairs.values() for pair in group), strict=True))
+        done = write_pixels(root_dst, header, todo, old, progress)
         copy_manifest(root_src, root_dst, splits)
         text = to_lines(header, done)
-        write_whole(root_dst / INDEX, text + to_line(seal_of(done, zlib.crc32(text.encode()))))
-        (root_dst / PARTIAL_INDEX).unlink()
+        write_whole(root_dst / packed.INDEX, text + packed.to_line(packed.seal_of(done, zlib.crc32(text.encode()))))
+        (root_dst / packed.PARTIAL_INDEX).unlink()
     except OSError as e:
         raise _cannot_write(root_dst, sizes, e) from e
     if progress:
@@ -94,42 +86,26 @@ def pack(root_src: Path | str, root_dst: Path | str, patch_size: int = 0, progre
 
 
 def to_lines(header: Mapping[str, Any], entries: Iterable[Entry]) -> str:
-    return to_line(header) + "".join(to_line(asdict(entry)) for entry in entries)
+    return packed.to_line(header) + "".join(packed.to_line(asdict(entry)) for entry in entries)
 
 
-def lay_out(
-    root_src: Path,
-    pairs: Mapping[str, Sequence[Pair]],
-    infos: Mapping[str, Sequence[tuple[ImageInfo, ImageInfo]]],
-    header: Mapping[str, Any],
-) -> list[Entry]:
-    """Entries without checksums, one after the other in each split; `infos` gives their sizes."""
-    entries = []
-    for split, group in pairs.items():
-        offset = 0
-        for pair, (info, _) in zip(group, infos[split], strict=True):
-            entries.append(Entry(split, pair.name, info.height, info.width, offset, *source_fields(root_src, pair)))
-            offset += stored_bytes(entries[-1], header)
-    return entries
-
-
-def kept_entries(root_dst: Path, header: Mapping[str, Any], splits: Sequence[str]) -> dict[tuple[str, str], Entry]:
+def kept_entries(root_dst: Path, header: Mapping[str, Any], splits: Sequence[str]) -> OldEntries:
     """Entries of an existing set in `root_dst`, complete or not, whose pixels may still be right.
 
     Raises:
         UserError: it was packed from another source or has more splits, or the files are no packed set.
     """
-    if not is_packed(root_dst):
+    if not packed.is_packed(root_dst):
         return {}
     # While packing, the partial index has everything; a complete set has no partial one.
-    path = root_dst / (PARTIAL_INDEX if (root_dst / PARTIAL_INDEX).exists() else INDEX)
-    found, entries, _ = parse_index(path)
+    path = root_dst / (packed.PARTIAL_INDEX if (root_dst / packed.PARTIAL_INDEX).exists() else packed.INDEX)
+    found, entries, _ = packed.parse_index(path)
     if not found:
         # Damage to the first line looks the same, and is as rare as a file of that name from another program.
         raise UserError(
             f"--root_dst: {root_dst} contains files not written by this script. Choose another folder, or remove them."
         )
-    source = source_of(root_dst, found)
+    source = packed.source_of(root_dst, found)
     if source and not source.samefile(root_dst / header["source"]):
         raise UserError(f"--root_dst: {root_dst} was packed from {source}. Choose another folder, or remove it.")
     lost = sorted({entry.split for entry in entries} - set(splits))
@@ -183,9 +159,8 @@ def _cannot_write(root_dst: Path, sizes: Mapping[str, int], error: OSError) -> U
 def write_pixels(
     root_dst: Path,
     header: Mapping[str, Any],
-    entries: Sequence[Entry],
-    pairs: Mapping[str, Sequence[Pair]],
-    old: Mapping[tuple[str, str], Entry],
+    todo: Sequence[tuple[Entry, Pair]],
+    old: OldEntries,
     progress: bool,
 ) -> list[Entry]:
     """Fill the files; returns the entries with their checksums, those of `old` where their pixels are still right."""
@@ -194,26 +169,25 @@ def write_pixels(
     def work(item: tuple[Entry, Pair]) -> Entry:
         entry, pair = item
         was, file = old.get(entry.key), files[entry.split]
-        if was and replace(was, crc32=-1) == entry and has_checksum(file, was, header):
+        if was and replace(was, crc32=-1) == entry and packed.has_checksum(file, was, header):
             return was
         content = _content(entry, pair, header)
         if os.pwrite(file.fileno(), content, NPY_HEADER + entry.offset) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         entry = replace(entry, crc32=zlib.crc32(content))
         with lock:
-            partial.write(to_line(asdict(entry)))
+            partial.write(packed.to_line(asdict(entry)))
             partial.flush()
         return entry
 
-    todo = list(zip(entries, (pair for group in pairs.values() for pair in group), strict=True))
     with contextlib.ExitStack() as stack:
         files = {}
-        for split, size in split_sizes(header, entries).items():
+        for split, size in packed.split_sizes(header, [entry for entry, _ in todo]).items():
             file = files[split] = stack.enter_context(open(root_dst / f"{split}.npy", "rb+"))
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (size,)})
             file.truncate(NPY_HEADER + size)
             file.flush()
-        partial = stack.enter_context(open(root_dst / PARTIAL_INDEX, "a", encoding="utf-8"))
+        partial = stack.enter_context(open(root_dst / packed.PARTIAL_INDEX, "a", encoding="utf-8"))
         done = in_threads(work, todo, "pair", progress)
         for file in files.values():
             os.fsync(file.fileno())
@@ -231,7 +205,7 @@ def _content(entry: Entry, pair: Pair, header: Mapping[str, Any]) -> bytes:
         raise UserError(f"{pair.blur} or its partner was changed while it was packed. Rerun the same command.")
     return b"".join(
         image[top : top + height, left : left + width].tobytes()
-        for top, left, height, width in windows_of(entry, header)
+        for top, left, height, width in packed.windows_of(entry, header)
         for image in images
     )
 

@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +57,8 @@ class Pair:
         return infos
 
 
-@dataclass(frozen=True)
 class SharpPhoto(Pair):
-    """A sharp photograph, `SharpPhoto(name, file)`, which training blurs; `blur` is the same file."""
-
-    blur: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "blur", self.sharp)
+    """A sharp photograph, which training blurs; both files are the photograph."""
 
 
 def natural_key(name: str) -> tuple:

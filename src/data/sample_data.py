@@ -22,7 +22,7 @@ from PIL import Image
 from src.config import COUNT, LARGEST_SEED, ArgumentParser
 from src.data.gopro import arrange
 from src.data.images import probe, read_rgb
-from src.data.synthetic_blur import GAMMA, INTERPOLATION_REACH, frames_along, mean_frame, reach, shake_path
+from src.data.synthetic_blur import GAMMA, INTERPOLATION_REACH, frames_along, mean_frame, random_place, shake_path
 from src.errors import UserError, need_writable_folder, run_main
 from src.files import in_threads, need_apart, parse_json, whole_folder
 
@@ -39,37 +39,21 @@ MARKER = "sample_set.json"
 FORMAT = 2  # to be increased whenever the same parameters give other pictures
 
 
-# ---- one pair, pure functions
-
-
-def expose(
-    photo: np.ndarray, path: np.ndarray, height: int, width: int, top: int, left: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(blur, blur_gamma, sharp) as in the GoPro dataset, each (height, width, 3) uint8, of the frames along a path.
-
-    Raises:
-        ValueError: a frame extends beyond `photo`; `reach` returns the room that it needs.
-    """
-    up, down, before, after = reach(path, height, width)
-    y0, y1, x0, x1 = top - up, top + height + down, left - before, left + width + after
-    if y0 < 0 or x0 < 0 or y1 > photo.shape[0] or x1 > photo.shape[1]:
-        raise ValueError(f"frames need rows {y0}..{y1} and columns {x0}..{x1} of a photo of {photo.shape[:2]}")
-    frames = list(frames_along(photo, path, height, width, top, left))
-    blur, sharp = mean_frame(frames)
-    blur_gamma, _ = mean_frame(frames, GAMMA)
-    return np.rint(blur).astype(np.uint8), np.rint(blur_gamma).astype(np.uint8), sharp
+# ---- one pair
 
 
 def random_exposure(
     rng: np.random.Generator, photo: np.ndarray, height: int, width: int, num_frames: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`expose` along a random path of 3 to 20 pixels, at a random place of `photo` with room for it."""
+    """(blur, blur_gamma, sharp) as in the GoPro dataset, each (height, width, 3) uint8.
+
+    The camera moves along a random path of 3 to 20 pixels, at a random place of `photo`.
+    """
     length, turn = rng.uniform(*PATH_LENGTH), rng.uniform(0, MAX_TURN)
     path = shake_path(rng, num_frames, length, turn)
-    up, down, before, after = reach(path, height, width)
-    top = rng.integers(up, photo.shape[0] - height - down, endpoint=True)
-    left = rng.integers(before, photo.shape[1] - width - after, endpoint=True)
-    return expose(photo, path, height, width, top, left)
+    frames = list(frames_along(photo, path, height, width, *random_place(rng, photo, path, height, width)))
+    (blur, sharp), (blur_gamma, _) = mean_frame(frames), mean_frame(frames, GAMMA)
+    return np.rint(blur).astype(np.uint8), np.rint(blur_gamma).astype(np.uint8), sharp
 
 
 def largest_frame(height: int, width: int) -> tuple[int, int]:

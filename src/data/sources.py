@@ -229,4 +229,4 @@ def pairs_from_photos(folder: Path | str, option: str) -> list[Pair]:
             f"{option} {folder}: expected only sharp photographs, but it has folders called {first_few(blurred)}. "
             "Give the folder of the sharp images, e.g. train/sharp."
         )
-    return [SharpPhoto(f"photo/{name}", path) for name, path in photos.items()]
+    return [SharpPhoto(f"photo/{name}", path, path) for name, path in photos.items()]

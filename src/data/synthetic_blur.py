@@ -313,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source, folder = Path(args.photos), Path(args.root) / "test"
     photos = list(list_image_tree(source, "--photos").values())
     changes = check_pairs(
-        [SharpPhoto(path.name, path) for path in photos],
+        [SharpPhoto(path.name, path, path) for path in photos],
         min_side=max(args.height, args.width),
         remedy=lambda side: f"--height and --width {side} or less",
     )

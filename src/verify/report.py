@@ -21,18 +21,7 @@ from typing import Any
 from src.data.pairs import SPLITS
 from src.errors import UserError, first_few, need_writable_folder
 from src.files import in_threads, need_apart, write_whole
-from src.verify.checks import (
-    PICTURE_CHECKS,
-    check_copies,
-    check_counts,
-    check_folders,
-    check_manifest,
-    check_origin,
-    check_partners,
-    check_sequence_names,
-    missing_files,
-    read_rows,
-)
+from src.verify import checks
 from src.verify.findings import Finding, count_of, size_of
 from src.verify.walk import Look, by_half, items_of, look_at, need_layout, scan
 
@@ -56,22 +45,23 @@ def verify(root_src: Path | None, root_dst: Path | None, progress: bool = True) 
             need_layout(root, option)
     if root_src:
         places, found = scan(root_src, arranged=False)
-        findings += found + check_folders(places) + check_partners(places)
+        findings += found + checks.check_folders(places) + checks.check_partners(places)
         items = items_of(places)
     if root_dst:
         places, found = scan(root_dst, arranged=True)
-        rows, found_in_manifest = read_rows(root_dst)
-        missing = missing_files(root_dst, rows)
-        findings += found + check_folders(places) + check_partners(places, missing) + found_in_manifest
-        findings += check_manifest(root_dst, rows, places, missing)
+        rows, found_in_manifest = checks.read_rows(root_dst)
+        missing = checks.missing_files(root_dst, rows)
+        findings += found + checks.check_folders(places) + checks.check_partners(places, missing) + found_in_manifest
+        findings += checks.check_manifest(root_dst, rows, places, missing)
         if not root_src:
             gone = set(missing)  # broken links among them would also be unreadable
             items = [item for item in items_of(places, rows) if not {item.blur, item.sharp} & gone]
         elif not found_in_manifest:
-            findings += check_origin(root_src, root_dst, rows, items) + check_copies(root_src, root_dst, rows, progress)
-    findings += check_counts(items) + check_sequence_names(items)
+            findings += checks.check_origin(root_src, root_dst, rows, items)
+            findings += checks.check_copies(root_src, root_dst, rows, progress)
+    findings += checks.check_counts(items) + checks.check_sequence_names(items)
     looks = in_threads(look_at, items, "pair", progress)
-    for check in PICTURE_CHECKS:
+    for check in checks.PICTURE_CHECKS:
         findings += check(looks)
     findings.sort(key=lambda found: found.severity != "error")
     return Report(findings, {str(half): summarize(group) for half, group in by_half(looks)})

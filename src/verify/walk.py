@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image
 
 from src.data.gopro import GOPRO_NAME, GOPRO_SEQUENCES, ManifestRow, find_splits, is_arranged
 from src.data.images import read_rgb
@@ -165,22 +166,15 @@ def look_at(item: Item) -> Look:
     sizes = tuple((image.shape[1], image.shape[0]) for image in images)
     if sizes[0] != sizes[1]:
         return Look(item, copies_gamma=copies_gamma, sizes=sizes)
-    blur, sharp = (Image.fromarray(image) for image in images)
     return Look(
         item,
         copies_gamma=copies_gamma,
         sizes=sizes,
-        mse=float(_histogram(ImageChops.difference(blur, sharp)) @ np.arange(256.0) ** 2),
-        thumbs=(_thumbnail(blur), _thumbnail(sharp)),
+        mse=cv2.norm(images[0], images[1], cv2.NORM_L2SQR) / images[0].size,
+        thumbs=tuple(map(_thumbnail, images)),
         digest=hashlib.blake2b(images[1].data, digest_size=16, person=str(sizes[1]).encode()[:16]).digest(),
     )
 
 
-def _histogram(image: Image.Image) -> np.ndarray:
-    """Shares of the 256 levels among all pixels and colours, (256,) float64."""
-    counts = np.reshape(image.histogram(), (3, 256)).sum(axis=0)
-    return counts / counts.sum()
-
-
-def _thumbnail(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("L").resize(THUMB, Image.Resampling.BOX), np.float32).ravel()
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).convert("L").resize(THUMB, Image.Resampling.BOX), np.float32).ravel()
