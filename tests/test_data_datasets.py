@@ -86,7 +86,7 @@ def test_synthetic_training_pairs_and_their_validation(tmp_path, make_dataset):
         )
 
 
-def test_validation_pairs_are_those_of_valid_or_the_choice_by_test_is_told(make_dataset, tmp_path):
+def test_validation_pairs_are_those_of_valid_or_the_choice_by_test_is_reported(make_dataset, tmp_path):
     root = make_dataset(train=4, test=2)
     _, val, text = training_pairs(root)
     assert {pair.blur.parent for pair in val} == {root / "test/blur"}
@@ -106,7 +106,7 @@ def test_validation_pairs_are_those_of_valid_or_the_choice_by_test_is_told(make_
     assert training_pairs(root, val_acc_monitor_interval=0)[1] == []
 
 
-def test_conversions_of_the_validation_pairs_are_told(make_dataset):
+def test_conversions_of_the_validation_pairs_are_reported(make_dataset):
     root = make_dataset(train=4, test=2)
     Image.new("L", (48, 40)).save(root / "test/blur/1.png")
     assert training_pairs(root)[2].endswith(" (converted to 8-bit RGB: 1 L)")

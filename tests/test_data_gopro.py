@@ -200,7 +200,7 @@ def test_other_suffixes_are_kept(source, target):
     assert [p.name for p in find_pairs(target, "test")] == ["1", "2"]
 
 
-def test_manifest_tells_where_each_pair_came_from(source, target):
+def test_the_manifest_has_the_origin_of_each_pair(source, target):
     arrange(source, target, progress=False)
     with (target / "manifest.csv").open(newline="") as f:
         rows = list(csv.DictReader(f))

@@ -57,7 +57,7 @@ def test_workers_change_nothing(source):
         same(a, b)
 
 
-def test_photographs_among_the_pairs_are_blurred_anew_whatever_the_workers(make_dataset, tmp_path):
+def test_photographs_among_the_pairs_are_blurred_differently_whatever_the_workers(make_dataset, tmp_path):
     pairs = find_pairs(make_dataset(train=2, size=(64, 72)), "train")
     mixed = [*pairs, *(SharpPhoto(pair.name, pair.sharp, pair.sharp) for pair in pairs)]
     source = TrainPairs(mixed, crop_size=16, seed=5, mask_channels=96, dropout=0.1)
@@ -117,7 +117,7 @@ def test_names_of_a_batch(source):
         np.testing.assert_array_equal(blur.transpose(1, 2, 0), source[7 + index][0])
 
 
-def test_unreadable_image_is_told_by_name(source):
+def test_unreadable_image_is_reported_by_name(source):
     source.pairs[2].sharp.write_bytes(b"no image")
     with pytest.raises(UserError, match="sharp/3.png: not a readable image"), loader_errors():
         epochs(train_dataset(TrainBatches(source, 7), workers=2), 1)

@@ -37,7 +37,7 @@ def test_images_of_many_sizes_and_kinds(tmp_path):
         check_pairs(pairs, min_side=64)
 
 
-def test_conversions_are_told_and_orientations_applied(tmp_path, capsys):
+def test_conversions_are_reported_and_orientations_applied(tmp_path, capsys):
     exif = Image.Exif()
     exif[0x0112] = 6
     for kind in ("blur", "sharp"):
@@ -126,7 +126,7 @@ def test_an_interrupted_set_is_rejected_and_resumed(pair_folder, tmp_path, monke
         assert_equal_pixels(open_pairs(packed, split), find_pairs(pair_folder, split))
 
 
-def test_an_old_index_does_not_outlive_the_pixels_it_tells_of(pair_folder, packed, monkeypatch):
+def test_an_old_index_does_not_outlive_its_pixels(pair_folder, packed, monkeypatch):
     overwrite(pair_folder / "train/blur/2.png")
     monkeypatch.setattr(packing, "_content", no_room)
     error_of(pack, pair_folder, packed, progress=False)
@@ -219,7 +219,7 @@ def no_room(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_full_disk_is_told_before_the_work_and_leaves_nothing(pair_folder, tmp_path, monkeypatch, decoded):
+def test_full_disk_is_reported_before_the_work_and_leaves_nothing(pair_folder, tmp_path, monkeypatch, decoded):
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     text = error_of(pack, pair_folder, tmp_path / "packed", progress=False)
     assert "no room for" in text and "train.npy 0.00 GB, test.npy 0.00 GB; 0.00 GB more are needed" in text

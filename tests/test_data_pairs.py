@@ -172,7 +172,7 @@ def test_pair_of_which_one_has_lost_its_orientation_stays_aligned(tmp_path):
     assert check_pairs([pair]) == " (1 with different EXIF orientations in blur and sharp, read as stored)"
 
 
-def test_pair_of_which_one_is_turned_already_is_told_with_the_tag(tmp_path):
+def test_pair_of_which_one_is_turned_already_is_reported_with_the_tag(tmp_path):
     pair = Pair("1", oriented(tmp_path / "a.png", 6), save(tmp_path / "b.png", np.rot90(RGB, -1)))
     with pytest.raises(UserError) as caught:
         check_pairs([pair])
@@ -384,14 +384,14 @@ def test_good_pairs_report_what_will_be_converted(tmp_path):
     assert check_pairs(find_pairs(tmp_path, "train")) == " (converted to 8-bit RGB: 2 L, 1 16-bit RGB)"
 
 
-def test_different_sizes_are_told_with_both(tmp_path):
+def test_different_sizes_are_reported_with_both(tmp_path):
     make_pairs(tmp_path)
     save(tmp_path / "train/sharp/2.png", RGB[:20, :32])
     with pytest.raises(UserError, match=r"2 \(blur 60x40, sharp 32x20\)"):
         check_pairs(find_pairs(tmp_path, "train"))
 
 
-def test_images_below_the_crop_are_told(tmp_path):
+def test_images_below_the_crop_are_reported(tmp_path):
     make_pairs(tmp_path)
     small = rf"{tmp_path}/train: expected images of 64x64 or more.*got 1 \(60x40\), 2 .*give --crop_size 40 or less"
     with pytest.raises(UserError, match=small):
@@ -404,7 +404,7 @@ def test_images_below_the_crop_are_told(tmp_path):
         files[1].unlink()
 
 
-def test_bad_files_are_told_first_and_counted(tmp_path):
+def test_bad_files_are_reported_first_and_counted(tmp_path):
     make_pairs(tmp_path, [str(i) for i in range(1, 9)])
     cut(tmp_path / "train/blur/3.png")
     save(tmp_path / "train/sharp/2.png", RGB[:20])

@@ -144,8 +144,8 @@ def test_other_names_are_not_taken_for_swapped(tmp_path, line):
 
 def test_lists_that_are_missing_empty_or_no_text(tmp_path):
     realblur(tmp_path, 1, 1)
-    assert re.search("lst.txt: no such list file.*has list.txt. Did you mean list.txt?", error_of(
-        pairs_from_list, tmp_path / "lst.txt"))  # fmt: skip
+    text = error_of(pairs_from_list, tmp_path / "lst.txt")
+    assert re.search("lst.txt: no such list file.*has list.txt. Did you mean list.txt?", text)
     assert "nowhere/list.txt: no such list file." in error_of(pairs_from_list, tmp_path / "nowhere" / "list.txt")
     assert "contains no entry" in error_of(pairs_from_list, write_list(tmp_path, "\r\n# nothing\r\n"))
     (tmp_path / "utf16.txt").write_text("gt/1.png blur/1.png", encoding="utf-16")
@@ -186,7 +186,7 @@ def test_hide_keeps_all_sharp_images_in_one_folder(tmp_path):
     assert [pair.sharp.name for pair in pairs] == ["1fromG.MP4.png", "2fromG.MP4.png"]
 
 
-def test_bad_folders_are_told_in_one_line(tmp_path):
+def test_bad_folders_are_reported_in_one_line(tmp_path):
     touch(tmp_path, "blur/1.png", "blur/a/2.png", "blur/b/2.png", "sharp/2.png", "empty/notes.txt")
     blur, sharp = tmp_path / "blur", tmp_path / "sharp"
     assert "2 of 3 images without" not in (text := error_of(pairs_from_folders, blur, sharp))
@@ -213,7 +213,7 @@ def test_photographs_are_pairs_without_a_blurred_file(tmp_path):
     assert all(isinstance(pair, SharpPhoto) and pair.blur == pair.sharp for pair in pairs)
 
 
-def test_folders_that_are_no_photographs_are_told(tmp_path, make_dataset):
+def test_folders_that_are_no_photographs_are_reported(tmp_path, make_dataset):
     assert "--sharp_photos: no folder" in error_of(pairs_from_photos, tmp_path / "none", "--sharp_photos")
     (tmp_path / "empty").mkdir()
     assert "no image in it" in error_of(pairs_from_photos, tmp_path / "empty", "--sharp_photos")

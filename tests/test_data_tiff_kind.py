@@ -61,7 +61,7 @@ def test_known_kinds_keep_their_values(tmp_path, values, options, byteorder):
         (WIDE[..., :3], {"planarconfig": "separate"}, "16-bit samples in separate planes (PlanarConfiguration 2)"),
         (WIDE[..., :4], {"planarconfig": "separate", "extrasamples": ["unassalpha"]}, "16-bit samples in separate"),
         (WIDE[..., :4], {"extrasamples": ["assocalpha"]}, "16-bit colours multiplied by alpha"),
-        (WIDE[..., :5], {"extrasamples": ["unspecified"] * 2}, "16-bit samples, 5 a pixel"),
+        (WIDE[..., :5], {"extrasamples": ["unspecified"] * 2}, "16-bit samples, 5 per pixel"),
         (WIDE[..., :2], {"photometric": "minisblack", "extrasamples": ["unassalpha"]}, "16-bit grey and 1 further"),
         (WIDE[..., :4], {"photometric": "separated"}, "16-bit CMYK samples"),
         (WIDE[..., :3], {"photometric": "cielab"}, "CIELAB colours"),

@@ -17,7 +17,7 @@ from tests.data_trees import error_of, named_pairs, realblur, touch, write_list
 # ---- sequences
 
 
-def test_file_names_tell_no_sequences():
+def test_file_names_define_no_sequences():
     assert sequences_of(named_pairs("1", "2", "3")) == ([], "")
     assert sequences_of(named_pairs("clip1_01", "clip1_02", "clip2_01")) == ([], "")
 
@@ -104,7 +104,7 @@ def test_any_sizes_of_sequences_leave_both_parts_something_and_are_not_torn(size
         assert not {p.name.split("_")[0] for p in split.train} & {p.name.split("_")[0] for p in split.val}
 
 
-def test_fractions_that_cannot_be_are_told_with_numbers():
+def test_fractions_that_cannot_be_are_reported_with_numbers():
     pairs = in_sequences(a=10, b=10)
     assert "--val_fraction: got 0.6, expected more than 0, up to 0.5" in error_of(split_by_fraction, pairs, 0.6, 1)
     assert "got -0.1" in error_of(split_by_fraction, pairs, -0.1, 1)

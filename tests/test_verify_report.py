@@ -321,7 +321,7 @@ def test_an_arrangement_that_does_not_fit_has_one_finding(source, dataset, kind)
     assert_only(verify(source, dataset, progress=False), kind, message)
 
 
-def test_a_half_that_was_not_arranged_is_told(source, tmp_path):
+def test_a_half_that_was_not_arranged_is_reported(source, tmp_path):
     shutil.move(source / "test", tmp_path / "test")
     arrange(source, tmp_path / "dataset", progress=False)
     shutil.move(tmp_path / "test", source / "test")
@@ -345,7 +345,7 @@ def test_links_are_as_good_as_copies_until_they_break(source, tmp_path, monkeypa
 # ---- mistakes, the report, the command line
 
 
-def test_wrong_folders_are_told_before_anything_is_read(sample_trees, tmp_path, monkeypatch):
+def test_wrong_folders_are_reported_before_anything_is_read(sample_trees, tmp_path, monkeypatch):
     monkeypatch.setattr(verify_data, "look_at", lambda item: pytest.fail("it was read"))
     source, dataset = sample_trees / "GOPRO_Large", sample_trees / "dataset"
     for roots, message in (
@@ -373,11 +373,11 @@ def test_status_output_and_report(source, tmp_path, capsys):
     report = tmp_path / "new/folder/report.json"
     neighbour_into_test(source)
     assert run(source, None, report) == 0  # a warning alone
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith(f"{source}/train: 16 pairs of 4 sequences, 144x96, blurred input ")
-    assert told[0].endswith(" dB")
-    assert told[2].startswith(f"warning [neighbours] {source}: 1 of 9 test images")
-    assert told[3:] == ["1 warning", f"report: {report}"]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f"{source}/train: 16 pairs of 4 sequences, 144x96, blurred input ")
+    assert printed[0].endswith(" dB")
+    assert printed[2].startswith(f"warning [neighbours] {source}: 1 of 9 test images")
+    assert printed[3:] == ["1 warning", f"report: {report}"]
 
     one_without_partner(source)
     assert run(source, None, report) == 1

@@ -35,9 +35,8 @@ def test_a_look_at_a_pair(tmp_path):
     look = look_at(item)
     assert (look.sizes, look.mse, look.copies_gamma) == (((8, 4), (8, 4)), 100, True)
     assert [thumb.tolist() for thumb in look.thumbs] == [[60] * 144, [50] * 144]
-    assert look.digest == look_at(Item(tmp_path, "", "2", sharp, sharp)).digest != look_at(
-        Item(tmp_path, "", "3", sharp, blur)
-    ).digest  # fmt: skip
+    assert look.digest == look_at(Item(tmp_path, "", "2", sharp, sharp)).digest
+    assert look.digest != look_at(Item(tmp_path, "", "3", sharp, blur)).digest
     other = look_at(Item(tmp_path, "", "4", blur, save(tmp_path / "small.png", 50, (4, 4))))
     assert (other.sizes, other.mse, other.thumbs) == (((8, 4), (4, 4)), None, ())
     broken = look_at(Item(tmp_path, "", "5", blur, tmp_path / "missing.png"))

@@ -1,6 +1,6 @@
 """Chooses the pairs of a run, for training, validation or evaluation.
 
-The layout of a dataset tells how to read it, so most new datasets need no code:
+Most datasets need no code, since their layout determines how they are read:
 
     GOPRO_Large, own pairs   {root}/{split}/{blur,sharp}            `pairs.find_pairs`
     RealBlur-J, RealBlur-R   a list file, `sharp blur` per line     `sources.pairs_from_list`

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from src.data.images import NO_FILE, is_special
 from src.data.pairs import Pair, SharpPhoto, list_image_tree
 from src.errors import UserError, first_few, nearest
 
@@ -69,8 +70,10 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     The file is UTF-8 with or without a byte order mark, with LF or CRLF. Other bytes may occur in file names.
 
     Raises:
-        UserError: the file is missing, empty or not UTF-8.
+        UserError: the file is missing, empty, not a regular file or not UTF-8.
     """
+    if is_special(path):
+        raise UserError(f"{path}: {NO_FILE}")
     try:
         data = path.read_bytes()
         text = data.decode("utf-8-sig", "strict" if b"\0" in data else "surrogateescape")  # UTF-16 is full of zeros

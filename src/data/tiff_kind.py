@@ -1,5 +1,7 @@
-"""Which kinds of TIFF the readers understand. Pillow and OpenCV take several others for one of these without a word:
-16-bit planes for interleaved pixels, 0 for black where it is white, twelve bits for sixteen."""
+"""Refuses the kinds of TIFF that Pillow and OpenCV silently misread.
+
+They take, for example, 16-bit planes for interleaved pixels, MinIsWhite for MinIsBlack, or 12 bits for 16.
+"""
 
 import struct
 from pathlib import Path
@@ -25,9 +27,9 @@ NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of tags
 
 
 def refuse_unknown_tiff(path: Path | str) -> None:
-    """Raise a UserError if a file is a TIFF of a kind that would be read wrongly or not at all.
+    """Raise a UserError if a file is a TIFF of an unsupported kind.
 
-    Any other file passes, a damaged one too: the readers tell what is wrong with it.
+    Other files pass, including damaged ones, whose problems the readers report.
     """
     with open(path, "rb") as file:
         try:
@@ -42,7 +44,7 @@ def refuse_unknown_tiff(path: Path | str) -> None:
 
 
 def _unknown_kind(file: BinaryIO) -> str:
-    """What is not supported about a TIFF, in words; '' if nothing is, or if it is no TIFF."""
+    """The unsupported property of a TIFF; '' if it is supported or no TIFF."""
     head = file.read(16)
     if head[:4] == b"MM\0\x2b":
         return "64-bit offsets in big-endian order (BigTIFF)"
@@ -76,11 +78,11 @@ def _unknown_kind(file: BinaryIO) -> str:
         return f"{words} samples in separate planes (PlanarConfiguration 2)"
     if PREMULTIPLIED in tags.get(EXTRA, ()):
         return f"{words} colours multiplied by alpha"
-    return f"{words} samples, {samples} a pixel" if samples not in (1, 3, 4) else ""
+    return f"{words} samples, {samples} per pixel" if samples not in (1, 3, 4) else ""
 
 
 def _tags(file: BinaryIO, head: bytes) -> dict[int, tuple[int, ...]]:
-    """The numbers of the first directory. Raises struct.error, KeyError and others on a damaged one."""
+    """Values of the first directory by tag. Raises struct.error, KeyError and others if it is damaged."""
     order, is_big = "<" if head[:2] == b"II" else ">", head[2] == 43
     offset, count, entry = ("Q", "Q", "HHQ8s") if is_big else ("I", "H", "HHI4s")
     (start,) = struct.unpack_from(order + offset, head, 8 if is_big else 4)
