@@ -11,7 +11,7 @@ import pytest
 from conftest import full_disk, write_dataset
 
 from src.config import ROOT
-from src.data.gopro import Row, place, write_manifest
+from src.data.gopro import ManifestRow, place, write_manifest
 from src.data.packing import pack
 from src.drawing import save_curves, save_png, save_strip
 from src.errors import UserError
@@ -109,7 +109,7 @@ WRITERS = {
     "curves.jpg": lambda path: save_curves(path, {}),
     "report.json": lambda path: write_json(path, {"text": "x" * 500}),
     "all.csv": lambda path: write_csv(path, [{"name": "x" * 500}]),
-    "manifest.csv": lambda path: write_manifest(path, [Row(*"abcdef")] * 50),
+    "manifest.csv": lambda path: write_manifest(path, [ManifestRow(*"abcdef")] * 50),
     "config.yaml": lambda path: describe(path.parent, "seed: 1\n" * 50, "run"),
     "log.csv": lambda path: cut_log(path, SavedAt(10, 10)),
     "net.safetensors": lambda path: write_safetensors(path, {"a": NOISE}, {}),
