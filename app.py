@@ -20,7 +20,7 @@ from src.interrupts import Interrupts, interrupt_main
 from src.photos.options import add_options, check_overlap, choose_model, open_engine
 from src.photos.run import Restorer
 from src.web.folder import WebFolder, duration
-from src.web.server import Gate, Names, open_socket, serving
+from src.web.server import Gate, HostNames, open_socket, serving
 from src.web.uploads import restore_upload
 
 KEEP = 3600  # seconds that uploads and results can be fetched
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
             f"--max_total_megabytes: got {args.max_total_megabytes}, expected {args.max_megabytes} or more, the "
             "--max_megabytes of a file"
         )
-    names = Names(args.host, args.allowed_host)
+    names = HostNames(args.host, args.allowed_host)
     model, why = choose_model(args.model)
     print(f"model: {model}{why}", flush=True)
     limit = args.max_total_megabytes * 2**20

@@ -190,7 +190,7 @@ def _claim(parent: Path) -> tuple[Path, int]:
             folder.mkdir()
         except FileExistsError:
             is_new = False
-        lock = _lock(folder, is_new)
+        lock = lock_folder(folder, is_new)
         if lock is not None and is_new:
             return folder, lock
         if lock is not None:
@@ -199,7 +199,7 @@ def _claim(parent: Path) -> tuple[Path, int]:
     raise AssertionError("there are no more numbers")
 
 
-def _lock(folder: Path, is_new: bool) -> int | None:
+def lock_folder(folder: Path, is_new: bool) -> int | None:
     """The descriptor that holds the lock of a folder until it is closed; None if another writer has it."""
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

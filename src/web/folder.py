@@ -1,46 +1,39 @@
 """The folder of one running web page: every upload, result and temporary file of the process, deleted by age."""
 
 import contextlib
-import fcntl
+import itertools
 import os
 import shutil
-import stat
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import lock_folder
 
 PREFIX = "deblur_page_"
 BLOCK = 4096  # bytes that the smallest file, or a folder, takes on the disk
 
 
-@dataclass(eq=False)
-class Incoming:
-    """An upload under way: the bytes that are still to come."""
-
-    left: int
-
-
 class WebFolder:
-    """`with` makes the folder the process's temporary folder, sweeps it in a thread, and removes it at the end.
+    """As a context manager: makes the folder, points the process's temporary files to it, deletes old files in a
+    thread, and removes the folder at the end.
 
-    A lock shows that the folder's process lives, so the next start removes what a killed page has left.
+    A lock shows that the folder is in use, so that the next start removes what a killed page left.
 
     Args:
         keep: seconds that an upload or a result stays after its last change.
         limit: bytes that all files together may take.
 
     Raises:
-        UserError: on entry, when the system's temporary folder cannot be written to.
+        UserError: on entry, when the system's temporary folder is not writable.
     """
 
     def __init__(self, keep: float, limit: int):
         self.keep, self.limit = keep, limit
-        self.incoming: list[Incoming] = []
+        self.announced: list[int] = []  # bytes of each upload under way
         self.in_use: set[Path] = set()
         self.lock = threading.Lock()
         self.ended = threading.Event()
@@ -61,7 +54,7 @@ class WebFolder:
         self.thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.ended.set()
         self.thread.join()
         tempfile.tempdir, variables = self.before
@@ -69,7 +62,8 @@ class WebFolder:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-        _remove_locked(self.path)
+        for _ in range(3):  # a restore that is still running may write between listing and removing
+            shutil.rmtree(self.path, ignore_errors=True)
         os.close(self.descriptor)
 
     # ---- age
@@ -84,19 +78,20 @@ class WebFolder:
             self.sweep(time.time() - self.keep)
 
     def sweep(self, before: float) -> None:
-        """Remove what has not changed since `before`, seconds since 1970, unless it is in use. A folder goes as a
-        whole, by its newest file."""
-        for entry in [*_entries(self.path), *_entries(self.uploads)]:
+        """Remove what has not changed since `before` (seconds since 1970) and is not in use. A folder's age is that of
+        its newest file, by ctime, which no sender can set."""
+        for entry in [*self.path.glob("*"), *self.uploads.glob("*")]:
             with self.lock:
-                if entry != self.uploads and entry not in self.in_use and _last_change(entry) < before:
+                newest = max((status.st_ctime for status in _statuses(entry)), default=0)
+                if entry != self.uploads and entry not in self.in_use and newest < before:
                     _remove(entry)
 
     @contextlib.contextmanager
     def using(self, upload: Path) -> Iterator[Path]:
-        """A new folder for the results of an upload; neither is swept meanwhile.
+        """A new folder for the results of an upload; the sweep leaves both alone meanwhile.
 
         Raises:
-            UserError: the upload has been deleted, is no upload, or the page is full.
+            UserError: the upload has been deleted, the path is not that of an upload, or the page is full.
         """
         if not self.holds(upload) or not upload.is_file():
             raise UserError(f"the photo is no longer here, after {duration(self.keep)} it is deleted; upload it again")
@@ -112,18 +107,20 @@ class WebFolder:
             self.in_use -= entries
 
     def holds(self, path: Path) -> bool:
-        """Whether a path, links followed, is that of a whole upload or a result."""
+        """Whether a path, links followed, is that of a complete upload or a result."""
         try:
-            return len(path.resolve().relative_to(self.uploads).parts) > 1  # half an upload lies at the top
+            return len(path.resolve().relative_to(self.uploads).parts) > 1  # incomplete uploads lie at the top
         except (ValueError, OSError):
             return False
 
     # ---- size
 
     def room(self) -> int:
-        """Bytes that may still be announced; below 0 when the folder is over its limit."""
-        used = sum(_size(path) for path in _tree(self.path))
-        return min(self.limit - used, shutil.disk_usage(self.path).free) - sum(i.left for i in self.incoming)
+        """Bytes that a new upload may have; negative when the folder exceeds its limit. An upload under way counts with
+        its announced size, and what has arrived of it not again."""
+        arrived = sum(_size(entry) for entry in self.uploads.glob("*") if entry.is_file())
+        used = _size(self.path) - arrived
+        return min(self.limit - used, shutil.disk_usage(self.path).free + arrived) - sum(self.announced)
 
     def full(self) -> str:
         """Why there is no room, and when there will be."""
@@ -131,22 +128,22 @@ class WebFolder:
         return f"the page or its disk is full (limit {limit}); try again in {wait} at the latest"
 
     @contextlib.contextmanager
-    def receiving(self, size: int) -> Iterator[Incoming]:
-        """Hold room for an upload of `size` bytes; what it leaves half written is removed when no other comes in."""
-        incoming = Incoming(size)
-        self.incoming.append(incoming)
+    def receiving(self, size: int) -> Iterator[None]:
+        """Reserve room for an upload of `size` bytes. At the end of the last upload under way, incomplete files are
+        removed."""
+        self.announced.append(size)
         try:
-            yield incoming
+            yield
         finally:
-            self.incoming.remove(incoming)
-            if not self.incoming:
-                for entry in _entries(self.uploads):
+            self.announced.remove(size)
+            if not self.announced:
+                for entry in self.uploads.glob("*"):
                     if entry.is_file():
                         _remove(entry)
 
 
 def duration(seconds: float) -> str:
-    """'90 seconds', '5 minutes', '1 hour': the largest unit that divides it."""
+    """'90 seconds', '5 minutes', '1 hour': in the largest unit that divides it."""
     for size, unit in ((3600, "hour"), (60, "minute")):
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:g} {unit}{'s' if seconds > size else ''}"
@@ -154,67 +151,37 @@ def duration(seconds: float) -> str:
 
 
 def remove_stale(base: Path) -> None:
-    """Remove the page folders in `base` that are this user's and whose process has ended."""
+    """Remove the page folders in `base` whose process has ended."""
     for path in base.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # BlockingIOError: its process lives
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                if os.fstat(descriptor).st_uid == os.getuid():
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove_locked(path)
-            finally:
-                os.close(descriptor)
+        lock = lock_folder(path, is_new=False)
+        if lock is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
 
 
 def _make_locked(base: Path) -> tuple[Path, int]:
-    """A new folder and the descriptor that holds its lock, which ends with the process however that ends."""
-    while True:
+    """A new folder and the descriptor of its lock, which is released when the process ends, however it ends."""
+    while True:  # another start may take the new folder for a stale one before it is locked
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if path.exists():  # else another start has taken it for stale, just before the lock
-            return path, descriptor
-        os.close(descriptor)
+        lock = lock_folder(path, is_new=True)
+        if lock is not None:
+            return path, lock
 
 
-def _remove_locked(path: Path) -> None:
-    for _ in range(3):  # a restore that still runs may write between listing and removing
-        shutil.rmtree(path, ignore_errors=True)
+def _statuses(top: Path) -> Iterator[os.stat_result]:
+    """Of a file, or of a folder and everything below it, except what is removed meanwhile."""
+    below = (Path(folder, name) for folder, folders, files in os.walk(top) for name in (*folders, *files))
+    for path in itertools.chain([top], below):
+        with contextlib.suppress(OSError):
+            yield path.lstat()
 
 
-def _entries(folder: Path) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError):
-        return list(folder.iterdir())
-    return []
-
-
-def _tree(top: Path) -> Iterator[Path]:
-    """A file, or a folder and all below it; what is removed meanwhile is no error."""
-    yield top
-    for folder, folders, files in os.walk(top):
-        yield from (Path(folder, name) for name in (*folders, *files))
-
-
-def _last_change(entry: Path) -> float:
-    """Seconds since 1970 of the newest change below `entry`, by the clock that no sender sets; 0 if it has gone."""
-    found = (_status(path) for path in _tree(entry))
-    return max((status.st_ctime for status in found if status), default=0)
-
-
-def _size(path: Path) -> int:
-    status = _status(path)
-    return max(status.st_size, BLOCK) if status else 0
-
-
-def _status(path: Path) -> os.stat_result | None:
-    with contextlib.suppress(OSError):  # removed meanwhile
-        return path.lstat()
-    return None
+def _size(top: Path) -> int:
+    return sum(max(status.st_size, BLOCK) for status in _statuses(top))
 
 
 def _remove(entry: Path) -> None:
-    status = _status(entry)
-    if status and stat.S_ISDIR(status.st_mode):
+    if entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry, ignore_errors=True)
     else:
         entry.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One photo of the page of `app.py`: what comes in by upload goes the way of `deblur.py`, to the same bytes."""
+"""One uploaded photo of the page of `app.py`, restored as `deblur.py` does, to the same bytes."""
 
 import time
 import traceback
@@ -20,9 +20,9 @@ class Restored:
     """What the page shows of a photo."""
 
     line: str
-    """Name, size and time, or what went wrong."""
+    """Name, size and time, or the error."""
     target: Path | None = None
-    """The file to download; None, as the previews, when it failed."""
+    """The file to download; None for a failure, and so are the previews."""
     before: Path | None = None
     """Upright, 8 bits, at most `PREVIEW_SIDE` pixels a side, in a format that every browser shows."""
     after: Path | None = None
@@ -40,14 +40,14 @@ def restore_upload(
     """Restore one uploaded photo.
 
     Args:
-        upload: where the server has put it, under a name of the server's.
-        given_name: what the user calls it; decides the format as a file's name does for `deblur.py`. Not trusted.
-        folder: exists, empty; the result and the previews are written there.
+        upload: the file on the server, under a name that the server chose.
+        given_name: the user's name for it, not trusted; decides the format as a file's name does for `deblur.py`.
+        folder: an empty folder for the result and the previews.
         restore: see `src.photos.run.restore_file`.
-        debug: tracebacks of failures, on standard error.
+        debug: print tracebacks of failures to standard error.
 
     Returns:
-        The result, or the reason why there is none in `line`; whatever goes wrong with a photo, nothing is raised.
+        The result, or the reason for its absence in `line`: no photo makes this function raise.
     """
     name = file_name(given_name, upload)
     results, previews = folder / "result", folder / "preview"
@@ -67,12 +67,12 @@ def restore_upload(
             traceback.print_exc()
         line = f"error: {one_line(e, job)}"
         return Restored(line.replace(str(upload), name).replace(str(job.target), job.target.name))
-    told = [f"{job.target.name}: {header.width}x{header.height} pixels, {size / 1e6:.2f} MB, {seconds:.1f} s", *notes]
-    return Restored("; ".join(told), job.target, before, after)
+    parts = [f"{job.target.name}: {header.width}x{header.height} pixels, {size / 1e6:.2f} MB, {seconds:.1f} s", *notes]
+    return Restored("; ".join(parts), job.target, before, after)
 
 
 def file_name(given: str, upload: Path) -> str:
-    """The last part of the name that came with an upload, or the server's own name where it cannot be a file's."""
+    """The last part of the name that came with an upload, or the server's name if that one cannot be the name of a file."""
     name = PurePosixPath(given.replace("\\", "/")).name
     usable = name not in ("", "..") and name.isprintable() and len(name.encode()) <= LONGEST_NAME
     return name if usable else upload.name
