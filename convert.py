@@ -19,17 +19,14 @@ from src.config import ArgumentParser
 from src.errors import UserError, need_writable_folder, run_main
 from src.files import need_apart
 from src.formats.state_dicts import find_network
+from src.formats.torch_files import import_torch, read_torch, torch_array, write_torch
 from src.formats.weights import (
     CHECKPOINT_SUFFIXES,
     TORCH_SUFFIXES,
-    import_torch,
     is_torch_file,
     need_file,
     need_finite,
-    read_torch,
     sha256_of,
-    torch_array,
-    write_torch,
 )
 
 SUFFIXES = CHECKPOINT_SUFFIXES + TORCH_SUFFIXES

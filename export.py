@@ -15,7 +15,8 @@ from src import __version__, device
 from src.config import MULTIPLES, Config, load_config
 from src.errors import UserError, need_writable_folder, run_main
 from src.files import need_apart, whole_file, write_whole
-from src.formats.weights import sealed, sha256_of
+from src.formats.exported import sealed
+from src.formats.weights import sha256_of
 
 # fp32: the largest difference. 16 bits: root mean square, -60 and -50 dB; single pixels differ by five times as much.
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 3e-3}

@@ -25,11 +25,11 @@ from src.formats.state_dicts import PARAMETER
 from src.formats.weights import (
     CHECKPOINT_SUFFIXES,
     META,
-    is_torch_file,
     need_file,
     need_finite,
     parse_meta,
     read_safetensors,
+    refuse_torch,
     write_safetensors,
 )
 from src.mimo_unet import MODELS, MIMOUNet, build_net
@@ -74,9 +74,7 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
     need_file(path, "checkpoint")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    if is_torch_file(path):
-        target = path.with_suffix(".safetensors" if path.suffix == ".ckpt" else ".ckpt")
-        raise UserError(f"{path} is a PyTorch file; once: python convert.py {shlex.join([str(path), str(target)])}")
+    refuse_torch(path)
     if path.suffix != ".ckpt":
         raise UserError(f"{path}: got *{path.suffix}, expected a checkpoint, *{' or *'.join(CHECKPOINT_SUFFIXES)}")
     try:

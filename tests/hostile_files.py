@@ -472,7 +472,7 @@ def make_checkpoints(folder: str) -> None:
     """Files of a network with one residual block a stage, with what may be wrong about them. Needs MindSpore."""
     from src import device
     from src.checkpoint import parameter_arrays, save_checkpoint
-    from src.formats.weights import write_torch
+    from src.formats.torch_files import write_torch
     from src.mimo_unet import build_net
 
     device.setup("CPU")

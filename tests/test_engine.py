@@ -18,15 +18,14 @@ from src.engine import (
     MindirEngine,
     MindSporeEngine,
     OnnxEngine,
-    describe_onnx,
     has_bf16,
     load_engine,
     runs_on_mindspore,
 )
 from src.errors import BadOutput, UserError
+from src.formats.exported import sealed
 from src.formats.mindir import describe_mindir, export_mindir
-from src.formats.onnx_graph import build_onnx
-from src.formats.weights import sealed
+from src.formats.onnx_graph import build_onnx, describe_onnx
 from src.init_weights import init_weights
 from src.mimo_unet import build_net
 from src.restore import restore

@@ -1,6 +1,6 @@
-"""MINDIR files, and AIR on Ascend: written from a network, and described from what they say about themselves.
+"""Writing MINDIR files, and AIR on Ascend, and reading what a MINDIR file says about its network.
 
-Everything here needs MindSpore; `src.engine` runs the files.
+This module needs MindSpore; `src.engine` runs the files.
 """
 
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.train import mind_ir_pb2
 
-from src.errors import UserError
 from src.files import whole_file
-from src.formats.weights import check_seal, need_finite, sealed
+from src.formats.exported import Description, check_seal, damaged, sealed
+from src.formats.weights import need_finite
 from src.mimo_unet import MIMOUNet
 
 DTYPES = {mind_ir_pb2.TensorProto.FLOAT: np.float32, mind_ir_pb2.TensorProto.FLOAT16: np.float16}
 
 
 class FullResolution(nn.Cell):
-    """A network's full-resolution output, (N, 3, H, W), float32: training needs the coarse ones, hardly anybody else.
+    """A network's full-resolution output, (N, 3, H, W), float32: only training needs the coarse ones.
 
-    With `all_scales` they follow: (N, 3, H/2, W/2) and (N, 3, H/4, W/4).
+    With `all_scales`, they follow: (N, 3, H/2, W/2) and (N, 3, H/4, W/4).
     """
 
     def __init__(self, network: nn.Cell, all_scales: bool = False):
@@ -38,12 +38,12 @@ class FullResolution(nn.Cell):
 
 
 def any_size() -> Tensor:
-    """The shape of images of any number and size, for `set_inputs` and `ms.export`."""
+    """A batch of any number of images of any size, for `set_inputs` and `ms.export`."""
     return Tensor(shape=[None, 3, None, None], dtype=ms.float32)
 
 
 def to_float16(network: MIMOUNet) -> MIMOUNet:
-    """The network in float16, weights and computation, in place; its input is cast by itself."""
+    """The network in float16, weights and computation, in place; it casts its input."""
     network.to_float(ms.float16)
     for param in network.get_parameters():
         param.set_dtype(ms.float16)
@@ -59,17 +59,17 @@ def export_mindir(
     metadata: Mapping[str, str] | None = None,
     file_format: str = "MINDIR",
 ) -> Path:
-    """Write `target`.mindir, whole or not at all and with a checksum, and return its path.
+    """Write `target`.mindir with a checksum, as `whole_file`, and return its path.
 
     Args:
         batch_size: images per call; 0 leaves it free.
-        size: fixes (H, W); None leaves them free.
+        size: (H, W); None leaves them free.
         all_scales: see `FullResolution`.
-        metadata: texts that are stored in the file.
+        metadata: texts to store in the file.
         file_format: AIR, which needs an Ascend device and fixed shapes, writes `target`.air and stores no texts.
 
     Raises:
-        UserError: it cannot be written. A file that was there before is untouched.
+        UserError: as `whole_file`.
     """
 
     def describe(proto):
@@ -89,11 +89,11 @@ def export_mindir(
     return path
 
 
-def describe_mindir(path: Path) -> tuple[dict[str, str], list[list[int]], list[str]]:
-    """(metadata, input shapes with -1 for free sides, input names) of a file.
+def describe_mindir(path: Path) -> Description:
+    """What a file says about its network.
 
     Raises:
-        UserError: it is damaged or no MINDIR file, or its weights are not finite.
+        UserError: it is damaged or not a MINDIR file, or its weights are not finite.
     """
     proto, content = mind_ir_pb2.ModelProto(), path.read_bytes()
     try:
@@ -104,12 +104,9 @@ def describe_mindir(path: Path) -> tuple[dict[str, str], list[list[int]], list[s
             if p.data_type in DTYPES
         }
     except Exception as e:  # protobuf's error class depends on its implementation
-        raise UserError(
-            f"{path} is damaged, cut off or not a MINDIR file ({len(content)} bytes). "
-            "Export it again: python export.py --export_file_format MINDIR --ckpt_file F"
-        ) from e
+        raise damaged(path, len(content), "MINDIR") from e
     metadata = dict(proto.user_info)
     check_seal(path, content, metadata)
     need_finite(weights, path)
     inputs = proto.graph.input
-    return metadata, [list(i.tensor[0].dims) if i.tensor else [] for i in inputs], [i.name for i in inputs]
+    return Description(metadata, [list(i.tensor[0].dims) if i.tensor else [] for i in inputs], [i.name for i in inputs])

@@ -1,16 +1,21 @@
-"""The network as an ONNX graph, built from the weights alone, after `src.mimo_unet`.
+"""The network as an ONNX graph, built from the weights alone after `src.mimo_unet`, and reading what a file says.
 
 MindSpore 2.10's own ONNX export is fixed in shape, of opset 11, and writes a ConvTranspose that ONNX Runtime refuses.
-Here height, width and batch may be free, and each weight keeps the name that it has in the published checkpoints.
+Here, batch, height and width may be free, and each weight keeps its name in the published checkpoints.
 """
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from src.errors import UserError, first_few
+from src.formats.exported import Description, check_seal, damaged
+from src.formats.weights import need_finite
 
 OPSET = 17  # old enough for the converters of accelerators, Ascend's among them
 INPUT = "images"
@@ -18,7 +23,7 @@ OUTPUTS = ("restored", "restored_half", "restored_quarter")  # one, or all three
 
 
 class Graph:
-    """Nodes and weights as they are added; values are referred to by their names."""
+    """Nodes and weights in the order of their addition; values are referred to by name."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], float16: bool):
         self.arrays = arrays
@@ -26,7 +31,7 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.constant("double", np.array([1, 1, 2, 2], np.float32))
-        # The factor of the pixel-unshuffle follows from how many channels the first layer reads.
+        # The number of channels that the first layer reads gives the factor of the pixel-unshuffle.
         self.shuffle = math.isqrt(arrays["feat_extract.0.main.0.weight"].shape[1] // 3)
         if self.shuffle > 1:
             channels = 3 * self.shuffle**2
@@ -46,12 +51,12 @@ class Graph:
         return name
 
     def conv(self, name: str, x: str, stride: int = 1, relu: bool = True, transpose: bool = False) -> str:
-        """`src.layers.BasicConv`: `name` is that of the layer, the kernel's size is the weight's."""
+        """`src.layers.BasicConv`: `name` is the layer's, the kernel's size the weight's."""
         kernel = self.arrays[f"{name}.main.0.weight"].shape[2]
         weights = [self.weight(f"{name}.main.0.{part}") for part in ("weight", "bias")]
         pad = 1 if transpose else kernel // 2
-        y = self.op("ConvTranspose" if transpose else "Conv", x, *weights, strides=[stride] * 2, pads=[pad] * 4,
-                    kernel_shape=[kernel] * 2)  # fmt: skip
+        shape: dict[str, Any] = {"strides": [stride] * 2, "pads": [pad] * 4, "kernel_shape": [kernel] * 2}
+        y = self.op("ConvTranspose" if transpose else "Conv", x, *weights, **shape)
         return self.op("Relu", y) if relu else y
 
     def res_blocks(self, name: str, x: str, num_res: int) -> str:
@@ -76,17 +81,17 @@ class Graph:
         return self.op("Concat", *inputs, axis=1)
 
     def down(self, x: str) -> str:
-        """Nearest x0.5, pixel [2i, 2j]: the largest of one number is that number."""
+        """Nearest x0.5, pixel [2i, 2j]: the maximum of one number is that number."""
         return self.op("MaxPool", x, kernel_shape=[1, 1], strides=[2, 2])
 
     def up(self, x: str) -> str:
         """Nearest x2: every pixel becomes a 2x2 block."""
-        return self.op("Resize", x, "", "double", mode="nearest", coordinate_transformation_mode="asymmetric",
-                       nearest_mode="floor")  # fmt: skip
+        modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self.op("Resize", x, "", "double", **modes)
 
     def unshuffled(self, image: str) -> str:
-        """`src.mimo_unet.pixel_unshuffle` as a convolution with ones and zeros, which is exact: ONNX's SpaceToDepth has
-        another order of channels, and reshapes of free shapes cost more nodes."""
+        """`src.mimo_unet.pixel_unshuffle` as a convolution with ones and zeros, which is exact: ONNX's SpaceToDepth
+        orders channels differently, and reshaping free shapes takes more nodes."""
         if self.shuffle == 1:
             return image
         sides = [self.shuffle] * 2
@@ -107,17 +112,17 @@ def build_onnx(
     float16: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """The network with these weights. Input: `images`, (N, 3, H, W) float32; H and W are multiples of what the variant
-    wants, see `src.mimo_unet.Variant`.
+    """The network with these weights. Input: `images`, (N, 3, H, W) float32; H and W are multiples of the variant's
+    `multiple`.
 
     Args:
-        arrays: weights by name; it may hold more.
+        arrays: weights by name; others are ignored.
         num_res: residual blocks in each stage.
         size: fixes (H, W); None leaves them free.
         batch: fixes N; 0 leaves it free.
         all_scales: `restored` (N, 3, H, W) is followed by `restored_half` and `restored_quarter`.
         float16: weights and computation in float16, except the last addition; input and outputs stay float32.
-        metadata: texts that are stored with the model.
+        metadata: texts to store with the model.
     """
     g = Graph(arrays, float16)
     half = g.down(INPUT)
@@ -162,3 +167,28 @@ def _tensor(name: str, batch: int, size: tuple[int, int] | None, halvings: int) 
     divisor = 2**halvings
     sides = [s // divisor for s in size] if size else [f"{s}/{divisor}" if halvings else s for s in "HW"]
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch or "N", 3, *sides])
+
+
+def describe_onnx(path: Path) -> Description:
+    """What a file says about its network.
+
+    Raises:
+        UserError: it is damaged or not an ONNX file, or its weights are not finite or stored in other files.
+    """
+    content = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(content)
+        initializers, inputs = model.graph.initializer, model.graph.input
+        weights = {i.name: numpy_helper.to_array(i) for i in initializers if not i.external_data}
+    except Exception as e:  # protobuf's error class depends on its implementation
+        raise damaged(path, len(content), "ONNX") from e
+    metadata = {p.key: p.value for p in model.metadata_props}
+    check_seal(path, content, metadata)
+    if elsewhere := [i.name for i in initializers if i.external_data]:
+        raise UserError(
+            f"{path}: the weights {first_few(elsewhere, 2)} are in another file, which no checksum covers; expected "
+            "all in one file, as export.py writes it. Export it again."
+        )
+    need_finite(weights, path)
+    shapes = [[d.dim_value or -1 for d in i.type.tensor_type.shape.dim] for i in inputs]
+    return Description(metadata, shapes, [i.name for i in inputs])

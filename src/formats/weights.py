@@ -1,20 +1,15 @@
-"""Weights in files that need no MindSpore: `.safetensors`, and PyTorch's `.pkl`, `.pth`, `.pt`.
+"""Files of weights without MindSpore: finding them, `.safetensors`, and the description in a checkpoint.
 
-`src.checkpoint` adds `.ckpt`, and reads and writes `.safetensors` through this module. PyTorch is imported by the
-functions that need it alone, so that everything but `convert.py` does without.
+`src.checkpoint` adds `.ckpt`, and reads and writes `.safetensors` through this module.
 """
 
 import hashlib
 import json
 import os
-import pickletools
-import re
 import shlex
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -85,6 +80,18 @@ def _weights_in(folder: Path) -> str:
         return ""
 
 
+def is_torch_file(path: Path) -> bool:
+    """Whether PyTorch wrote a file: by its suffix, or for `.ckpt`, which Lightning uses too, by its content."""
+    return path.suffix in TORCH_SUFFIXES or (path.suffix == ".ckpt" and path.is_file() and zipfile.is_zipfile(path))
+
+
+def refuse_torch(path: Path) -> None:
+    """Raise a UserError with the command that converts a PyTorch file, if `path` is one."""
+    if is_torch_file(path):
+        target = path.with_suffix(".safetensors" if path.suffix == ".ckpt" else ".ckpt")
+        raise UserError(f"{path} is a PyTorch file; once: python convert.py {shlex.join([str(path), str(target)])}")
+
+
 def need_finite(arrays: Mapping[str, np.ndarray], path: Path | str) -> None:
     """Raise a UserError if weights hold NaN or infinity. The network's output need not show it: a ReLU may drop NaN."""
     for name, array in arrays.items():
@@ -94,40 +101,6 @@ def need_finite(arrays: Mapping[str, np.ndarray], path: Path | str) -> None:
                 f"{path}: {name} holds NaN or infinity ({bad} of {array.size} numbers), so the network is unusable. "
                 "Take other weights, e.g. another checkpoint of the run."
             )
-
-
-# ---- exported files
-
-# ONNX and MINDIR are messages of protocol buffers whose last field, 14 in both, holds texts. A message may be continued
-# by appending, so the checksum of all bytes before it is the last text: crc32 = eight hexadecimal digits.
-SEAL = b"r\x11\n\x05" + CRC.encode() + b"\x12\x08"
-DIGITS = 8
-
-
-def sealed(content: bytes) -> bytes:
-    """An ONNX or MINDIR file with a checksum at its end, which `check_seal` verifies."""
-    return content + _seal_of(content)
-
-
-def _seal_of(content: bytes | memoryview) -> bytes:
-    return SEAL + f"{zlib.crc32(content):08x}".encode()
-
-
-def check_seal(path: Path, content: bytes, texts: Mapping[str, str]) -> None:
-    """Verify the checksum of an ONNX or MINDIR file. A file without one, of another program or version, passes.
-
-    Args:
-        texts: what the file says about itself, its checksum as `CRC` among it.
-
-    Raises:
-        UserError: the checksum does not fit, or is not at the end, where `sealed` puts it.
-    """
-    end = len(content) - len(SEAL) - DIGITS
-    if CRC in texts and content[end:] != _seal_of(memoryview(content)[:end]):  # nothing copied
-        raise UserError(
-            f"{path} is damaged, or was changed after export.py wrote it (the checksum does not fit). Copy the file "
-            f"again, export it again, or remove {CRC} from its metadata if the change is intended."
-        )
 
 
 # ---- safetensors
@@ -304,100 +277,3 @@ def _crc(arrays: Mapping[str, np.ndarray], text: str) -> str:
     for name, array in sorted(arrays.items()):
         crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes(), crc)
     return f"{crc:08x}"
-
-
-# ---- PyTorch
-
-
-def import_torch() -> Any:
-    """The module `torch`, or a UserError that says how to install it."""
-    try:
-        import torch
-    except ImportError as e:
-        raise UserError(
-            f"PyTorch files ({', '.join(TORCH_SUFFIXES)}) need PyTorch, which is not installed: "
-            "bash scripts/setup.sh --torch"
-        ) from e
-    return torch
-
-
-def is_torch_file(path: Path) -> bool:
-    """Whether PyTorch wrote a file: by its suffix, and a `.ckpt` by its content, because Lightning calls its own so."""
-    return path.suffix in TORCH_SUFFIXES or (path.suffix == ".ckpt" and path.is_file() and zipfile.is_zipfile(path))
-
-
-def read_torch(path: Path) -> Any:
-    """What a PyTorch file holds, on the CPU.
-
-    Nothing in the file is run: only tensors and plain containers are accepted (`weights_only`).
-
-    Raises:
-        UserError: PyTorch is missing, the file is not PyTorch's, is damaged, or wants more than tensors.
-    """
-    torch = import_torch()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols and TorchScript; the error that follows says it
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # damaged pickles raise what they like: KeyError, EOFError, RuntimeError, UnicodeError, ...
-        raise UserError(f"{path} {_why_refused(path, e)}") from e
-
-
-def _why_refused(path: Path, error: Exception) -> str:
-    text = " ".join(str(error).split())
-    told = re.search(r"GLOBAL ([\w.]+)", text)
-    wanted = told.group(1) if told else _first_global(path)
-    if wanted:
-        return (
-            f"was refused: it asks for {wanted}, code that a file of weights does not need. Nothing of it was run. "
-            "Save the state dict alone where the file was made: torch.save(model.state_dict(), FILE)"
-        )
-    if "TorchScript" in text:
-        return "is a TorchScript program, expected a state dict, as torch.save(model.state_dict(), ...) writes it"
-    return (
-        f"is damaged, cut off or not a PyTorch file ({path.stat().st_size} bytes; "
-        f"{type(error).__name__}: {text.split('. ')[0][:100]})"
-    )
-
-
-def _first_global(path: Path) -> str | None:
-    """The first class or function that a plain pickle asks for, found without running it: newer pickle protocols stop
-    PyTorch before it gets to the name."""
-    texts: list[str] = []
-    try:
-        with open(path, "rb") as f:
-            for code, argument, _ in pickletools.genops(f):
-                if code.name in ("GLOBAL", "INST"):
-                    return str(argument).replace(" ", ".")
-                if code.name == "STACK_GLOBAL":
-                    return ".".join(texts[-2:])
-                if isinstance(argument, str):
-                    texts.append(argument)
-    except Exception:  # not a pickle at all; as above, anything may be raised
-        return None
-    return None
-
-
-def torch_array(tensor: Any, name: str, path: Path) -> np.ndarray:
-    """A tensor as float32 array in C order.
-
-    Raises:
-        UserError: no dense floating-point numbers.
-    """
-    torch = import_torch()
-    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
-        kind = "no data" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
-        raise UserError(f"{path}: {name} has {kind}; expected dense floating-point numbers")
-    return np.array(tensor.detach().to(torch.float32).numpy(), order="C")
-
-
-def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write `{"model": state dict}`, the form that the paper's authors publish and their scripts read.
-
-    Raises:
-        UserError: PyTorch is missing, no space or no permission; a file that was there before is untouched.
-    """
-    torch = import_torch()
-    content = BytesIO()  # PyTorch's own file writer does not report a full disk as an OSError
-    torch.save({"model": {name: torch.tensor(a) for name, a in arrays.items()}}, content)
-    write_whole(path, content.getbuffer())

@@ -72,7 +72,7 @@ def restore_upload(
 
 
 def file_name(given: str, upload: Path) -> str:
-    """The last part of the name that came with an upload, or the server's name if that one cannot be the name of a file."""
+    """The last part of the name that came with an upload, or the server's name if no file can have that one."""
     name = PurePosixPath(given.replace("\\", "/")).name
     usable = name not in ("", "..") and name.isprintable() and len(name.encode()) <= LONGEST_NAME
     return name if usable else upload.name
