@@ -1,24 +1,24 @@
 """Scores after alignment, by the protocol of RealBlur: `eval.py --align ecc`.
 
-RealBlur's blurred and sharp images come from two cameras; what is left of their offset and of their brightness lowers
-the scores of the best restoration. Its authors (Rim et al., "Real-World Blur Dataset for Learning and Benchmarking
-Deblurring Algorithms", ECCV 2020; https://github.com/rimchang/RealBlur) therefore move each restored image onto the
+RealBlur's blurred and sharp images come from two cameras; the remaining differences in position and brightness lower
+the scores of even the best restoration. Its authors (Rim et al., "Real-World Blur Dataset for Learning and Benchmarking
+Deblurring Algorithms", ECCV 2020; https://github.com/rimchang/RealBlur) therefore align each restored image to the
 sharp one before they score it, as Koehler's benchmark does:
 
 1. gain: the prediction times sum(sharp * prediction) / sum(prediction^2), one number for all pixels and channels;
-2. homography: the enhanced correlation coefficient is maximised between the grey images, from the identity on, after a
+2. homography: the enhanced correlation coefficient between the grey images is maximised, from the identity, after a
    Gaussian filter of 5x5, in 100 iterations;
-3. the prediction is resampled by it, bicubic, borders mirrored; the sharp image stays as it is;
-4. valid are the pixels that lie in the prediction, by nearest neighbour;
+3. the prediction is resampled by it, bicubic, with mirrored borders; the sharp image is unchanged;
+4. the pixels that lie in the prediction, by nearest neighbour, are valid;
 5. PSNR: the mean square error of the valid pixels, all channels together, not clipped again;
-6. SSIM: both images set to 0 where they are not valid; the map of Gaussian windows (sigma 1.5, 11x11, population
-   covariance, range 1), without the 5 pixels along the borders, averaged over the valid pixels.
+6. SSIM: both images are set to 0 where they are not valid; the map of Gaussian windows (`src.metric.SSIM`), without
+   the 5 pixels along the borders, is averaged over the valid pixels.
 
-Differences: they score PNG files (`psnr_uint8` here), with OpenCV 4.2.0, and leave the blurred input unaligned; here it
-is aligned like the restored image, so that the gain compares like with like. They always make 100 iterations; here the
+Differences: they score PNG files (`psnr_uint8` here) with OpenCV 4.2.0 and do not align the blurred input; here it is
+aligned like the restored image, so that the gain compares like with like. They always run 100 iterations; here the
 search ends when the correlation no longer changes, about four times sooner, without a change in the third decimal of
-the dB. Their script ends where the search fails; here such an image is scored as it is, without alignment, and counted.
-The gain comes before the homography, as with them: far apart images keep a small error of brightness.
+the dB. Their script aborts when the search fails; here such an image is scored without alignment, and counted. As in
+their script, the gain precedes the homography, so images that are far apart keep a small error of brightness.
 
 Images are (H, W, 3) float32, as in `src.metric`.
 """
@@ -32,32 +32,30 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from src.errors import UserError
-from src.metric import METRICS, to_uint8
+from src.metric import METRICS, SMALLEST_SIDE, SSIM, decibels, rounded
 
 ITERATIONS = 100
-TOLERANCE = 1e-8  # change of the correlation that ends it sooner; theirs is 0
+TOLERANCE = 1e-8  # change of the correlation that ends the search; theirs is 0
 FILTER_SIZE = 5  # pixels, of the Gaussian filter before the search
-SSIM_BORDER = 5  # pixels: half of the 11x11 window
-# A homography that throws out half of the image has gone astray. The authors have no such limit.
-MIN_VALID = 0.5
+MIN_VALID = 0.5  # share of the image; a homography that keeps less is wrong. The authors have no such limit.
 
 
 class Aligned(NamedTuple):
-    """What `align` returns."""
+    """The result of `align`."""
 
     prediction: np.ndarray
-    """(H, W, 3) float32, on the sharp image's pixels and of its brightness; may leave [0, 1] a little."""
+    """(H, W, 3) float32, on the sharp image's pixels and of its brightness; may exceed [0, 1] slightly."""
     mask: np.ndarray
     """(H, W) bool: the pixels to score."""
     converged: bool
-    """False: the prediction is only clipped, and all of it is valid."""
+    """If False, the prediction is only clipped, and all of it is valid."""
 
 
 def align(prediction: np.ndarray, sharp: np.ndarray) -> Aligned:
-    """Move a prediction onto the ground truth and match its brightness, steps 1 to 4 above.
+    """Align a prediction to the ground truth and match its brightness, steps 1 to 4 above.
 
-    Where the search does not converge (a flat image, nan, nothing in common), or leaves less than half of the
-    image, the prediction comes back clipped but otherwise as it is: its scores are then those of `src.metric`.
+    If the search does not converge (a flat image, nan, nothing in common) or leaves less than `MIN_VALID` of the image,
+    the prediction is only clipped: its scores are then those of `src.metric`.
 
     Args:
         prediction: (H, W, 3) float32, clipped to [0, 1] here.
@@ -99,44 +97,39 @@ def align(prediction: np.ndarray, sharp: np.ndarray) -> Aligned:
 
 
 def masked_psnr(prediction: np.ndarray, sharp: np.ndarray, mask: np.ndarray) -> float:
-    """Step 5 above, in dB, on the pixels of the (H, W) bool mask. inf where the images are equal."""
-    mse = float(np.mean((prediction[mask].astype(np.float64) - sharp[mask]) ** 2))
-    return math.inf if mse == 0 else -10 * math.log10(mse)
+    """Step 5 above, in dB, on the pixels of the (H, W) bool mask; inf if the images are equal there."""
+    return decibels(prediction[mask].astype(np.float64) - sharp[mask])
 
 
 def masked_ssim(prediction: np.ndarray, sharp: np.ndarray, mask: np.ndarray) -> float:
-    """Step 6 above, on the pixels of the (H, W) bool mask; mean of the channels. nan for a side under 11 pixels."""
-    if min(sharp.shape[:2]) <= 2 * SSIM_BORDER:
+    """Step 6 above, on the pixels of the (H, W) bool mask; mean of the channels; nan for a side under 11 pixels."""
+    if min(sharp.shape[:2]) < SMALLEST_SIDE:
         return math.nan
     kept = mask[..., None].astype(np.float64)
-    _, similarity = structural_similarity(
-        prediction * kept, sharp * kept, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-        data_range=1.0, channel_axis=2, full=True,
-    )  # fmt: skip
-    inner = slice(SSIM_BORDER, -SSIM_BORDER)
+    _, similarity = structural_similarity(prediction * kept, sharp * kept, full=True, **SSIM)
+    border = SMALLEST_SIDE // 2
+    inner = slice(border, -border)
     return float(np.mean(similarity[inner, inner][mask[inner, inner]]))
 
 
 def aligned_scores(prediction: np.ndarray, sharp: np.ndarray, metrics: Iterable[str]) -> tuple[dict[str, float], bool]:
     """Scores of one image after alignment, by the names of `src.metric.METRICS`, and whether the alignment converged.
 
-    psnr and ssim are of the float prediction; psnr_uint8 is of the one rounded to 8 bits before the alignment, which is
-    what the authors of RealBlur score.
+    psnr and ssim score the float prediction; psnr_uint8 scores the one rounded to 8 bits before the alignment, as the
+    authors of RealBlur do.
 
     Raises:
-        UserError: OpenCV is not installed, or a metric has no aligned form.
+        UserError: a metric has no aligned form.
     """
     scores: dict[str, float] = {}
     aligned: dict[bool, Aligned] = {}  # by whether the prediction is rounded first
     for metric in metrics:
         if metric not in MASKED:
             raise UserError(f"--align ecc: no aligned form of {metric}, only of {', '.join(MASKED)}")
-        rounded = metric == "psnr_uint8"
-        if rounded not in aligned:
-            # float32, as the image files are read: see `src.metric.psnr_uint8`.
-            image = to_uint8(prediction).astype(np.float32) / np.float32(255) if rounded else prediction
-            aligned[rounded] = align(image, sharp)
-        moved, mask, converged = aligned[rounded]
+        eight_bits = metric == "psnr_uint8"
+        if eight_bits not in aligned:
+            aligned[eight_bits] = align(rounded(prediction) if eight_bits else prediction, sharp)
+        moved, mask, converged = aligned[eight_bits]
         scores[metric] = MASKED[metric](moved, sharp, mask) if converged else METRICS[metric](prediction, sharp)
     return scores, all(a.converged for a in aligned.values())
 

@@ -1,5 +1,4 @@
-"""Pictures for people: restored images, before/after strips, training curves. Images are (H, W, 3) float32 in [0,
-1]."""
+"""Restored images, before/after strips and training curves as files. Images are (H, W, 3) float32 in [0, 1]."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -16,7 +15,7 @@ CAPTION = 18  # pixels above them
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """Clip, round to 8 bits, write as `whole_file`; folders are made."""
+    """Clip, round to 8 bits and write as `whole_file`."""
     with whole_file(path) as part:
         Image.fromarray(to_uint8(image)).save(part)
 
@@ -37,12 +36,12 @@ def save_strip(path: Path, images: Mapping[str, np.ndarray]) -> None:
 
 def save_scored_strip(path: Path, blur: np.ndarray, restored: np.ndarray, sharp: np.ndarray) -> None:
     """blurred | restored | sharp, the first two with their PSNR."""
-    strip = {
+    images = {
         f"blurred {psnr(blur, sharp):.2f} dB": blur,
         f"restored {psnr(restored, sharp):.2f} dB": restored,
         "sharp": sharp,
     }
-    save_strip(path, strip)
+    save_strip(path, images)
 
 
 def save_curves(path: Path, runs: Mapping[str, Mapping[str, Sequence[float | None]]]) -> None:
@@ -51,14 +50,16 @@ def save_curves(path: Path, runs: Mapping[str, Mapping[str, Sequence[float | Non
     Args:
         runs: label -> columns of its log (`src.run_folder.read_log`).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, no global state, 0.5 s saved elsewhere
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,
+    )  # needs no display and has no global state; imported here, since it takes 0.5 s
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     loss_axes, psnr_axes = figure.subplots(1, 2)
     for name, log in runs.items():
-        label = escaped(f" {name}" if name.startswith("_") else name)  # a legend leaves out what begins with "_"
+        label = escaped(f" {name}" if name.startswith("_") else name)  # a legend omits labels that begin with "_"
         step, loss, psnr, psnr_input = (_as_floats(log[c]) for c in ("step", "loss", "psnr", "psnr_input"))
         known = np.isfinite(loss)
         marker = "o" if known.sum() == 1 else None  # a line of one point is invisible
@@ -66,10 +67,8 @@ def save_curves(path: Path, runs: Mapping[str, Mapping[str, Sequence[float | Non
         known = np.isfinite(psnr)
         (line,) = psnr_axes.plot(step[known], psnr[known], marker="o", markersize=3, label=label)
         if np.isfinite(psnr_input).any():
-            psnr_axes.axhline(
-                psnr_input[np.isfinite(psnr_input)][-1], linestyle="--", linewidth=0.8, color=line.get_color(),
-                label=f"{label}: blurred input",
-            )  # fmt: skip
+            last, style = psnr_input[np.isfinite(psnr_input)][-1], {"linestyle": "--", "linewidth": 0.8}
+            psnr_axes.axhline(last, color=line.get_color(), label=f"{label}: blurred input", **style)
     loss_axes.set(xlabel="step", ylabel="loss", yscale="log")
     psnr_axes.set(xlabel="step", ylabel="validation PSNR, dB")
     for axes in (loss_axes, psnr_axes):

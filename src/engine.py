@@ -308,8 +308,8 @@ def _without_telemetry() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_isa_limit() -> Iterator[None]:
-    """Hide a limit that the user has exported for MindSpore (`src.device.disarm_convolution_trap`). With it, OpenVINO is
-    1.5 times slower, and its bfloat16 kernels do not compile."""
+    """Hide a limit that the user has exported for MindSpore (`src.device.disarm_convolution_trap`): it makes OpenVINO
+    1.5 times slower and keeps its bfloat16 kernels from compiling."""
     limit = os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Scores of a network on paired images: per image, then summed up. Images are (H, W, 3) float32 in [0, 1]."""
+"""Scores of a network on paired images, per image and in summary. Images are (H, W, 3) float32 in [0, 1]."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,15 @@ Scorer = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 """(prediction, sharp) -> metric name -> score."""
 OnImage = Callable[[Pair, np.ndarray, np.ndarray, np.ndarray], None]
 
-
-WARM_UP = 20  # images: the authors' scripts leave as many out of their timing
+WARM_UP = 20  # images, which the authors' scripts leave out of their timing
 
 
 def make_scorer(metrics: Iterable[str], crop_border: int = 0, center_crop: int = 0, align: str = "none") -> Scorer:
     """Score by the named `METRICS`.
 
     Args:
-        crop_border: leave out this many pixels at each side.
-        center_crop: score only the central square of this side (0 = whole frame). Both change the score: say them with
-            it.
+        crop_border: pixels to leave out at each side.
+        center_crop: side of the central square to score, 0 = whole frame. Both change the score: report them with it.
         align: `ecc` aligns the prediction to the sharp image first (src.align); adds `aligned`, 1 or 0, to the scores.
     """
     functions = {name: METRICS[name] for name in metrics}
@@ -54,15 +52,12 @@ def make_scorer(metrics: Iterable[str], crop_border: int = 0, center_crop: int =
 
 
 def scored_window(height: int, width: int, crop_border: int, center_crop: int) -> tuple[slice, slice]:
-    """Rows and columns that count. Raises a ValueError for an image that has not all of them."""
+    """Rows and columns to score. Raises a ValueError for an image that is too small."""
     if min(height, width) < 2 * crop_border + max(1, center_crop):
         raise ValueError(f"{height}x{width} pixels, crop_border {crop_border}, center_crop {center_crop}")
-    sides = []
-    for size in (height, width):
-        side = center_crop or size - 2 * crop_border
-        start = (size - side) // 2
-        sides.append(slice(start, start + side))
-    return sides[0], sides[1]
+    borders = [(size - center_crop) // 2 if center_crop else crop_border for size in (height, width)]
+    rows, columns = (center_crop or size - 2 * crop_border for size in (height, width))
+    return slice(borders[0], borders[0] + rows), slice(borders[1], borders[1] + columns)
 
 
 def evaluate(
@@ -76,16 +71,16 @@ def evaluate(
     """Restore every blurred image and score it.
 
     Args:
-        batch_size: neighbours of one size that go through the network together; changes no score.
+        batch_size: consecutive images of one size that the network restores together; changes no score.
         on_image: called with (pair, blur, restored, sharp), restored not clipped.
-        network_clock: seconds that the network alone has worked so far (`src.restore.TimedEngine`).
+        network_clock: seconds that the network alone has taken so far (`src.restore.TimedEngine`).
 
     Yields:
         name, seconds (of the restoring), network_seconds (if `network_clock` is given), and for each metric
         `<metric>_input`, `<metric>`, `<metric>_gain`.
 
     Raises:
-        BadOutput: of `restore`, with the picture's name added.
+        BadOutput: from `restore`, with the image's name added.
     """
     for names, blur, sharp in _batches(pairs, batch_size):
         network_start = network_clock() if network_clock else 0.0
@@ -113,7 +108,7 @@ def _restored(restore: Restore, pairs: Sequence[Pair], blur: np.ndarray) -> np.n
     except BadOutput as e:
         if len(pairs) == 1:
             raise BadOutput(f"{pairs[0].blur}: {e}", e.always) from e
-    # One after the other shows which picture it is.
+    # One image at a time, to find the one that fails.
     return np.concatenate([_restored(restore, [pair], blur[i : i + 1]) for i, pair in enumerate(pairs)])
 
 
@@ -122,7 +117,7 @@ def _difference(after: float, before: float) -> float:
 
 
 def _batches(pairs: Sequence[Pair], batch_size: int) -> Iterator[tuple[list[Pair], np.ndarray, np.ndarray]]:
-    """Batches of neighbours of one size, the next images decoded while the network works."""
+    """Batches of consecutive images of one size; the next images are decoded while the network runs."""
 
     def read(pair: Pair) -> tuple[Pair, np.ndarray, np.ndarray]:
         blur, sharp = pair.read()
@@ -130,14 +125,9 @@ def _batches(pairs: Sequence[Pair], batch_size: int) -> Iterator[tuple[list[Pair
 
     with ThreadPoolExecutor(max_workers=1) as reader:
         for _, same_size in groupby(_read_ahead(reader, read, pairs, batch_size + 1), key=lambda item: item[1].shape):
-            items = []
-            for item in same_size:
-                items.append(item)
-                if len(items) == batch_size:
-                    yield [i[0] for i in items], np.stack([i[1] for i in items]), np.stack([i[2] for i in items])
-                    items = []
-            if items:
-                yield [i[0] for i in items], np.stack([i[1] for i in items]), np.stack([i[2] for i in items])
+            while items := list(islice(same_size, batch_size)):
+                names, blurred, sharp = zip(*items, strict=True)
+                yield list(names), np.stack(blurred), np.stack(sharp)
 
 
 def _read_ahead(pool: ThreadPoolExecutor, read: Callable, pairs: Sequence[Pair], ahead: int) -> Iterator:
@@ -150,11 +140,11 @@ def _read_ahead(pool: ThreadPoolExecutor, read: Callable, pairs: Sequence[Pair],
         yield future.result()
 
 
-SUMMED = ("psnr_input", "psnr", "psnr_gain", "seconds")  # of a validation
+SUMMED = ("psnr_input", "psnr", "psnr_gain", "seconds")  # in a validation
 
 
 def sums(rows: Sequence[ScoreRow]) -> list[float]:
-    """Number of rows, then sum and count of the values of each of `SUMMED` that are not inf: what ranks add up."""
+    """The number of rows, then sum and count of the values of each of `SUMMED` except inf, for ranks to add up."""
     found = [float(len(rows))]
     for key in SUMMED:
         values = [row[key] for row in rows if not math.isinf(row[key])]
@@ -163,7 +153,7 @@ def sums(rows: Sequence[ScoreRow]) -> list[float]:
 
 
 def summary_of_sums(total: Sequence[float]) -> dict[str, float | None]:
-    """`summarize` of all rows whose `sums` add up to `total`, but None where one of them is nan: the mean of the other
+    """`summarize` of all rows whose `sums` add up to `total`, but None if one of them is nan: the mean of the other
     images could be the best of a training whose network fails."""
     summary: dict[str, float | None] = {"images": int(total[0])}
     for i, key in enumerate(SUMMED):
@@ -176,10 +166,10 @@ def summary_of_sums(total: Sequence[float]) -> dict[str, float | None]:
 
 
 def summarize(rows: Sequence[ScoreRow]) -> dict[str, float | None]:
-    """Means over the images with a finite score, None if there is none. Scores of inf (identical images) and nan (SSIM
-    of an image under 11 pixels) are counted as `<score>_inf`: a mean must not hide them.
+    """Means over the images with a finite score, None if there are none. `<score>_inf` counts scores of inf (identical
+    images) and nan (SSIM of an image under 11 pixels), which a mean would hide.
 
-    The network's own seconds are those without warm-up: the first `WARM_UP` images, at most half of all, are left out.
+    The network's seconds exclude the warm-up: the first `WARM_UP` images, but at most half of all.
     """
     summary: dict[str, float | None] = {"images": len(rows)}
     for key in rows[0] if rows else ():
@@ -204,7 +194,7 @@ def worst(rows: Sequence[ScoreRow], metric: str, count: int = 10) -> list[ScoreR
 
 
 def write_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
-    """One line per image, in full precision, so that the column's mean is the summary's figure."""
+    """One row per image, in full precision, so that a column's mean equals the summary's figure."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["name"])
     writer.writeheader()
@@ -213,13 +203,6 @@ def write_csv(path: Path, rows: Sequence[ScoreRow]) -> None:
 
 
 def write_json(path: Path, summary: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(_standard(summary), indent=2) + "\n")
-
-
-def _standard(value: Any) -> Any:
-    """inf and nan are no JSON: other programs get null."""
-    if isinstance(value, dict):
-        return {k: _standard(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_standard(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """inf and nan, which are not JSON, become null."""
+    standard = json.loads(json.dumps(summary), parse_constant=lambda name: None)
+    write_whole(path, json.dumps(standard, indent=2) + "\n")

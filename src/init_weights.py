@@ -1,4 +1,4 @@
-"""Initialisation of the network: PyTorch's defaults, which the paper trained from, drawn by name."""
+"""Initialisation of the network by PyTorch's defaults, which the paper used."""
 
 import math
 import zlib
@@ -11,7 +11,7 @@ from src.mimo_unet import MIMOUNet, build_net
 
 
 def initial_network(model_name: str, num_res: int, seed: int, pretrained: str = "") -> MIMOUNet:
-    """The network that a training starts from: that of the checkpoint `pretrained`, else a fresh one by `init_weights`.
+    """The network at the start of a training, from the checkpoint `pretrained`, or from `init_weights` without one.
 
     Raises:
         UserError: as `load_network`.
@@ -24,11 +24,11 @@ def initial_network(model_name: str, num_res: int, seed: int, pretrained: str = 
 
 
 def init_weights(net: nn.Cell, seed: int) -> None:
-    """Fill every parameter with U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the bias with its weight's bound.
+    """Fill every parameter with U(-1/sqrt(fan_in), 1/sqrt(fan_in)), a bias with the bound of its weight.
 
-    fan_in is the product of the weight's shape after its first axis, for transposed convolutions (in, out, k, k) too:
-    that is what PyTorch does. Each tensor has a generator of its own, seeded with (seed, crc32(name)), so that the
-    start is the same on every device and does not depend on the order in which layers are made.
+    fan_in is the product of the weight's shape after its first axis, as in PyTorch also for transposed convolutions
+    (in, out, k, k). Each tensor's generator is seeded with (seed, crc32(name)), so that the result is the same on every
+    device and does not depend on the order of construction.
     """
     params = {p.name: p for p in net.get_parameters()}
     for name, param in params.items():

@@ -1,7 +1,8 @@
-"""Building blocks of MIMO-UNet (ICCV 2021, section 3). Attribute names give the published checkpoints' parameter names.
+"""Building blocks of MIMO-UNet (ICCV 2021, section 3). Attribute names match the parameter names of the published
+checkpoints.
 
-All tensors are `(N, C, H, W)`. Every convolution has a bias and zero padding of k // 2; weights start at zero here and
-are filled by `src.init_weights`, from names, so that a network's start depends on the seed alone.
+All tensors are `(N, C, H, W)`. Every convolution has a bias and zero padding of k // 2. Weights are zero until
+`src.init_weights` fills them by name, so that they depend on the seed alone.
 """
 
 from mindspore import Tensor, nn, ops
@@ -15,15 +16,11 @@ class BasicConv(nn.Cell):
         self, in_ch: int, out_ch: int, kernel: int, stride: int = 1, relu: bool = True, transpose: bool = False
     ):
         super().__init__()
+        options = {"pad_mode": "pad", "has_bias": True, "weight_init": "zeros", "bias_init": "zeros"}
         if transpose:
-            conv = nn.Conv2dTranspose(
-                in_ch, out_ch, 4, 2, pad_mode="pad", padding=1, has_bias=True, weight_init="zeros", bias_init="zeros"
-            )
+            conv = nn.Conv2dTranspose(in_ch, out_ch, 4, 2, padding=1, **options)
         else:
-            conv = nn.Conv2d(
-                in_ch, out_ch, kernel, stride, pad_mode="pad", padding=kernel // 2, has_bias=True, weight_init="zeros",
-                bias_init="zeros",
-            )  # fmt: skip
+            conv = nn.Conv2d(in_ch, out_ch, kernel, stride, padding=kernel // 2, **options)
         self.main = nn.SequentialCell([conv, nn.ReLU()] if relu else [conv])
 
     def construct(self, x: Tensor) -> Tensor:
@@ -70,7 +67,7 @@ class SCM(nn.Cell):
 
 
 class FAM(nn.Cell):
-    """Feature attention module: the features of a scale's own image emphasise or suppress those from the scale
+    """Feature attention module: the features of a scale's input image emphasise or suppress those of the scale
     above."""
 
     def __init__(self, ch: int):
@@ -82,7 +79,7 @@ class FAM(nn.Cell):
 
 
 class AFF(nn.Cell):
-    """Asymmetric feature fusion: encoder features of all three scales, resized to one, become `ch` channels."""
+    """Asymmetric feature fusion: encoder features of all three scales, at one size, become `ch` channels."""
 
     def __init__(self, in_ch: int, ch: int):
         super().__init__()

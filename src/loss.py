@@ -1,7 +1,7 @@
 """The training loss of MIMO-UNet: multi-scale L1 plus 0.1 x L1 between Fourier transforms (paper, section 3.4).
 
-The transform is written as real float32 matrix products because `ops.fft2` has no GPU kernel and complex gradients are
-fragile on Ascend; on CPU both give the same value and gradient to 5e-7, and the cost is under 1 % of a training step.
+The transform consists of real float32 matrix products because `ops.fft2` has no GPU kernel and complex gradients are
+fragile on Ascend. On CPU, both give the same value and gradient to 5e-7, at under 1 % of a training step's cost.
 """
 
 import functools
@@ -16,13 +16,13 @@ FFT_WEIGHT = 0.1  # the paper's lambda
 @ops.constexpr
 @functools.cache
 def dft_constants(height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Matrices of the 2-D DFT of a real image, made once a size, at compile time.
+    """Matrices of the 2-D DFT of a real image, built once per size, at compile time.
 
     Returns:
-        rows: (W, 2F) with F = W // 2 + 1: cosines, then negated sines, of a transform along the width. The other half
-            of the spectrum of a real image is the conjugate of this one.
-        cos, sin: (H, H), of a transform along the height.
-        count: (F,), how often each column occurs in the two-sided spectrum, once or twice.
+        rows: (W, 2F) with F = W // 2 + 1: cosines, then negated sines, for the transform along the width. The other
+            half of a real image's spectrum is the conjugate of this one.
+        cos, sin: (H, H), for the transform along the height.
+        count: (F,), how often each column occurs in the two-sided spectrum: once or twice.
     """
     num_freq = width // 2 + 1
     # k * x modulo n keeps the angles small, so that float64 -> float32 is the only rounding.
@@ -37,7 +37,7 @@ def dft_constants(height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tens
 
 
 def transform(diff: Tensor, product: Callable[[Tensor, Tensor], Tensor] = ops.matmul) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of the left half of FFT2(diff), (N, C, H, F) each, by matrix products."""
+    """Real and imaginary parts of the left half of FFT2(diff), (N, C, H, F) each, by matrix products."""
     rows, cos, sin, _ = dft_constants(*diff.shape[-2:])
     num_freq = rows.shape[1] // 2
     spectrum = product(diff, rows)  # (N, C, H, 2F): real | imaginary part of the transform along the width
@@ -47,12 +47,12 @@ def transform(diff: Tensor, product: Callable[[Tensor, Tensor], Tensor] = ops.ma
 
 
 def split_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32 from products whose operands may be rounded to float16, if they are summed in float32.
+    """a @ b in float32, for devices that round the operands to float16 but add up their products in float32.
 
-    Scaled to +-2048 an operand is an integer, which float16 holds exactly, plus a rest of at most 0.5, of which float16
-    keeps 11 bits. The product of the two rests, 2**-24 of the largest product, is left out. The scale also keeps the
-    operands away from both ends of float16's range: the DC term of a 256x256 difference reaches 65,536, and without a
-    loss scale gradients are below 1e-7.
+    Scaled to +-2048, an operand is an integer, which float16 represents exactly, plus a remainder of at most 0.5, of
+    which float16 keeps 11 bits. The product of the two remainders, 2**-24 of the largest product, is omitted. The scale
+    also keeps the operands away from both ends of float16's range: the DC term of a 256x256 difference reaches 65,536,
+    and gradients without a loss scale are below 1e-7.
     """
     scale_a, whole_a, rest_a = _split(a)
     scale_b, whole_b, rest_b = _split(b)
@@ -69,7 +69,7 @@ def _split(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class SplitTransform(nn.Cell):
-    """`transform` by `split_product`, and its gradient too, which is the transposed transform."""
+    """`transform` by `split_product`. Its gradient is the transposed transform, also by `split_product`."""
 
     def construct(self, diff: Tensor) -> tuple[Tensor, Tensor]:
         return transform(diff, split_product)
@@ -82,7 +82,7 @@ class SplitTransform(nn.Cell):
 
 
 def spectrum_l1(real: Tensor, imag: Tensor, width: int) -> Tensor:
-    """Mean over all real and imaginary parts of a two-sided spectrum `width` wide, from its left half."""
+    """Mean over all real and imaginary parts of a two-sided spectrum of the given width, from its left half."""
     n, c, h, _ = real.shape
     count = dft_constants(h, width)[3]
     return ops.sum((ops.abs(real) + ops.abs(imag)) * count) / (2 * n * c * h * width)
@@ -109,8 +109,8 @@ class FourierL1(nn.Cell):
 def label_pyramid(sharp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Labels for the three outputs, coarse to fine, from (N, 3, H, W); H and W are multiples of 4.
 
-    x0.5 is the mean of each 2x2 block, x0.25 the mean of the central 2x2 of each 4x4 block: what bilinear resizing with
-    half-pixel centres and no antialiasing gives, as the paper's code does to labels (inputs are resized by nearest).
+    x0.5 is the mean of each 2x2 block, x0.25 the mean of the central 2x2 of each 4x4 block. This is bilinear resizing
+    with half-pixel centres and without antialiasing, as in the paper's code (which resizes inputs by nearest).
     """
     return _mean_of_four(sharp, 4), _mean_of_four(sharp, 2), sharp
 
@@ -118,8 +118,8 @@ def label_pyramid(sharp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _mean_of_four(image: Tensor, size: int) -> Tensor:
     """Mean of the central 2x2 pixels of each block of `size`, (N, 3, H/size, W/size).
 
-    Bit-equal to `ops.avg_pool2d` on CPU. That one runs as AvgPool3D, which Ascend 910 has in float16 only and
-    MindSpore's documentation excludes from Atlas A2 (910B).
+    Bit-equal to `ops.avg_pool2d` on CPU, which runs as AvgPool3D: Ascend 910 has it in float16 only, and MindSpore's
+    documentation excludes it from Atlas A2 (910B).
     """
     n, c, h, w = image.shape
     blocks = image.reshape(n, c, h // size, size, w // size, size)
@@ -131,11 +131,11 @@ def _mean_of_four(image: Tensor, size: int) -> Tensor:
 class MultiScaleLoss(nn.Cell):
     """Sum over the three scales of L1 + `fft_weight` x Fourier L1, always in float32.
 
-    The DC term of a 256x256 difference reaches 65,536, above float16's largest number, so predictions are cast up
-    first.
+    Predictions are cast to float32 first: the DC term of a 256x256 difference reaches 65,536, above float16's largest
+    number.
 
     Args:
-        split_products: for devices that multiply matrices in float16 only, see `split_product`.
+        split_products: use `split_product`, for devices that multiply matrices in float16 only.
     """
 
     def __init__(self, fft_weight: float = FFT_WEIGHT, split_products: bool = False):
@@ -144,8 +144,8 @@ class MultiScaleLoss(nn.Cell):
         self.fourier_l1 = FourierL1(split_products)
 
     def construct(self, predictions: tuple[Tensor, Tensor, Tensor], sharp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(total, content, fft) scalars; total = content + fft_weight * fft. Predictions coarse to fine, sharp (N, 3,
-        H, W)."""
+        """Predictions (coarse to fine) and sharp (N, 3, H, W) -> scalars (total, content, fft), where total = content +
+        fft_weight * fft."""
         content, fft = 0.0, 0.0
         for prediction, label in zip(predictions, label_pyramid(sharp.float())):  # noqa: B905  (unknown to the graph compiler)
             diff = prediction.float() - label

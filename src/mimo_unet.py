@@ -1,10 +1,10 @@
 """MIMO-UNet: multi-input multi-output U-Net for single-image deblurring.
 
 "Rethinking Coarse-to-Fine Approach in Single Image Deblurring", ICCV 2021, https://arxiv.org/abs/2108.05054, figure 2.
-Module names, and with them the parameter names, are those of the authors' published PyTorch checkpoints.
+Module names, and therefore parameter names, match the authors' published PyTorch checkpoints.
 
-`MIMO-UNetLite` is not in the paper: it is this repository's variant for people without an accelerator, the same graph
-one octave lower. Each input goes through a pixel-unshuffle by 2, each output through a pixel-shuffle by 2.
+`MIMO-UNetLite` is not in the paper: it is this repository's variant for users without an accelerator, the same graph at
+half the resolution, with a pixel-unshuffle by 2 before each input and a pixel-shuffle by 2 after each output.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ class Variant:
 
     @property
     def multiple(self) -> int:
-        """What H and W must be multiples of: the three scales halve the unshuffled image twice."""
+        """H and W must be multiples of this: the three scales halve the unshuffled image twice."""
         return 4 * self.shuffle
 
 
@@ -36,18 +36,18 @@ MODELS = {
     "MIMO-UNetPlus": Variant(num_res=20, dropout=0.1),
     "MIMO-UNetLite": Variant(num_res=4, shuffle=2),
 }
-# MIMO-UNet++ is MIMO-UNetPlus averaged over four rotations of its input: no weights of its own.
+# MIMO-UNet++ is MIMO-UNetPlus averaged over four rotations of its input, with the same weights.
 
 MASK_CHANNELS = BASE + 2 * BASE  # one number per channel of the two fused maps: see MIMOUNet.construct
 
 
-# All of these are written as reshapes: `ops.interpolate` cannot be exported with a dynamic shape, nor to ONNX at all,
-# and the gradient of a strided slice fails in PyNative mode on CPU.
+# These four use reshapes: `ops.interpolate` cannot be exported with a dynamic shape, nor to ONNX at all, and the
+# gradient of a strided slice fails in PyNative mode on CPU.
 
 
 def downsample(x: Tensor) -> Tensor:
-    """Nearest x0.5: pixel [2i, 2j]. Earlier MindSpore ports use bilinear here; the published weights do not fit
-    that."""
+    """Nearest x0.5: pixel [2i, 2j]. The published weights do not fit the bilinear resizing of earlier MindSpore
+    ports."""
     n, c, h, w = x.shape
     return x.reshape(n, c, h // 2, 2, w // 2, 2)[:, :, :, 0, :, 0]
 
@@ -73,8 +73,8 @@ def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
 
 
 class MIMOUNet(nn.Cell):
-    """All variants. Shapes below are for an input of (N, 3, H, W) and a shuffle of 1; with another, the sides of every
-    feature map are divided by it."""
+    """All variants. Shapes below are for an input of (N, 3, H, W) and a shuffle of 1; another shuffle divides the sides
+    of every feature map."""
 
     def __init__(self, variant: Variant):
         super().__init__()
@@ -112,9 +112,9 @@ class MIMOUNet(nn.Cell):
             x: blurred RGB, (N, 3, H, W) in [0, 1], H and W multiples of `variant.multiple` (`src.restore` pads other
                 sizes).
             channel_mask: channel dropout of one training step, (N, 96): 0 for a dropped channel, 1 / (1 - p) for a kept
-                one, the first 32 for the fused map of the finest scale, the rest for that of the second. The mask
-                comes from outside because a framework dropout layer's state cannot be saved, and a resumed run must
-                repeat it. None (evaluation) drops nothing. The variant without dropout ignores it.
+                one; the first 32 for the fused map of the finest scale, the rest for that of the second. None
+                (evaluation) drops nothing, and variants without dropout ignore the mask. It is an argument because the
+                state of the framework's dropout layer cannot be saved, and a resumed run must repeat it.
 
         Returns:
             Three residual-corrected images, coarse to fine: (N, 3, H/4, W/4), (N, 3, H/2, W/2), (N, 3, H, W), not
@@ -149,16 +149,16 @@ class MIMOUNet(nn.Cell):
         return out4, out2, out1
 
     def unshuffled(self, image: Tensor) -> Tensor:
-        """(N, 3, h, w) -> what the first layer of a scale reads, (N, 3 * shuffle^2, h / shuffle, w / shuffle)."""
+        """(N, 3, h, w) -> the input of a scale's first layer, (N, 3 * shuffle^2, h / shuffle, w / shuffle)."""
         return image if self.shuffle == 1 else pixel_unshuffle(image, self.shuffle)
 
     def shuffled(self, residual: Tensor) -> Tensor:
-        """The inverse of `unshuffled`, for the last layer of a scale."""
+        """The inverse of `unshuffled`, for the output of a scale's last layer."""
         return residual if self.shuffle == 1 else pixel_shuffle(residual, self.shuffle)
 
 
 def build_net(model_name: str, num_res: int = 0) -> MIMOUNet:
-    """Network of a variant in `MODELS`, weights not yet initialised. `num_res` > 0 makes a shallower one, for tests and
+    """The network of a variant in `MODELS` with uninitialised weights. `num_res` > 0 replaces its depth, for tests and
     trials."""
     if model_name not in MODELS:
         raise ValueError(f"unknown model name {model_name!r}; known: {', '.join(MODELS)}")

@@ -1,4 +1,4 @@
-"""From a photo to a restored photo: any size is padded to what the network takes and cropped back; self-ensembles.
+"""Restoring images of any size: padding for the network and cropping, self-ensembles, tiles.
 
 Images are (N, H, W, 3) float32 RGB in [0, 1].
 """
@@ -32,7 +32,7 @@ class TimedEngine:
         return restored
 
 
-# name -> (quarter turns, flipped left to right first) of each pass, whose results are turned back and averaged.
+# name -> (quarter turns, flipped left to right first) of each pass. The results are turned back and averaged.
 ENSEMBLES: dict[str, tuple[tuple[int, bool], ...]] = {
     "none": ((0, False),),
     "rot4": ((0, False), (1, False), (2, False), (3, False)),  # the paper's MIMO-UNet++: rotations, no flips
@@ -41,7 +41,7 @@ ENSEMBLES: dict[str, tuple[tuple[int, bool], ...]] = {
 
 
 def pad_to_multiple(images: np.ndarray, multiple: int) -> np.ndarray:
-    """(N, 3, H, W) -> mirrored at the bottom and right to sides that are multiples of `multiple`."""
+    """(N, 3, H, W) -> mirrored at the bottom and right so that the sides are multiples of `multiple`."""
     height, width = images.shape[2:]
     bottom, right = -height % multiple, -width % multiple
     if bottom == right == 0:
@@ -50,7 +50,7 @@ def pad_to_multiple(images: np.ndarray, multiple: int) -> np.ndarray:
 
 
 def restore_once(images: np.ndarray, engine: Engine) -> np.ndarray:
-    """One pass of the network over a batch of any size; not clipped: clipping belongs to the metric or to the file."""
+    """One pass of the network over (N, H, W, 3) images of any size; not clipped: the metric or the file clips."""
     height, width = images.shape[1:3]
     batch = pad_to_multiple(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), engine.multiple)
     restored = engine(batch)
@@ -63,9 +63,9 @@ def restore(images: np.ndarray, engine: Engine, ensemble: str = "none", max_pixe
     Args:
         images: (N, H, W, 3).
         ensemble: one of `ENSEMBLES`.
-        max_pixels: passes of one shape go through the network together while they have no more pixels than this (the
-            turns of a frame that is not square have two shapes, so rot4 runs as two batches of two); 0 = one after the
-            other. The answer is the same to float rounding.
+        max_pixels: passes of one shape form a batch of up to this many pixels (the turns of a frame that is not square
+            have two shapes, so rot4 runs as two batches of two); 0 = one at a time. The result is the same to float
+            rounding.
 
     Returns:
         The same shape, not clipped.
@@ -97,16 +97,16 @@ def _turn_back(images: np.ndarray, turns: int, flipped: bool) -> np.ndarray:
 
 # ---- photos of any size, in bounded memory
 
-SMALLEST_TILE = 64  # pixels; below it the overlap would be most of the work
-LARGEST_TILE = 768  # more pixels at a time are no faster, and take memory: 2.7 GB by MindSpore at this side
-LARGEST_WHOLE = 1_000_000  # pixels of a photo that is not cut into tiles: 4.5 GB by MindSpore, less by others
+SMALLEST_TILE = 64  # pixels; below, the overlap would be most of the work
+LARGEST_TILE = 768  # pixels; larger tiles are not faster and need more memory: this one 2.7 GB with MindSpore
+LARGEST_WHOLE = 1_000_000  # pixels of a photo without tiles: 4.5 GB with MindSpore, less with others
 OVERLAP = 32  # pixels that neighbouring tiles share
-TILE_STEP = 32  # auto tiles are multiples of it, so that few sizes are compiled
+TILE_STEP = 32  # pixels; automatic tiles are multiples of it, so that few sizes are compiled
 
 
 def auto_tile(height: int, width: int, free_bytes: int, bytes_per_pixel: float) -> int:
-    """Side of the largest square tile, up to `LARGEST_TILE`, whose restoring fits into 60 % of the free memory; 0 for a
-    small photo that fits whole."""
+    """Side of the largest square tile, up to `LARGEST_TILE`, that 60 % of the free memory is enough for; 0 for a small
+    photo that needs no tiles."""
     pixels = 0.6 * free_bytes / bytes_per_pixel
     if height * width <= min(pixels, LARGEST_WHOLE):
         return 0
@@ -115,8 +115,7 @@ def auto_tile(height: int, width: int, free_bytes: int, bytes_per_pixel: float) 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """Where tiles of `tile` pixels begin along a side of `length`; neighbours share at least `overlap` pixels.
-
-    The last tile is moved back to end at the border, so that all tiles have one size.
+    All tiles have one size, and the last one ends at the border.
     """
     if tile >= length:
         return [0]
@@ -125,10 +124,10 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def tile_weights(length: int, starts: list[int], tile: int) -> list[np.ndarray]:
-    """Weight of every pixel of each tile along one side, (min(tile, length),) float32; they add up to 1 at every pixel.
+    """Weights of the pixels of each tile along one side, (min(tile, length),) float32, whose sum is 1 at every pixel.
 
-    Where two tiles overlap, the outer quarter next to a tile's edge has no say (the network saw zeros beyond it), and
-    the half between blends linearly.
+    Where two tiles overlap, the quarter next to a tile's edge has weight 0 (the network saw zeros beyond the edge), and
+    the central half blends linearly.
     """
     tile = min(tile, length)
     weights = [np.ones(tile) for _ in starts]
@@ -148,16 +147,16 @@ def restore_photo(
     ensemble: str = "none",
     on_tile: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Restore an 8- or 16-bit photo, in tiles if asked, so that memory is bounded by the tile and not by the photo.
+    """Restore an 8- or 16-bit photo, optionally in tiles, so that the tile and not the photo bounds the memory.
 
     Args:
         pixels: (H, W, 3) uint8 or uint16 RGB.
         tile: side of the square tiles in pixels, 0 = the whole photo at once.
-        overlap: pixels that neighbouring tiles share at least, less than half a tile.
+        overlap: smallest number of pixels that neighbouring tiles share, less than half a tile.
         on_tile: called with (tiles done, tiles in all).
 
     Returns:
-        (H, W, 3) of the same type: clipped and rounded.
+        (H, W, 3) of the same type, clipped and rounded.
 
     Raises:
         ValueError: `overlap` is not below half of `tile`.

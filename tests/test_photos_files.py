@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from src.photos.files import NO_FILE, Job, find_photos, is_newer, is_whole, nearest_file, plan
+from src.photos.files import NO_FILE, Job, find_photos, is_complete, is_newer, nearest_file, plan
 from tests.photos import RGB, files, save
 
 # ---- finding
@@ -102,8 +102,8 @@ def test_one_name_in_another_format(tmp_path, monkeypatch):
         save(f"in/{name}")
     assert planned(["in"])[1] == ""
     targets, line = planned(["in"], "PNG")
-    assert targets == {"in/a.png": "a.png", "in/a.bmp": "a_3.png", "in/a.jpg": "a_4.png", "in/b.jpg": "b.png",
-                       "in/a_2.png": "a_2.png"}  # fmt: skip
+    expected = {"in/a.png": "a.png", "in/a.bmp": "a_3.png", "in/a.jpg": "a_4.png", "in/b.jpg": "b.png"}
+    assert targets == expected | {"in/a_2.png": "a_2.png"}
     assert line == "outputs of one name, numbered: in/a.bmp -> a_3.png, in/a.jpg -> a_4.png"
 
 
@@ -151,12 +151,12 @@ def test_long_names_are_cut_at_a_character(tmp_path, monkeypatch):
 
 def test_done_needs_size_and_format(tmp_path):
     job = Job(save(tmp_path / "a.png"), tmp_path / "out.png", "PNG")
-    assert not is_whole(job) and not is_newer(job)
+    assert not is_complete(job) and not is_newer(job)
     save(job.target)
-    assert is_whole(job) and is_newer(job)
+    assert is_complete(job) and is_newer(job)
     job.target.write_bytes(job.target.read_bytes()[:20])
-    assert not is_whole(job)
+    assert not is_complete(job)
     Image.fromarray(RGB).save(job.target, "JPEG")
-    assert not is_whole(job)
+    assert not is_complete(job)
     os.utime(job.target, (1, 1))
     assert not is_newer(job)

@@ -125,7 +125,7 @@ def db_of_tiles(reference, name, size, tile, tmp_path):
     onnx.save(build_onnx(parameter_arrays(network), network.variant.num_res, metadata={"variant": "MIMO-UNet"}), path)
     photo = np.asarray(Image.fromarray(skimage.data.astronaut()).resize(size))
     lines = []
-    Restorer(load_engine(path, precision="fp32"), tile, verify=True, tell=lines.append)(photo, path)
+    Restorer(load_engine(path, precision="fp32"), tile, verify=True, report=lines.append)(photo, path)
     (line,) = lines
     return float(re.fullmatch(rf".*: tiles of {tile} against the whole: (.*) dB", line)[1])
 

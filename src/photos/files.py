@@ -1,4 +1,4 @@
-"""The files of `deblur.py`: which photos are meant, what their outputs are called, which are done.
+"""The files of `deblur.py`: finding photos, naming their outputs, and checking for finished ones.
 
 No output ever replaces an input or another output.
 """
@@ -28,12 +28,12 @@ class Source:
 
     path: Path
     name: Path
-    """Where it belongs below the output folder."""
+    """The path of its output below the output folder, before any renaming."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photo and what is written for it."""
+    """One photo and its outputs."""
 
     source: Path
     target: Path
@@ -52,15 +52,15 @@ class Job:
 
 @dataclass
 class Found:
-    """The photos that the inputs mean, each once."""
+    """The photos in the inputs, each once."""
 
     sources: list[Source] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
-    """Links that were not followed and files that are none, one line each."""
+    """Links that were not followed and special files, one line each."""
     failures: list[str] = field(default_factory=list)
-    """Inputs and folders that could not be read, one line each."""
+    """Unreadable inputs and folders, one line each."""
     other_files: set[Path] = field(default_factory=set)
-    """Files in the inputs that are no photos by their names."""
+    """Files in the inputs whose names are not those of photos."""
 
     def left_out(self) -> str:
         """'left out: 3 .gif, 1 .psd', or '' if all files were taken."""
@@ -69,7 +69,7 @@ class Found:
         return f"left out: {first_few((f'{n} {suffix}' for suffix, n in ordered), 8)}" if ordered else ""
 
     def take(self, source: Source, sources: list[Source]) -> None:
-        """Add a file of a folder or pattern to `sources`, or say what it is instead."""
+        """Add a file of a folder or pattern to `sources`, or note what it is instead."""
         if is_special(source.path):
             self.passed_over.append(f"{source.path}: passed over, {NO_FILE}")
         elif source.path.suffix.lower() in FORMATS:
@@ -79,12 +79,12 @@ class Found:
 
 
 def find_photos(inputs: Sequence[str], output: Path) -> Found:
-    """The photos that files, folders and patterns mean, in natural order within each input.
+    """The photos that files, folders and patterns stand for, in natural order within each input.
 
     Args:
-        inputs: a file is taken whatever its name; a folder is searched with its sub-folders for photos by suffix; a
-            pattern is expanded when no file has that very name, and its files count by suffix, too.
-        output: not searched, lest a second run takes its results for inputs.
+        inputs: a file counts whatever its name is; a folder is searched for photos by suffix, with its sub-folders; a
+            pattern is expanded unless a file has exactly that name, and its files count by suffix too.
+        output: not searched, so that a second run does not take results for inputs.
 
     Raises:
         UserError: an input does not exist, or holds or matches no photo.
@@ -92,7 +92,7 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
     found = Found()
     by_place: dict[Path, Source] = {}
     for given in inputs:
-        if os.path.isdir(given):  # unlike those of `Path`, these tests raise nothing
+        if os.path.isdir(given):  # unlike `Path.is_dir`, this raises nothing
             sources = _in_folder(Path(given), output, found)
             if not sources and found.failures:
                 raise UserError(found.failures[-1])
@@ -101,7 +101,7 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
         elif is_special(Path(given)):
             found.failures.append(f"{given}: {NO_FILE}")
             continue
-        elif os.path.lexists(given):  # a broken link fails when it is read, by its name
+        elif os.path.lexists(given):  # a broken link fails when it is read, with its name
             sources = [Source(Path(given), Path(Path(given).name))]
         elif glob.has_magic(given):
             sources = _matching(given, output, found)
@@ -115,12 +115,12 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
 
 
 def _place(path: Path) -> Path:
-    """The same for one file that is given in two ways."""
+    """One path for all spellings of a file's path."""
     return Path(os.path.realpath(path.parent)) / path.name
 
 
 def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
-    """Photos below `root`, links to folders followed, hidden files left out, each folder once."""
+    """Photos below `root`, without hidden ones. Links to folders are followed, but each folder is searched once."""
     if identity(root) == identity(output):
         raise UserError(f"--output {output}: is the input folder; give another one, e.g. {root / 'deblurred'}")
     sources: list[Source] = []
@@ -132,38 +132,31 @@ def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
         except OSError as e:
             found.failures.append(f"{folder}: cannot be listed ({e.strerror})")
             return
-        folders = []
-        for entry in entries:
-            path = folder / entry.name
-            if entry.name.startswith("."):
-                continue
-            if os.path.isdir(path):
-                folders.append(path)
-            else:
+        paths = [folder / entry.name for entry in entries if not entry.name.startswith(".")]
+        for path in paths:
+            if not os.path.isdir(path):
                 found.take(Source(path, path.relative_to(root)), sources)
-        for path in folders:
-            found_as = identity(path)
-            if found_as in seen:
-                if path.is_symlink():
-                    found.passed_over.append(f"{path}: a link to a folder that is searched anyway, or to the output")
-                continue
-            seen.add(found_as)
-            search(path)
+        for path in filter(os.path.isdir, paths):
+            if identity(path) not in seen:
+                seen.add(identity(path))
+                search(path)
+            elif path.is_symlink():
+                found.passed_over.append(f"{path}: a link to a folder that is searched anyway, or to the output")
 
     search(root)
     return sources
 
 
 def _matching(pattern: str, output: Path, found: Found) -> list[Source]:
-    """Photos that a pattern matches, named from its first folder without wildcards on."""
+    """Photos that a pattern matches, named relative to its folders without wildcards."""
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
-    results = None if _is_inside(root, identity(output)) else identity(output)  # an output above is not set apart
+    results = None if _is_inside(root, identity(output)) else identity(output)  # not excluded if it is above
     sources: list[Source] = []
     for path in (Path(p) for p in sorted(glob.glob(pattern, recursive=True), key=natural_key)):
         if os.path.isdir(path):
-            if identity(path) != results and "**" not in parts:  # ** comes by all files by itself
+            if identity(path) != results and "**" not in parts:  # ** matches all files in it
                 inside = _in_folder(path, output, found)
                 sources += [Source(s.path, s.path.relative_to(root)) for s in inside]
         elif not _is_inside(path.parent, results):
@@ -174,7 +167,7 @@ def _matching(pattern: str, output: Path, found: Found) -> list[Source]:
 
 
 def _is_inside(folder: Path, other: tuple[int, int] | None) -> bool:
-    """Whether `folder` is the folder of the identity `other`, or lies in it."""
+    """Whether `folder` is, or lies in, the folder whose `identity` is `other`."""
     if other is None:
         return False
     folder = folder.resolve()
@@ -182,7 +175,7 @@ def _is_inside(folder: Path, other: tuple[int, int] | None) -> bool:
 
 
 def nearest_file(path: Path) -> str:
-    """A suggestion from the nearest folder above that exists."""
+    """' Did you mean X?' with a name from the nearest existing folder above, or ''."""
     while not path.parent.is_dir():
         path = path.parent
     try:
@@ -199,27 +192,27 @@ def nearest_file(path: Path) -> str:
 def plan(
     sources: Sequence[Source], output: Path, file_format: str = "", compare: bool = False
 ) -> tuple[list[Job], list[str]]:
-    """One job per photo, all outputs apart from each other and from all inputs.
+    """One job per photo. No output is another output or an input.
 
     Args:
-        output: exists.
+        output: an existing folder.
         file_format: a value of `FORMATS`, '' = that of each input.
-        compare: also a strip for each.
+        compare: also write a strip for each photo.
 
     Returns:
-        The jobs, and lines about outputs that could not be named like their photos.
+        The jobs, and lines about outputs that could not have the names of their photos.
 
     Raises:
         UserError: an output would lie in a folder that holds inputs.
     """
     key = _name_key(output)
-    wanted = [_target_name(source, file_format) for source in sources]
-    wished = {key(name) for name, _ in wanted}
+    wanted = {source: _target_name(source, file_format) for source in sources}
+    wished = {key(name) for name, _ in wanted.values()}
     taken: set[str] = set()
     renamed: list[str] = []
 
     def claim(source: Source, wish: Path) -> Path:
-        """`wish`, or the first of wish_2, wish_3, ... that no other output has or wishes for."""
+        """`wish`, or the first of wish_2, wish_3, ... that no other output has or wants."""
         numbered = (_with_ending(wish, f"_{n}{wish.suffix}") for n in itertools.count(2))
         free = (name for name in numbered if key(name) not in taken | wished)
         name = next(free) if key(wish) in taken else wish
@@ -228,50 +221,39 @@ def plan(
             renamed.append(f"{source.path} -> {name}")
         return name
 
-    keeps_name_first = sorted(range(len(sources)), key=lambda i: wanted[i][0] != sources[i].name)
-    claimed = {i: claim(sources[i], wanted[i][0]) for i in keeps_name_first}
-    names = [claimed[i] for i in range(len(sources))]
-    strips = [
-        claim(source, _with_ending(name, "_compare.png")) if compare else None
-        for source, name in zip(sources, names, strict=True)
-    ]
-    jobs = [
-        Job(source.path, output / name, kind, output / strip if strip else None)
-        for source, name, strip, (_, kind) in zip(sources, names, strips, wanted, strict=True)
-    ]
+    names: dict[Source, Path] = {}
+    for source, (name, _) in sorted(wanted.items(), key=lambda item: item[1][0] != item[0].name):
+        names[source] = claim(source, name)  # outputs that keep the names of their photos come first
+    jobs, shortened = [], []
+    for source, (_, kind) in wanted.items():
+        written = [names[source]]
+        if compare:
+            written.append(claim(source, _with_ending(names[source], "_compare.png")))
+        shortened += [f"{source.path} -> {name}" for name in written if not name.name.startswith(source.name.stem)]
+        jobs.append(Job(source.path, output / written[0], kind, output / written[1] if compare else None))
     outputs = [(f"--output {output}", path) for job in jobs for path in job.outputs]
     need_apart([job.source for job in jobs], files=outputs, shallow={job.source.parent for job in jobs})
-    shortened = [
-        f"{source.path} -> {name}"
-        for source, *written in zip(sources, names, strips, strict=True)
-        for name in filter(None, written)
-        if not name.name.startswith(source.name.stem)
-    ]
-    lines = []
-    if renamed:
-        lines.append(f"outputs of one name, numbered: {first_few(renamed)}")
-    if shortened:
-        lines.append(f"names shortened to {LONGEST_NAME} bytes: {first_few(shortened)}")
-    return jobs, lines
+    lines = {"outputs of one name, numbered": renamed, f"names shortened to {LONGEST_NAME} bytes": shortened}
+    return jobs, [f"{title}: {first_few(names)}" for title, names in lines.items() if names]
 
 
 def _target_name(source: Source, file_format: str) -> tuple[Path, str]:
-    """(name below the output folder, format)"""
+    """(path below the output folder, format)"""
     own = FORMATS.get(source.name.suffix.lower())
     if own and file_format in ("", own):
         return source.name, own
     if own:
         return _with_ending(source.name, SUFFIX_OF[file_format]), file_format
-    if not file_format:  # a name that tells nothing: the content does
+    if not file_format:  # the name does not show it, but the content does
         try:
             file_format = read_header(source.path).file_format
-        except UserError:  # told when its turn comes
+        except UserError:  # reported when the photo is read
             file_format = "PNG"
     return _with_ending(source.name, SUFFIX_OF[file_format], source.name.name), file_format
 
 
 def _with_ending(name: Path, ending: str, stem: str = "") -> Path:
-    """`ending` in place of the suffix, or after `stem`; what leaves no room for it loses characters from its end."""
+    """`ending` in place of the suffix, or after `stem`, which loses characters from its end if the name is too long."""
     stem = stem or name.stem
     while stem and len(os.fsencode(stem + ending)) > LONGEST_NAME:
         stem = stem[:-1]
@@ -279,17 +261,17 @@ def _with_ending(name: Path, ending: str, stem: str = "") -> Path:
 
 
 def _name_key(output: Path) -> Callable[[Path], str]:
-    """What makes two names one file in `output`: some file systems do not tell a from A."""
+    """A function that is equal for two names of one file in `output`: some file systems ignore case."""
     with tempfile.NamedTemporaryFile(prefix=".case_test_", dir=output) as file:
         probe = Path(file.name)
         return (lambda name: str(name).casefold()) if probe.with_name(probe.name.upper()).exists() else str
 
 
-# ---- what is done
+# ---- finished outputs
 
 
-def is_whole(job: Job) -> bool:
-    """Whether all outputs are there, the photo in its size and format."""
+def is_complete(job: Job) -> bool:
+    """Whether all outputs exist, and the restored photo has the right size and format."""
     if not all(os.path.isfile(path) for path in job.outputs):
         return False
     try:

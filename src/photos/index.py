@@ -1,9 +1,8 @@
-"""What the files of an output folder were made from, so that a second run of `deblur.py` does no photo twice and takes
-no result of other weights for its own.
+"""A record of what the files in an output folder were made from, so that a second run of `deblur.py` restores no photo
+twice and notices results of other weights.
 
-The record is `.deblur_index.jsonl` in that folder: one JSON object per line and output, the last one about a file
-counts. Lines are only ever appended, each in one write, so a crash or a second run beside this one leaves all others
-whole.
+The record is `.deblur_index.jsonl` in that folder, with one JSON object per line and output; the last line about a file
+counts. Lines are only appended, each in one write, so that neither a crash nor a simultaneous run damages the others.
 """
 
 import json
@@ -15,13 +14,13 @@ from typing import Any
 from src.errors import first_few
 from src.files import parse_json
 from src.formats.weights import sha256_of
-from src.photos.files import Job, is_newer, is_whole
+from src.photos.files import Job, is_complete, is_newer
 
 NAME = ".deblur_index.jsonl"
 
 
 def stamp(path: Path) -> dict[str, Any]:
-    """Size and time of a file, {} if it is not there: as long as they stay, so does the content."""
+    """Size and time of a file, {} if it does not exist. If they are unchanged, so is the content."""
     try:
         status = path.stat()
     except OSError:
@@ -33,8 +32,7 @@ class Index:
     """The record of one output folder.
 
     Args:
-        made_by: the weights and all options that shape a result; its values are JSON's. What differs is named to the
-            user by its keys.
+        made_by: the weights and all options that affect a result, as JSON values. Messages name differences by the keys.
     """
 
     def __init__(self, output: Path, made_by: Mapping[str, Any]):
@@ -63,10 +61,10 @@ class Index:
             )
 
     def add(self, job: Job, before: Mapping[str, Any]) -> str:
-        """Record a job that is done; returns a note for the user if that failed.
+        """Record a finished job; returns a note for the user if that failed.
 
         Args:
-            before: `stamp` of the photo, from before it was read: one that was replaced meanwhile is not done.
+            before: `stamp` of the photo from before it was read: a photo that was replaced meanwhile is not finished.
         """
         try:
             source = dict(before)
@@ -75,7 +73,7 @@ class Index:
             text = ""
             for path in job.outputs:
                 entry = {"source": source, "written": stamp(path), "made_by": self._made(job)}
-                # Each line begins with its own end of line, so that half a line before it spoils nothing.
+                # Each line begins with an end of line, so that an incomplete line before it does no harm.
                 text += "\n" + json.dumps({"output": self._key(path), **entry})
             with open(self.path, "ab", buffering=0) as file:
                 file.write(text.encode())
@@ -83,30 +81,26 @@ class Index:
             return f"{self.path}: cannot be written ({e.strerror}); a later run judges this photo by its date"
         return ""
 
-    def sort(self, jobs: Sequence[Job]) -> "Sorted":
-        """Which jobs are to do, and what is to be said about the others."""
-        result = Sorted()
+    def sort(self, jobs: Sequence[Job]) -> "EarlierResults":
+        """Split jobs by what an earlier run left."""
+        result = EarlierResults()
         for job in jobs:
             entries = [self._entry_of(path) for path in job.outputs]
-            if not is_whole(job) or any(entry and not _is_of(entry, job.source) for entry in entries):
+            changed = any(entry and not _is_of(entry, job.source) for entry in entries)
+            if changed or not is_complete(job) or not (all(entries) or is_newer(job)):
                 result.todo.append(job)
                 continue
             if not all(entries):
-                if not is_newer(job):
-                    result.todo.append(job)
-                    continue
                 result.by_date.append(job)
             made = self._made(job)
-            differing = {
-                key for entry in filter(None, entries) for key in made if entry["made_by"].get(key) != made[key]
-            }
-            if differing:
+            known = [entry["made_by"] for entry in entries if entry]
+            if differing := {key for key in made for other in known if other.get(key) != made[key]}:
                 result.others.append(job)
                 result.differing |= differing
         return result
 
     def _entry_of(self, path: Path) -> dict[str, Any] | None:
-        """What is known about an output, if it is still the file that was written."""
+        """The record of an output, if the file is still the one that was written."""
         entry = self._entries.get(self._key(path))
         return entry if entry and entry["written"] == stamp(path) else None
 
@@ -119,19 +113,19 @@ class Index:
 
 
 @dataclass
-class Sorted:
-    """The jobs of a run by what an earlier one has left."""
+class EarlierResults:
+    """The jobs of a run by what an earlier one left."""
 
     todo: list[Job] = field(default_factory=list)
     others: list[Job] = field(default_factory=list)
-    """Done, but with other weights or options."""
+    """Finished, but with other weights or options."""
     differing: set[str] = field(default_factory=set)
-    """Which."""
+    """Those options."""
     by_date: list[Job] = field(default_factory=list)
-    """Done by their dates; what made them is not recorded."""
+    """Finished according to their dates, without a record."""
 
     def lines(self) -> list[str]:
-        """For the user, about results that may not be what this command would write."""
+        """Messages about results that may differ from what this command would write."""
         lines = []
         if self.others:
             lines.append(
@@ -147,7 +141,7 @@ class Sorted:
 
 
 def _is_of(entry: Mapping[str, Any], source: Path) -> bool:
-    """Whether an output was made from the photo as it is now; the content is read only if size and time leave doubt."""
+    """Whether an output was made from the photo as it is now. The content is read only if size and time do not decide."""
     known, now = entry["source"], stamp(source)
     if "sha256" not in known or now.get("size") != known.get("size"):
         return False

@@ -1,5 +1,5 @@
-"""Restoring photo files one after the other: every output appears whole or not at all, and a photo that fails does not
-stop the others.
+"""Restoring photo files one at a time. Outputs are written as by `whole_file`, and a failing photo does not stop the
+others.
 """
 
 import contextlib
@@ -26,26 +26,26 @@ from src.restore import OVERLAP, auto_tile, restore_photo
 def restore_file(
     job: Job, restore: Callable[[np.ndarray, Path], np.ndarray], quality: int, max_pixels: int
 ) -> tuple[str, ...]:
-    """Read, restore, write; returns what could not be kept.
+    """Read, restore and write a photo; returns notes on what could not be kept.
 
     Args:
         restore: (pixels (H, W, 3) uint8 or uint16, the photo's path) -> the same shape and type.
 
     Raises:
-        UserError, OSError: nothing was written, or the photo without its strip if only that one's renaming failed.
+        UserError, OSError: nothing was written, or the photo without its strip if only renaming the strip failed.
     """
     header = read_header(job.source)
     check_fits(header.width, header.height, job.file_format, job.source)
     photo = read_photo(job.source, max_pixels)
     try:
         restored = photo.with_pixels(restore(photo.pixels, job.source))
-    except MemoryError as e:  # smaller tiles are of no use to the decoder or the writer
+    except MemoryError as e:  # smaller tiles would not help the decoder or the writer
         raise UserError(f"{job.source}: not enough memory; give a smaller --tile") from e
     notes = photo.notes
-    with contextlib.ExitStack() as stack:  # both files get their names at its end, the photo first
+    with contextlib.ExitStack() as stack:  # at its end both files get their names, the photo first
         if job.strip:
             save_before_after(stack.enter_context(whole_file(job.strip)), photo.pixels, restored.pixels)
-        del photo  # its pixels are not needed while writing
+        del photo  # frees its pixels while writing
         restored, left_out = fit_format(restored, job.file_format)
         part = stack.enter_context(whole_file(job.target))
         write_photo(stack.enter_context(open(part, "xb+")), restored, job.file_format, quality)
@@ -65,15 +65,15 @@ def restore_files(
     max_pixels: int,
     debug: bool = False,
 ) -> tuple[int, float]:
-    """Restore one photo after the other; one that fails is told in one line and does not stop the others.
+    """Restore photos one at a time. A failure is reported in one line and does not stop the others.
 
     Args:
-        index: told what is done.
+        index: where to record finished jobs.
         bar: a tqdm bar over the photos.
-        debug: tracebacks of failures.
+        debug: print tracebacks of failures.
 
     Returns:
-        How many failed, and the seconds that all took.
+        The number of failures, and the seconds for all photos.
 
     Raises:
         UserError: the network fails on every photo.
@@ -85,7 +85,7 @@ def restore_files(
             notes = [*restore_file(job, restore, quality, max_pixels), index.add(job, before)]
             if notes := list(filter(None, notes)):
                 bar.write(f"{job.source}: {'; '.join(notes)}")
-        except Exception as e:  # whatever a strange photo causes, the others are worth restoring
+        except Exception as e:  # anything may be raised for an unusual photo
             if isinstance(e, BadOutput) and e.always:
                 raise UserError(one_line(e, job)) from e
             failed += 1
@@ -100,7 +100,7 @@ def restore_files(
 
 
 def one_line(error: Exception, job: Job) -> str:
-    """Why a photo failed, for the user."""
+    """The message about a photo that failed."""
     if isinstance(error, BadOutput):
         return f"{job.source}: {error}"
     if isinstance(error, UserError):
@@ -117,20 +117,20 @@ def one_line(error: Exception, job: Job) -> str:
 
 @dataclass(frozen=True)
 class Restorer:
-    """How every photo of a run is restored."""
+    """The way to restore every photo of a run."""
 
     engine: Any
-    """From `src.engine.load_engine`."""
+    """An engine from `src.engine.load_engine`."""
     tile: int | None
-    """Side of the tiles in pixels, 0 = none, None = as memory allows."""
+    """Side of the tiles in pixels, 0 = no tiles, None = by the free memory."""
     overlap: int | None = None
-    """Pixels that neighbouring tiles share; None = `OVERLAP`, or less in small tiles."""
+    """Pixels that neighbouring tiles share; None = `OVERLAP`, or less for small tiles."""
     ensemble: str = "none"
     on_tile: Callable[[int, int], None] | None = None
     """Called with (tiles done, tiles in all)."""
     verify: bool = False
-    """Also restore without tiles, and tell the difference."""
-    tell: Callable[[str], None] = print
+    """Also restore without tiles, and report the difference."""
+    report: Callable[[str], None] = print
 
     def __call__(self, pixels: np.ndarray, path: Path) -> np.ndarray:
         """(H, W, 3) uint8 or uint16 -> the same, restored."""
@@ -139,20 +139,20 @@ class Restorer:
         fitting = auto_tile(height, width, free, self.engine.bytes_per_pixel)
         tile = fitting if self.tile is None else self.tile
         overlap = OVERLAP if self.overlap is None else self.overlap
-        if self.overlap is None or self.tile is None:  # a tile that was not asked for may turn out too small for it
+        if self.overlap is None or self.tile is None:  # an automatic tile may be too small for it
             overlap = min(overlap, max(0, tile - 1) // 2)
         restored = restore_photo(pixels, self.engine, tile, overlap, self.ensemble, self.on_tile)
         if self.verify and 0 < tile < max(height, width):
             if fitting:
-                self.tell(f"{path}: too large for the free memory without tiles, so not compared")
+                self.report(f"{path}: too large for the free memory without tiles, so not compared")
             else:
                 whole = restore_photo(pixels, self.engine, ensemble=self.ensemble)
-                self.tell(f"{path}: tiles of {tile} against the whole: {difference_in_db(restored, whole)}")
+                self.report(f"{path}: tiles of {tile} against the whole: {difference_in_db(restored, whole)}")
         return restored
 
 
 def difference_in_db(a: np.ndarray, b: np.ndarray) -> str:
-    """PSNR of two photos, of 8 or 16 bits, as words. Row by row: float copies of large photos would fill the memory."""
+    """PSNR of two photos of 8 or 16 bits, as text. Row by row, since float copies of large photos need much memory."""
     squares = sum(float(np.square(x.astype(np.float64) - y).sum()) for x, y in zip(a, b, strict=True))
     if squares == 0:
         return "equal"
