@@ -1,8 +1,8 @@
-"""Checkpoints: written so that a crash cannot hurt an older file, read with errors that say what is wrong.
+"""Checkpoints: saving the state of a training, and loading networks from it.
 
-A checkpoint is one file with a checksum, `.ckpt` or `.safetensors`: the network's parameters under their published
-names, the training state (`moment1.*`, `moment2.*`, `global_step`, ...) under names of its own, and one JSON text,
-`meta`, that describes it all.
+A checkpoint is one file with a checksum, `.ckpt` or `.safetensors`. It contains the network's parameters under their
+published names, the training state (`moment1.*`, `moment2.*`, `global_step`, ...), and a JSON text, `meta`, that
+describes both.
 """
 
 import contextlib
@@ -36,20 +36,20 @@ from src.mimo_unet import MODELS, MIMOUNet, build_net
 
 EMA = "ema."  # prefix of the moving averages, as src.train_step names them
 STAGE_BLOCK = re.compile(r"^(?:Encoder|Decoder)\.[012]\.layers\.(\d{1,4})\.")
-# 'moment1' of 'moment1.Encoder.0. ...': what the optimizer keeps for each parameter.
+# 'moment1' of 'moment1.Encoder.0. ...': a state that the optimizer keeps for each parameter.
 STATE_OF_PARAMETER = re.compile(r"^(.+?)\.(?:Encoder|Decoder|feat_extract|Convs|ConvsOut|AFFs|FAM[12]|SCM[12])\.")
-MAX_BLOCKS = 200  # ten times the published networks: a misread file must not build a network without end
+MAX_BLOCKS = 200  # ten times the published networks, so that a misread file does not build an endless network
 
 
 def save_checkpoint(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Write a checkpoint whole or not at all.
+    """Write a checkpoint as `whole_file`.
 
     Args:
-        path: ends with .ckpt or .safetensors, which decides the format.
-        meta: what `json` can write; stored as text, since `.ckpt` keeps bare floats in single precision only.
+        path: its suffix, .ckpt or .safetensors, decides the format.
+        meta: JSON values; stored as text, since `.ckpt` keeps floats in single precision only.
 
     Raises:
-        UserError: no space or no permission; a checkpoint that was there before is untouched.
+        UserError: as `whole_file`.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -65,10 +65,10 @@ def save_checkpoint(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Ma
 
 
 def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """All arrays and the description of a checkpoint; {} as description if another program wrote it.
+    """All arrays and the description of a checkpoint, which is {} if another program wrote it.
 
     Raises:
-        UserError: no such file, empty, cut off, damaged, not a checkpoint, or as `parse_meta`.
+        UserError: the file is missing, empty, cut off, damaged or not a checkpoint, or as `parse_meta`.
     """
     path = Path(path)
     need_file(path, "checkpoint")
@@ -91,12 +91,12 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
 
 def identify(shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any] | None = None) -> tuple[str | None, int]:
     """(variant, residual blocks per stage) of a network from its parameters' names and shapes; (None, depth) if no
-    variant has that depth, (None, 0) if it is no MIMO-UNet at all.
+    variant has that depth, (None, 0) if it is not a MIMO-UNet.
 
-    A shallower network, for tests and trials, is known by the description; MIMO-UNetLite also by its first layer, which
-    reads twelve channels.
+    The description identifies a shallower network, for tests and trials. The first layer, which reads twelve channels,
+    identifies MIMO-UNetLite.
     """
-    # All six stages are asked, so that a file from which a block is missing is not taken for a shallower network.
+    # All six stages count, so that a file that lacks a block is not taken for a shallower network.
     blocks = [int(m.group(1)) for m in map(STAGE_BLOCK.match, shapes) if m]
     num_res = max(blocks, default=-1) + 1
     if not num_res:
@@ -111,7 +111,7 @@ def identify(shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any] | None
 
 
 def require_network(arrays: Mapping[str, Any], meta: Mapping[str, Any], path: Path | str) -> tuple[str | None, int]:
-    """`identify` of arrays, or a UserError if their names are not those of a MIMO-UNet."""
+    """`identify` for arrays. Raises a UserError if their names are not those of a MIMO-UNet."""
     variant, num_res = identify({name: tuple(a.shape) for name, a in arrays.items()}, meta)
     if num_res == 0 or num_res > MAX_BLOCKS:
         target = Path(path).with_name(f"{Path(path).stem}_converted.ckpt")
@@ -129,23 +129,22 @@ def load_network(path: Path | str, model_name: str, weights: str = "raw") -> tup
     """Build the network of a checkpoint and fill it.
 
     Args:
-        model_name: expected variant; '' takes the one that the file names, or MIMO-UNet of the file's depth.
-        weights: `ema` takes the moving average where the file has one, `raw` never. The description's `weights` says
-            which was taken.
+        model_name: expected variant; '' takes the file's, or a MIMO-UNet of the file's depth.
+        weights: `ema` takes the moving average if the file has one, `raw` never.
 
     Returns:
-        network, description of the checkpoint, names in the file that are not the network's (optimizer and the like;
-        `describe_left_out` words them).
+        network; description of the checkpoint, with the chosen weights as `weights`; names in the file that are not the
+        network's, for `describe_left_out`.
 
     Raises:
-        UserError: what `read_checkpoint` raises, or another variant or network than `model_name`.
+        UserError: as `read_checkpoint`, or the file holds another variant or network than `model_name`.
     """
     arrays, meta = read_checkpoint(path)
     variant, num_res = require_network(arrays, meta, path)
     model_name = model_name or variant or "MIMO-UNet"
     if variant not in (None, model_name):
         raise UserError(
-            f"{path} holds {variant} ({num_res} residual blocks a stage), expected {model_name}. "
+            f"{path} holds {variant} ({num_res} residual blocks per stage), expected {model_name}. "
             f"Add --model_name {variant}"
         )
     network = build_net(model_name, num_res)
@@ -157,15 +156,14 @@ def load_network(path: Path | str, model_name: str, weights: str = "raw") -> tup
 def choose_weights(
     arrays: dict[str, np.ndarray], own: Set[str], weights: str
 ) -> tuple[dict[str, np.ndarray], str, list[str]]:
-    """What to fill a network from, of all that a checkpoint holds.
+    """The arrays of a checkpoint with which to fill a network.
 
     Args:
         own: names of the network's parameters.
         weights: as for `load_network`.
 
     Returns:
-        arrays under the network's names, among others; which they are, `ema` or `raw`; names in the file that are not
-        the network's.
+        arrays by the network's names, with others; `ema` or `raw`; names in the file that are not the network's.
     """
     left_out = [name for name in arrays if name not in own]
     averages = {name.removeprefix(EMA): arrays[name] for name in left_out if name.startswith(EMA)}
@@ -175,16 +173,16 @@ def choose_weights(
 
 
 def describe_loading(path: Path | str, meta: Mapping[str, Any], left_out: Sequence[str]) -> str:
-    """One line on what `load_network` took and left."""
+    """One line about what `load_network` used and left out."""
     taken = "moving average of the weights (--weights raw takes the others)" if meta["weights"] == "ema" else "weights"
     return f"{path}: {taken}" + (f"; {describe_left_out(left_out)}" if left_out else "")
 
 
 def fill_network(network: nn.Cell, arrays: Mapping[str, np.ndarray], path: Path | str) -> None:
-    """Set every parameter of `network` from `arrays`, which may hold more.
+    """Set every parameter of `network` from `arrays`, which may contain others.
 
     Raises:
-        UserError: a parameter is missing, has another shape, or holds NaN or infinity.
+        UserError: a parameter is missing, has another shape, or contains NaN or infinity.
     """
     check_parameters(network, {name: a.shape for name, a in arrays.items()}, path)
     own = {param: arrays[param.name].astype(np.float32) for param in network.get_parameters()}
@@ -194,7 +192,7 @@ def fill_network(network: nn.Cell, arrays: Mapping[str, np.ndarray], path: Path 
 
 
 def check_parameters(network: nn.Cell, shapes: Mapping[str, tuple[int, ...]], path: Path | str) -> None:
-    """Raise a UserError unless `shapes`, which may hold more, has every parameter of `network` in its shape."""
+    """Raise a UserError unless `shapes`, which may contain others, has every parameter of `network` in its shape."""
     expected = {p.name: tuple(p.shape) for p in network.get_parameters()}
     missing = [name for name in expected if name not in shapes]
     if missing:
@@ -203,7 +201,7 @@ def check_parameters(network: nn.Cell, shapes: Mapping[str, tuple[int, ...]], pa
         variants = ", ".join(f"{name} {v.num_res}" for name, v in MODELS.items())
         raise UserError(
             f"{path}: {len(missing)} parameters are missing: {first_few(missing)}; "
-            f"not used: {first_few(extra) or 'none'}. By its names the network has {depth} residual blocks a stage "
+            f"not used: {first_few(extra) or 'none'}. By its names the network has {depth} residual blocks per stage "
             f"({variants}) and {len(expected)} parameters."
         )
     wrong = [name for name in expected if tuple(shapes[name]) != expected[name]]
@@ -214,12 +212,12 @@ def check_parameters(network: nn.Cell, shapes: Mapping[str, tuple[int, ...]], pa
 
 
 def describe_left_out(names: Iterable[str], group: int = 2, limit: int | None = 8) -> str:
-    """'490 entries left out: 244 moment1.*, 244 moment2.*, global_step, learning_rate': one line for `load_network`'s
-    third result.
+    """'490 entries left out: 244 moment1.*, 244 moment2.*, global_step, learning_rate': one line about
+    the third result of `load_network`.
 
     Args:
-        group: from how many names on the state that an optimizer keeps for each parameter is counted, not listed.
-        limit: how many counts and names are given, None = all.
+        group: smallest number of names for which the optimizer's states of one kind are counted instead of listed.
+        limit: largest number of counts and names in the line, None = all.
     """
     names = list(names)
     owners = {name: m.group(1) for name in names if (m := STATE_OF_PARAMETER.match(name))}
@@ -233,13 +231,13 @@ def describe_left_out(names: Iterable[str], group: int = 2, limit: int | None = 
 
 
 def parameter_arrays(cell: nn.Cell) -> dict[str, np.ndarray]:
-    """All parameters of a network or a training step, by name."""
+    """All parameters of a network or a training step by name."""
     return {p.name: p.asnumpy() for p in cell.get_parameters()}
 
 
 @contextlib.contextmanager
 def _quiet():
-    """The framework logs lines of its own before it raises; our one line says it all."""
+    """Silence the framework, which logs several lines before it raises."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -467,7 +467,7 @@ def test_other_variant_is_suggested(tmp_path, cpu):
     arrays = {f"Encoder.0.layers.{i}.main.0.main.0.weight": np.zeros(1, np.float32) for i in range(20)}
     save_checkpoint(path, arrays, {})
     expected = (
-        f"{path} holds MIMO-UNetPlus (20 residual blocks a stage), expected MIMO-UNet. Add --model_name MIMO-UNetPlus"
+        f"{path} holds MIMO-UNetPlus (20 residual blocks per stage), expected MIMO-UNet. Add --model_name MIMO-UNetPlus"
     )
     assert message(load_network, path, "MIMO-UNet") == expected
     save_checkpoint(path, dict(list(arrays.items())[:1]), {"variant": "MIMO-UNetPlus"})
@@ -489,7 +489,7 @@ def test_missing_parameters_are_counted_and_named(network, tmp_path):
     assert text.startswith(f"{tmp_path / 'a.ckpt'}: {len(dropped)} parameters are missing: {dropped[0]}, ")
     assert f"not used: old.{dropped[0]}" in text
     assert text.endswith(
-        "has 1 residual blocks a stage (MIMO-UNet 8, MIMO-UNetPlus 20, MIMO-UNetLite 4) and 76 parameters."
+        "has 1 residual blocks per stage (MIMO-UNet 8, MIMO-UNetPlus 20, MIMO-UNetLite 4) and 76 parameters."
     )
 
 

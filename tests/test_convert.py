@@ -287,7 +287,7 @@ def test_half_a_state_dict(cpu, tmp_path):
     text = refused_weights(tmp_path, {"model": dict(list(state.items())[: len(state) // 2])})
     assert "122 parameters are missing: Decoder.0." in text
     assert text.endswith(
-        "the network has 8 residual blocks a stage (MIMO-UNet 8, MIMO-UNetPlus 20, MIMO-UNetLite 4) and 244 parameters."
+        "has 8 residual blocks per stage (MIMO-UNet 8, MIMO-UNetPlus 20, MIMO-UNetLite 4) and 244 parameters."
     )
     # The last blocks of one stage are missing: not a network of 7 blocks.
     text = refused_weights(tmp_path, {n: t for n, t in state.items() if not n.startswith("Encoder.0.layers.7.")})

@@ -1,5 +1,5 @@
-"""Finding the network in the files that people save: a state dict inside other dictionaries, with a prefix before each
-name, or beside a moving average of itself."""
+"""Finding the network in the content of a PyTorch file: a state dict inside other dictionaries, with prefixed names, or
+beside its moving average."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,9 +8,9 @@ from typing import Any
 
 from src.errors import UserError, first_few
 
-# What stands before the first word of a parameter's name, and that word.
+# The prefix of a parameter's name, and the name's first word.
 PARAMETER = re.compile(r"^((?:.+?\.)?)(?:Encoder|Decoder|feat_extract|Convs|ConvsOut|AFFs|FAM[12]|SCM[12])\.")
-# Parts of a name that data-parallel, compiling and sharding wrappers add, in front or, around one layer, in the middle.
+# Parts of a name that data-parallel, compiling and sharding wrappers add: in front, or in the middle around one layer.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module")
 AVERAGE = re.compile(r"(?<![a-z])ema(?![a-z])", re.IGNORECASE)  # params_ema, model_ema, ema.
 MAX_DEPTH = 4  # dictionaries within dictionaries
@@ -21,9 +21,9 @@ class FoundNetwork:
     values: dict[str, Any]
     """Tensors or arrays under the network's own names."""
     taken: str
-    """Which of the file's entries they are, in words; '' where the file holds nothing else that could be meant."""
+    """Which of the file's entries they are, in words; '' if there is no choice."""
     left_out: list[str]
-    """All other names in the file, except those of the average or of the raw weights, which `taken` names."""
+    """All other names in the file, except those of the average or of the raw weights, which `taken` mentions."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,16 @@ class _Candidate:
     prefix: str
     names: dict[str, str]  # the network's own name -> the name in the innermost dictionary
     around: list[Mapping]  # these dictionaries, the outermost first
-    wrappers: set[str]  # those of `WRAPPERS` that the names lose
 
     @property
     def is_average(self) -> bool:
         return bool(AVERAGE.search(".".join((*self.keys, self.prefix))))
+
+    @property
+    def wrappers(self) -> list[str]:
+        """Those of `WRAPPERS` in the names."""
+        parts = {part for name in self.names.values() for part in str(name).split(".")}
+        return [wrapper for wrapper in WRAPPERS if wrapper in parts]
 
     @property
     def title(self) -> str:
@@ -44,15 +49,15 @@ class _Candidate:
 
 
 def find_network(content: Any, path: object, weights: str = "ema") -> FoundNetwork:
-    """The network in what a file holds.
+    """The network in a file's content.
 
     Args:
-        content: a dictionary with tensors, at any of `MAX_DEPTH` levels; anything else is refused.
+        content: a dictionary with tensors, at any of `MAX_DEPTH` levels.
         path: for messages.
         weights: `ema` prefers a complete moving average, known by its key or prefix, `raw` the other one.
 
     Raises:
-        UserError: no network in it, or a parameter twice.
+        UserError: `content` is not a dictionary, or contains no network or one parameter twice.
     """
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, expected a state dict: names and tensors")
@@ -64,12 +69,12 @@ def find_network(content: Any, path: object, weights: str = "ema") -> FoundNetwo
         )
     most = max(len(c.names) for c in candidates)
     complete = [c for c in candidates if len(c.names) == most]
-    # The optimizer's entries (moment1.Encoder. ...) look like a network too, so the shortest title wins.
+    # The optimizer's entries (moment1.Encoder. ...) look like a network, too, so the shortest title wins.
     ranked = sorted(complete, key=lambda c: (c.is_average != (weights == "ema"), len(c.title)))
     chosen = ranked[0]
     other = next((c for c in ranked if c.is_average != chosen.is_average), None)
     inner = chosen.around[-1]
-    # The raw weights beside an average are what it is made of, and no loss.
+    # Leaving out the raw weights beside their average is no loss.
     named = [chosen, other] if other and chosen.is_average else [chosen]
     used = {name for c in named if c.around[-1] is inner for name in c.names.values()}
     used |= {key for c in named for key in c.keys}
@@ -84,8 +89,7 @@ def _words(chosen: _Candidate, other: _Candidate | None) -> str:
     if chosen.is_average:
         words = f"the moving average of the weights, {chosen.title}"
     if chosen.wrappers:
-        wrappers = ", ".join(f"{name}." for name in WRAPPERS if name in chosen.wrappers)
-        words = f"{words or 'all names'}, without {wrappers}"
+        words = f"{words or 'all names'}, without {', '.join(f'{name}.' for name in chosen.wrappers)}"
     if other:
         words += f" (--weights {'raw' if chosen.is_average else 'ema'} takes {other.title or 'the others'})"
     return words
@@ -96,7 +100,6 @@ def _candidates(content: Mapping, path: object) -> Iterator[_Candidate]:
     while todo:
         keys, around = todo.pop(0)
         groups: dict[str, dict[str, str]] = {}
-        wrappers: dict[str, set[str]] = {}
         for name, value in around[-1].items():
             if isinstance(value, Mapping):
                 if len(keys) < MAX_DEPTH:
@@ -111,9 +114,7 @@ def _candidates(content: Mapping, path: object) -> Iterator[_Candidate]:
             if own in group:
                 raise UserError(f"{path} holds {own} twice, as {group[own]} and as {name}")
             group[own] = name
-            wrappers.setdefault(match[1], set()).update(set(WRAPPERS).intersection(str(name).split(".")))
-        for prefix, names in groups.items():
-            yield _Candidate(keys, prefix, names, around, wrappers[prefix])
+        yield from (_Candidate(keys, prefix, names, around) for prefix, names in groups.items())
 
 
 def _is_tensor(value: Any) -> bool:
@@ -121,7 +122,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _describe(content: Mapping) -> str:
-    """What a dictionary holds, one level down: names of tensors, kinds of everything else."""
+    """The content of a dictionary, one level deep: names of tensors, types of everything else."""
 
     def words(key: Any, value: Any) -> str:
         if _is_tensor(value):

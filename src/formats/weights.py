@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,7 +25,7 @@ EXPORTED_SUFFIXES = (".mindir", ".onnx")
 META = "meta"  # the name of the JSON text that describes a checkpoint, in both formats
 CRC = "crc32"
 SAMPLE_MODEL = ROOT / "weights_pretrained" / "MIMO-UNet_sample.ckpt"
-# Checkpoints that people know by name from elsewhere, and how to come by them.
+# Checkpoints that are known by name from elsewhere, and how to get them.
 KNOWN_FILES = {
     "MIMO-UNet_pytorch_weights.ckpt": "It is made from the authors' MIMO-UNet.pkl, which weights_pretrained/README.md "
     "says where to download: python convert.py MIMO-UNet.pkl {path}",
@@ -36,21 +36,21 @@ KNOWN_FILES = {
 
 
 def sample_model(option: str) -> tuple[Path, str]:
-    """The weights to use where `option` names none: (file, remark for the first line).
+    """The default for `option`: (file, remark for the first line of output).
 
     Raises:
-        UserError: they are not there.
+        UserError: the file does not exist.
     """
     if SAMPLE_MODEL.is_file():
         return SAMPLE_MODEL, f" (the sample that comes with the repository; {option} FILE takes another)"
     raise UserError(
         f"{option}: a trained network is needed, e.g. runs/MIMO-UNet/best.ckpt from train.py, or the authors' weights; "
-        "weights_pretrained/README.md tells how to get them"
+        "weights_pretrained/README.md explains how to get them"
     )
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, 64 hexadecimal digits. Read in parts: photographs have hundreds of megabytes."""
+    """SHA-256 of a file, 64 hexadecimal digits. Read in parts, since photos may have hundreds of megabytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while part := file.read(2**20):
@@ -59,7 +59,8 @@ def sha256_of(path: Path) -> str:
 
 
 def need_file(path: Path, kind: str) -> None:
-    """Raise a UserError, with what lies beside it, if `path` is no file or an empty one. `kind`: 'checkpoint', ..."""
+    """Raise a UserError, with a list of the weights beside it, if `path` is missing, empty or a folder. `kind` is
+    'checkpoint' or the like."""
     if path.is_file():
         if path.stat().st_size == 0:
             raise UserError(f"{path} is empty: got 0 bytes, expected a {kind}")
@@ -93,7 +94,7 @@ def refuse_torch(path: Path) -> None:
 
 
 def need_finite(arrays: Mapping[str, np.ndarray], path: Path | str) -> None:
-    """Raise a UserError if weights hold NaN or infinity. The network's output need not show it: a ReLU may drop NaN."""
+    """Raise a UserError if weights contain NaN or infinity. The output need not show it, since a ReLU may drop NaN."""
     for name, array in arrays.items():
         bad = array.size - np.count_nonzero(np.isfinite(array))
         if bad:
@@ -107,23 +108,24 @@ def need_finite(arrays: Mapping[str, np.ndarray], path: Path | str) -> None:
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Write arrays and description; the format has no checksum, so one is added to the header's texts.
+    """Write arrays and description. The format has no checksum, so one is added to the texts in the header.
 
     Raises:
-        UserError: no space or no permission; a file that was there before is untouched.
+        UserError: as `write_whole`.
     """
     from safetensors.numpy import save
 
     text = json.dumps(meta)
-    arrays = {name: np.asarray(a, order="C") for name, a in arrays.items()}  # it writes other orders wrongly
+    arrays = {name: np.asarray(a, order="C") for name, a in arrays.items()}  # `save` writes other orders wrongly
     write_whole(path, save(arrays, {META: text, CRC: _crc(arrays, text)}))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """All arrays and the description; {} as description if another program wrote the file.
+    """All arrays and the description, which is {} if another program wrote the file.
 
     Raises:
-        UserError: cut off, damaged, not such a file, with numbers of a type that numpy lacks, or as `parse_meta`.
+        UserError: the file is damaged, cut off, of another format or of a number type that numpy lacks, or as
+            `parse_meta`.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -131,7 +133,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     try:
         with safe_open(path, framework="np") as f:
             texts = f.metadata() or {}
-            for name in f.keys():  # noqa: SIM118  (a safe_open is no dict)
+            for name in f.keys():  # noqa: SIM118  (safe_open is not a dict)
                 try:
                     arrays[name] = f.get_tensor(name)
                 except (TypeError, AttributeError) as e:
@@ -145,7 +147,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     return arrays, parse_meta(text, path)
 
 
-LARGEST = 2**31 - 1  # steps are counted in 32 bits
+LARGEST = 2**31 - 1  # MindSpore counts steps in 32 bits
 
 
 def _is_whole(value: Any, low: int = 0) -> bool:
@@ -156,35 +158,33 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) or (type(value) is int and abs(value) <= LARGEST)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-COUNT = _is_whole, f"a whole number from 0 to {LARGEST}"
-POSITIVE = lambda value: _is_whole(value, 1), f"a whole number from 1 to {LARGEST}"
-TEXT = _is_text, "a text"
-# What `--resume` and the others take from a description: name -> what is right there, in code and in words.
-FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+Check = tuple[Callable[[Any], bool], str]
+COUNT: Check = _is_whole, f"a whole number from 0 to {LARGEST}"
+POSITIVE: Check = lambda value: _is_whole(value, 1), f"a whole number from 1 to {LARGEST}"
+NUMBER: Check = _is_number, "a number"
+TEXT: Check = lambda value: isinstance(value, str), "a text"
+FLAG: Check = lambda value: isinstance(value, bool), "true or false"
+# What `--resume` and other readers use of a description: name -> the check of its value, in code and in words.
+FIELDS = dict.fromkeys(("step", "epoch", "launch", "pairs"), COUNT)
+FIELDS |= dict.fromkeys(("batch", "steps_per_epoch"), POSITIVE) | dict.fromkeys(("run", "pairs_sha256"), TEXT)
+FIELDS |= {
     "variant": (lambda value: value is None or value in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}"),
-    "step": COUNT, "epoch": COUNT, "launch": COUNT, "pairs": COUNT, "batch": POSITIVE, "steps_per_epoch": POSITIVE,
-    "run": TEXT, "pairs_sha256": TEXT,
     "best_psnr": (lambda value: value is None or (_is_number(value) and value == value), "a number"),
     "config": (lambda value: isinstance(value, dict), "an object"),
     "log_part": (
         lambda value: isinstance(value, dict) and all(map(_is_number, value.values())) and value.get("count", 1) >= 0,
         "an object of numbers",
     ),
-}  # fmt: skip
-OPTIONS = {int: (_is_number, "a number"), float: (_is_number, "a number"), str: TEXT,
-           bool: (lambda value: isinstance(value, bool), "true or false")}  # fmt: skip
+}
+OPTIONS = {int: NUMBER, float: NUMBER, str: TEXT, bool: FLAG}
 
 
 def parse_meta(text: Any, path: Path) -> dict[str, Any]:
-    """The description of a checkpoint from its JSON text; {} for anything but an object, which another program may have
-    left under that name.
+    """The description of a checkpoint from its JSON text; {} for anything except an object, which another program may
+    have stored under that name.
 
     Raises:
-        UserError: nested too deeply, or with something other than `FIELDS` and the options of a training expect.
+        UserError: the text is nested too deeply, or a value fails the check for its name in `FIELDS` or its option.
     """
     try:
         meta = parse_json(text)
@@ -194,29 +194,23 @@ def parse_meta(text: Any, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: its description cannot be read ({e}). {OTHER_FILE}") from e
     if not isinstance(meta, dict):
         return {}
-    for name in FIELDS.keys() & meta.keys():
-        is_right, words = FIELDS[name]
-        if not is_right(meta[name]):
-            _refuse(path, name, meta[name], words)
-    options = meta.get("config", {})
-    for f in option_fields("train"):
-        is_right, words = OPTIONS[type(f.default)]
-        if f.name in options and not is_right(options[f.name]):
-            _refuse(path, f"config.{f.name}", options[f.name], words)
+    checks = [(name, meta[name], FIELDS[name]) for name in FIELDS.keys() & meta.keys()]
+    if isinstance(options := meta.get("config"), dict):
+        fields = [f for f in option_fields("train") if f.name in options]
+        checks += [(f"config.{f.name}", options[f.name], OPTIONS[type(f.default)]) for f in fields]
+    for name, value, (is_valid, words) in checks:
+        if not is_valid(value):
+            got = f"a {type(value).__name__}" if isinstance(value, list | dict) else f"{value!r:.50}"
+            raise UserError(f"{path}: its description has {got} for {name}, expected {words}. {OTHER_FILE}")
     return meta
 
 
-OTHER_FILE = "The file is damaged or not of this program: take another checkpoint."
-
-
-def _refuse(path: Path, name: str, value: Any, words: str) -> NoReturn:
-    got = f"a {type(value).__name__}" if isinstance(value, list | dict) else f"{value!r:.50}"
-    raise UserError(f"{path}: its description has {got} for {name}, expected {words}. {OTHER_FILE}")
+OTHER_FILE = "The file is damaged or from another program: take another checkpoint."
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The description of a checkpoint alone, in milliseconds and without MindSpore; {} if there is none, or none that
-    can be read. Neither arrays nor checksum are looked at, so the file may be damaged all the same."""
+    """Only the description of a checkpoint, in milliseconds and without MindSpore; {} if none can be read.
+    Neither arrays nor checksum are read, so the file may still be damaged."""
     try:
         if path.suffix == ".safetensors":
             from safetensors import SafetensorError, safe_open
@@ -228,30 +222,30 @@ def read_meta(path: Path) -> dict[str, Any]:
                 return {}
         with open(path, "rb") as f:
             return parse_meta(_ckpt_text(f, META), path)
-    except (OSError, IndexError, UserError):  # the second: cut off
+    except (OSError, IndexError, UserError):  # IndexError: cut off
         return {}
 
 
 def _ckpt_text(f: BinaryIO, wanted: str) -> bytes | None:
-    """A text in a file of MindSpore's, which is a message of protocol buffers: entries (1 = name, 2 = (..., 3 =
-    content)), then a checksum."""
+    """A text in a MindSpore file, which is a protocol-buffer message: entries (1 = name, 2 = (..., 3 = content)) and
+    a checksum."""
     for _, size in _fields(f, os.fstat(f.fileno()).st_size):
         name = b""
         for number, part in _fields(f, f.tell() + size):
             if number == 1:
                 name = f.read(part)
             if name != wanted.encode():
-                break  # most of the file: not read
+                break  # most of the file is not read
             if number == 2:
                 return next((f.read(length) for number, length in _fields(f, f.tell() + part) if number == 3), None)
     return None
 
 
 def _fields(f: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
-    """(number, length) of each field of a message up to `end`, `f` standing at the field's content."""
+    """(number, length) of each field of a message up to `end`, with `f` at the field's content."""
     while f.tell() < end:
         key = _varint(f)
-        if key & 7 == 0:  # a number in place of content
+        if key & 7 == 0:  # a number instead of content
             _varint(f)
         elif key & 7 == 2:
             length = _varint(f)
@@ -261,7 +255,7 @@ def _fields(f: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
             yield key >> 3, length
             f.seek(start + length)
         else:
-            return  # the checksum at the end, or no such message
+            return  # the checksum at the end, or another format
 
 
 def _varint(f: BinaryIO) -> int:

@@ -1,13 +1,13 @@
-"""Convolutions of a network in training by oneDNN with blocked layouts, as custom operators of MindSpore on CPU.
+"""Convolutions for training on CPU by oneDNN with blocked layouts, as custom operators of MindSpore.
 
-MindSpore 2.10's own CPU convolution is oneDNN's too, but in plain layout, which has no AVX-512 kernel, and with a
-scratchpad a layer: a training step takes 1.5 times as long as PyTorch's, and 10.5 GB for one crop of 256x256. The
-operators of `conv.cc` take PyTorch's time and 2.1 GB; docs/performance.md has the figures. They are compiled
-once, when first needed, where a C++ compiler and the packages onednn-cpu-gomp and onednn-devel-cpu-gomp are; elsewhere
-training goes on with the framework's own.
+MindSpore 2.10's CPU convolution also uses oneDNN, but in the plain layout, which has no AVX-512 kernel, and with one
+scratchpad per layer: a training step takes 1.5 times as long as PyTorch's, and 10.5 GB for one crop of 256x256. The
+operators in `conv.cc` take PyTorch's time and 2.1 GB; docs/performance.md has the figures. They are compiled on first
+use if a C++ compiler and the packages onednn-cpu-gomp and onednn-devel-cpu-gomp are installed; otherwise training uses
+the framework's convolutions.
 
-They are for compiled training steps: a custom operator's shapes must be known when the graph is compiled, so validation
-and evaluation, whose graph takes images of any size, use the framework's operators.
+They are for training steps only: the shapes of a custom operator must be known when the graph is compiled, so
+validation and evaluation, whose graph takes images of any size, use the framework's operators.
 """
 
 import ctypes
@@ -28,28 +28,26 @@ from src.files import whole_file
 from src.layers import BasicConv, ResBlocks
 
 SOURCE = Path(__file__).with_name("conv.cc")
-# An empty library under oneDNN's full path makes the linker record that path. By its plain name, libdnnl.so.3, the
-# loader would hand us MindSpore's own copy: another version, capped to AVX2 by src.device.disarm_convolution_trap().
 COMPILE = ["-O2", "-shared", "-fPIC", "-std=c++17", "-fopenmp"]
 
 
 class Unavailable(Exception):
-    """The native operators cannot be used here; the text says why."""
+    """The native operators cannot be used here; the message gives the reason."""
 
 
 def choose(network: nn.Cell, wanted: str, refused: str = "", threads: int = 0) -> tuple[bool, str]:
     """Install native convolutions if they are wanted and possible.
 
     Args:
-        wanted: `auto` | `native` | `native_bf16` | `framework`, the setting conv_kernels.
-        refused: why this training cannot use them (its device, its precision), '' if it can.
+        wanted: the setting conv_kernels, `auto` | `native` | `native_bf16` | `framework`.
+        refused: why the device or precision of this training excludes them, '' if it does not.
         threads: see `install`.
 
     Returns:
-        Whether they are in, and a line that says so.
+        Whether they are installed, and a line about that for the log.
 
     Raises:
-        UserError: `native` or `native_bf16` was asked for and cannot be had.
+        UserError: `native` or `native_bf16` is not possible.
     """
     if wanted == "framework":
         return False, "convolutions: MindSpore's own, as asked"
@@ -65,14 +63,14 @@ def choose(network: nn.Cell, wanted: str, refused: str = "", threads: int = 0) -
 
 
 def library() -> Path:
-    """The compiled operators, built now if they are not there yet.
+    """The compiled operators, built now if they do not exist yet.
 
     Raises:
-        Unavailable: another system or processor, no compiler, or no oneDNN package.
+        Unavailable: the system or processor is another one, or the compiler or oneDNN is missing.
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise Unavailable(f"for Linux on x86-64, this is {sys.platform} on {platform.machine()}")
-    # Ranks and tests share the compiled file; its name changes with all that it is made from.
+    # Ranks and tests share the compiled file; its name depends on everything that it is made from.
     onednn, headers = Path(sys.prefix, "lib/libdnnl.so.3"), Path(sys.prefix, "include")
     if not onednn.exists() or not (headers / "dnnl.hpp").exists():
         raise Unavailable("no oneDNN in this environment (pip install -r requirements.txt)")
@@ -87,10 +85,13 @@ def library() -> Path:
     try:
         folder.mkdir(exist_ok=True)
         with open(folder / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # several ranks start at once: the first one builds
+            fcntl.flock(lock, fcntl.LOCK_EX)  # if several ranks start at once, the first one builds
             if built.exists():
                 return built
             with whole_file(built) as made:
+                # An empty library under oneDNN's full path makes the linker record that path. For the plain name,
+                # libdnnl.so.3, the loader would take MindSpore's copy: another version, limited to AVX2 by
+                # src.device.disarm_convolution_trap().
                 stub = made.with_name("stub.so")
                 _compile(compiler, "-shared", "-x", "c++", "/dev/null", f"-Wl,-soname,{onednn}", "-o", stub)
                 _compile(compiler, *COMPILE, f"-I{headers}", SOURCE, "-Wl,--no-as-needed", stub, "-o", made)
@@ -109,15 +110,15 @@ def _compile(*command: str | Path) -> None:
 
 
 def install(network: nn.Cell, bfloat16: bool = False, threads: int = 0) -> None:
-    """Put a native module in the place of every convolution of a built network. Parameters, their names and order, and
-    the results (to float rounding) stay.
+    """Replace every convolution of a network by a native one. Parameters, their names and order, and the results (to
+    float rounding) stay the same.
 
     Args:
-        bfloat16: multiply in bfloat16, accumulate in float32; weights and activations stay float32.
-        threads: of all convolutions in this process, 0 = one a core.
+        bfloat16: multiply in bfloat16 and accumulate in float32; weights and activations stay float32.
+        threads: for all convolutions in this process, 0 = one per core.
 
     Raises:
-        Unavailable: see `library`; or bfloat16 on a processor without instructions for it.
+        Unavailable: as `library`, or the processor has no bfloat16 instructions.
     """
     path = library()
     if ctypes.CDLL(str(path)).native_conv_configure(threads, bfloat16):
@@ -126,7 +127,7 @@ def install(network: nn.Cell, bfloat16: bool = False, threads: int = 0) -> None:
 
 
 class NativeConv(nn.Cell):
-    """A `BasicConv`, its ReLU included, by one native operator."""
+    """A `BasicConv` with its ReLU as one native operator."""
 
     def __init__(self, layer: BasicConv, operator: ops.Custom):
         super().__init__(auto_prefix=False)  # parameters keep their names
@@ -137,7 +138,7 @@ class NativeConv(nn.Cell):
 
 
 class BlockedStage(nn.Cell):
-    """`ResBlocks` whose native convolutions hand one another their memory order, converted at both ends."""
+    """`ResBlocks` whose native convolutions pass on a blocked memory layout, with conversions at both ends."""
 
     def __init__(self, stage: ResBlocks, operators: "Operators"):
         super().__init__(auto_prefix=False)
@@ -162,12 +163,12 @@ def _swap(parent: nn.Cell, operators: "Operators", blocked: bool = False) -> Non
             parent[int(name)] = native
         else:
             setattr(parent, name, native)
-        for p, known in names:  # the parent has named them after itself alone
+        for p, known in names:  # the parent renamed them after itself alone
             p.name = known
 
 
 class Operators:
-    """The functions of one compiled library as primitives with gradients."""
+    """The functions of a compiled library as primitives with gradients."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -188,12 +189,12 @@ class Operators:
         return ops.Custom(f"{self.path}:{name}", shape, dtype, "aot", bprop)
 
     def conv(self, layer: BasicConv, blocked: bool) -> ops.Custom:
-        """(x, weight, bias) -> y of one layer, its ReLU included."""
+        """(x, weight, bias) -> y of one layer with its ReLU."""
         conv, relu = layer.main[0], len(layer.main) > 1
         transposed = isinstance(conv, nn.Conv2dTranspose)
         stride = conv.stride[0]
-        # Whatever tells two operators apart must be in the name: inside a loop the framework infers the shapes of
-        # operators of one name by the function of the first.
+        # Operators that differ need different names: in a loop, the framework infers the shapes of all operators of one
+        # name by the function of the first.
         name = ("deconv" if transposed else "conv") + ("_relu" if relu else "") + ("_blocked" if blocked else "")
         if stride > 1 and not transposed:
             name += f"_stride{stride}"
@@ -205,7 +206,7 @@ class Operators:
             return gradient(x, weight, y, dy)
 
         def shape(x: list[int], weight: list[int], bias: list[int]) -> list[int]:
-            sides = [n if n < 0 else n * stride if transposed else n // stride for n in x[2:]]  # -1 = any, as yet
+            sides = [n if n < 0 else n * stride if transposed else n // stride for n in x[2:]]  # -1: not known yet
             return [x[0], weight[1] if transposed else weight[0], *sides]
 
         return self._primitive(name, bprop, shape, lambda x, w, b: x)

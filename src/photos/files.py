@@ -16,10 +16,9 @@ from src.data.images import NO_FILE, is_special
 from src.data.pairs import natural_key
 from src.errors import UserError, first_few, nearest
 from src.files import identity, need_apart
-from src.photos.read import FORMATS, read_header
+from src.photos.read import FORMATS, SUFFIXES, read_header
 
 LONGEST_NAME = 255  # bytes of one file name, on nearly every file system
-SUFFIX_OF = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -234,7 +233,7 @@ def plan(
     outputs = [(f"--output {output}", path) for job in jobs for path in job.outputs]
     need_apart([job.source for job in jobs], files=outputs, shallow={job.source.parent for job in jobs})
     lines = {"outputs of one name, numbered": renamed, f"names shortened to {LONGEST_NAME} bytes": shortened}
-    return jobs, [f"{title}: {first_few(names)}" for title, names in lines.items() if names]
+    return jobs, [f"{title}: {first_few(items)}" for title, items in lines.items() if items]
 
 
 def _target_name(source: Source, file_format: str) -> tuple[Path, str]:
@@ -243,13 +242,13 @@ def _target_name(source: Source, file_format: str) -> tuple[Path, str]:
     if own and file_format in ("", own):
         return source.name, own
     if own:
-        return _with_ending(source.name, SUFFIX_OF[file_format]), file_format
+        return _with_ending(source.name, SUFFIXES[file_format][0]), file_format
     if not file_format:  # the name does not show it, but the content does
         try:
             file_format = read_header(source.path).file_format
         except UserError:  # reported when the photo is read
             file_format = "PNG"
-    return _with_ending(source.name, SUFFIX_OF[file_format], source.name.name), file_format
+    return _with_ending(source.name, SUFFIXES[file_format][0], source.name.name), file_format
 
 
 def _with_ending(name: Path, ending: str, stem: str = "") -> Path:

@@ -32,7 +32,7 @@ class Index:
     """The record of one output folder.
 
     Args:
-        made_by: the weights and all options that affect a result, as JSON values. Messages name differences by the keys.
+        made_by: the weights and all options that affect a result, as JSON values. Messages name differences by key.
     """
 
     def __init__(self, output: Path, made_by: Mapping[str, Any]):
@@ -141,7 +141,7 @@ class EarlierResults:
 
 
 def _is_of(entry: Mapping[str, Any], source: Path) -> bool:
-    """Whether an output was made from the photo as it is now. The content is read only if size and time do not decide."""
+    """Whether an output was made from the photo as it is now. The content is read only if size and time leave doubt."""
     known, now = entry["source"], stamp(source)
     if "sha256" not in known or now.get("size") != known.get("size"):
         return False

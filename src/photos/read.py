@@ -1,9 +1,8 @@
-"""Photos as people keep them: reading one with all it carries, and writing it back so that nothing but the pixels
-differs.
+"""Reading photos with their metadata, so that `src.photos.write` can change nothing except the pixels.
 
 Pixels are (H, W, 3) uint8 or uint16 RGB, upright: the EXIF orientation is applied. Alpha, colour profile, EXIF, XMP,
-resolution and texts travel beside them. Nothing here makes a second full-size copy without need, nor a float one: a
-photo may have 100 megapixels. `src.data.images` reads training pairs, under other rules.
+resolution and texts are kept beside them. No function makes an unnecessary full-size copy, or one of floats: a photo
+may have 100 megapixels. `src.data.images` reads training pairs, by other rules.
 """
 
 import contextlib
@@ -23,10 +22,9 @@ from src.data.images import READABLE_MODES, SIXTEEN_BIT_MODES, TIFF_SIZE_TAGS, o
 from src.data.tiff_kind import refuse_unknown_tiff
 from src.errors import UserError
 
-FORMATS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".bmp": "BMP",
-}  # fmt: skip
-READ_AS = tuple(dict.fromkeys(FORMATS.values()))
+SUFFIXES = {"PNG": [".png"], "JPEG": [".jpg", ".jpeg"], "TIFF": [".tif", ".tiff"], "WEBP": [".webp"], "BMP": [".bmp"]}
+FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
+READ_AS = tuple(SUFFIXES)
 MAX_PIXELS = 120_000_000
 BAND_PIXELS = 2**20  # rows are converted in bands of about so many pixels, instead of the whole photo at once
 
@@ -34,23 +32,21 @@ ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x0112, 282, 283, 296
 EXIF_IFD, INTEROP_IFD, GPS_IFD = 0x8769, 0xA005, 0x8825
 BITS_PER_SAMPLE = 258
 GREY, GREY_WITH_ALPHA = 0, 4  # colour types of PNG
-# What a TIFF's directory says about the photo; its other tags are about how the pixels are stored.
-DESCRIPTIVE_TAGS = frozenset(
-    (269, 270, 271, 272, 285, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, 305, 306, 315, 316, 18246, 18249, 33432,
-     33723, 40091, 40092, 40093, 40094, 40095, EXIF_IFD, GPS_IFD)
-)  # fmt: skip
+# Tags of a TIFF's directory that describe the photo; the others describe the storage of the pixels.
+DESCRIPTIVE_TAGS = {269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, 33723, *range(40091, 40096)}
+DESCRIPTIVE_TAGS |= {X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, EXIF_IFD, GPS_IFD}
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What a file holds beside the pixels. Empty values mean that it has none."""
+    """The metadata of a file. Empty values mean that it has none."""
 
     icc: bytes = b""
     exif: Image.Exif = field(default_factory=Image.Exif)
-    """Without an orientation other than upright and without a thumbnail: that one would show the blurred photo."""
+    """Without a thumbnail, which would show the blurred photo, and without an orientation other than upright."""
     xmp: bytes = b""
     dpi: tuple[float, float] | None = None
-    """Dots per inch along x and y, after turning upright."""
+    """Dots per inch along x and y of the upright photo."""
     texts: dict[str, str] = field(default_factory=dict)
     """PNG's text chunks."""
     comment: bytes = b""
@@ -62,16 +58,16 @@ class Photo:
     """One photo, upright."""
 
     pixels: np.ndarray
-    """(H, W, 3) uint8 or uint16 RGB; of a grey photo three equal channels."""
+    """(H, W, 3) uint8 or uint16 RGB; a grey photo has three equal channels."""
     alpha: np.ndarray | None = None
-    """(H, W), of the same type, straight (not multiplied into the colours)."""
+    """(H, W) of the same type, straight (not multiplied into the colours)."""
     grey: bool = False
-    """Saved with one channel."""
+    """Whether to save one channel."""
     lossless_webp: bool = False
-    """Read from a WebP file without loss, and to be written so."""
+    """Whether the photo comes from a lossless WebP file, and is written as one."""
     carried: Carried = field(default_factory=Carried)
     notes: tuple[str, ...] = ()
-    """What reading changed or left out, to be said to the user."""
+    """Messages about what reading changed or left out."""
 
     def with_pixels(self, pixels: np.ndarray) -> "Photo":
         return dataclasses.replace(self, pixels=pixels)
@@ -79,7 +75,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Header:
-    """What is known without decoding."""
+    """What a file says before decoding."""
 
     width: int
     """Pixels, upright."""
@@ -93,17 +89,17 @@ class Header:
 
 @contextlib.contextmanager
 def _opened(path: Path | str) -> Iterator[Image.Image]:
-    """The file as Pillow opens it: header only, without Pillow's own limits: that of pixels, in whose place is
-    --max_pixels, and that of 1 MB for a colour profile in PNG.
+    """The file as Pillow opens it, with the header only and without two limits of Pillow: that of pixels, which
+    --max_pixels replaces, and that of 1 MB for a colour profile in PNG.
 
     Raises:
-        UserError: naming the file, for whatever goes wrong before or within the body, but for lack of memory.
+        UserError: with the file's name, for all errors on opening and in the `with` block except a lack of memory.
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     text_limit, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on odd metadata; what is lost of it is told in `Photo.notes`
+            warnings.simplefilter("ignore")  # about odd metadata; `Photo.notes` mentions losses
             refuse_unknown_tiff(path)
             with Image.open(path, formats=READ_AS) as image:
                 yield image
@@ -126,7 +122,7 @@ def read_header(path: Path | str) -> Header:
     """Upright size and format.
 
     Raises:
-        UserError: naming the file, when it is missing or not a photo.
+        UserError: the file is missing or not a photo.
     """
     with _opened(path) as image:
         width, height = _stored_size(image)
@@ -136,34 +132,34 @@ def read_header(path: Path | str) -> Header:
 
 
 def _format(image: Image.Image) -> str:
-    return "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a phone's JPEG with further pictures behind it
+    return "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a phone's JPEG followed by further pictures
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    if isinstance(image, TiffImageFile):  # newer Pillow gives the size after the turn that it makes when loading
+    if isinstance(image, TiffImageFile):  # newer Pillow reports the size of the upright image
         width, height = (int(image.tag_v2[tag]) for tag in TIFF_SIZE_TAGS)
         return width, height
     return image.size
 
 
 def _exif(image: Image.Image) -> Image.Exif:
-    return Image.Image.getexif(image)  # not PNG's own, which decodes the pixels to look behind them
+    return Image.Image.getexif(image)  # not PNG's method, which decodes the pixels to find what follows them
 
 
 # ---- reading
 
 
 def read_photo(path: Path | str, max_pixels: int = MAX_PIXELS) -> Photo:
-    """Decode a photo and collect what it carries.
+    """Decode a photo and collect its metadata.
 
-    Grey (8 and 16 bits), grey with alpha, RGB and RGBA (8 and 16 bits), palettes, black and white, CMYK and YCbCr are
-    taken. Of several pictures in one file the first is read.
+    Supported are grey (8 and 16 bits), grey with alpha, RGB and RGBA (8 and 16 bits), palettes, black and white, CMYK
+    and YCbCr. Only the first of several pictures in one file is read.
 
     Args:
-        max_pixels: more than these are refused from the header, before anything is decoded.
+        max_pixels: a photo with more pixels is refused by its header, before decoding.
 
     Raises:
-        UserError: naming the file, when it is missing, cut off, too large, not a photo or of another pixel type.
+        UserError: the file is missing, cut off, too large, not a photo or of another pixel type.
     """
     with _opened(path) as image:
         width, height = _stored_size(image)
@@ -174,10 +170,10 @@ def read_photo(path: Path | str, max_pixels: int = MAX_PIXELS) -> Photo:
             )
         _check_mode(image, path)
         notes = _frames_note(image)
-        orientation = orientation_of(image) if image.format == "TIFF" else 1  # before newer Pillow turns it and forgets
+        orientation = orientation_of(image) if image.format == "TIFF" else 1  # newer Pillow turns it and drops the tag
         lossless_webp = image.format == "WEBP" and _is_lossless_webp(path)
         sixteen_bit_colour = _has_sixteen_bit_colour(image, path)
-        image.load()  # of 16-bit colour, too: it finds damage, and the metadata that PNG may have behind the pixels
+        image.load()  # also for 16-bit colour: finds damage, and metadata after the pixels of a PNG
         if image.format != "TIFF":
             orientation = orientation_of(image)
         carried, lost = _carried(image, orientation)
@@ -204,7 +200,7 @@ def _frames_note(image: Image.Image) -> list[str]:
 
 
 def _is_lossless_webp(path: Path | str) -> bool:
-    with open(path, "rb") as file:  # the chunk of the pixels is the first, or follows those of an extended file
+    with open(path, "rb") as file:  # the pixels' chunk is the first one, except in an extended file
         head = file.read(16)
         if head[12:16] != b"VP8X":
             return head[12:16] == b"VP8L"
@@ -213,7 +209,7 @@ def _is_lossless_webp(path: Path | str) -> bool:
             if chunk[:4] in (b"VP8 ", b"VP8L"):
                 return chunk[:4] == b"VP8L"
             size = int.from_bytes(chunk[4:], "little")
-            # A frame of an animation holds chunks of its own, behind 16 bytes of its own.
+            # A frame of an animation consists of 16 bytes and further chunks.
             file.seek(16 if chunk[:4] == b"ANMF" else size + size % 2, 1)
     return False
 
@@ -226,19 +222,19 @@ def _check_mode(image: Image.Image, path: Path | str) -> None:
 
 
 def _is_sixteen_bit_grey(image: Image.Image) -> bool:
-    # Older Pillow opens 16-bit grey PNG as 32-bit integers; in other formats those may hold any range.
+    # Older Pillow opens 16-bit grey PNG as 32-bit integers, which have no fixed range in other formats.
     return image.mode in SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG")
 
 
 def bands(height: int, width: int) -> Iterator[slice]:
-    """Slices of rows, of about `BAND_PIXELS` pixels each, that cover a photo from the top."""
+    """Slices of rows, about `BAND_PIXELS` pixels each, that cover a photo from the top."""
     rows = max(1, BAND_PIXELS // width)
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _decode(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """(pixels, alpha or None, grey) of a loaded image. Converted in bands: a whole image of Pillow's in another mode
-    would take 4 bytes per pixel once more."""
+    """(pixels, alpha or None, grey) of a loaded image. Converted in bands, since a second Pillow image in another mode
+    would take 4 bytes per pixel."""
     width, height = image.size
     dtype = np.uint16 if _is_sixteen_bit_grey(image) else np.uint8
     grey = dtype == np.uint16 or image.mode in ("L", "LA", "La", "1")
@@ -252,7 +248,7 @@ def _decode(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, bool]:
         if dtype == np.uint16:
             pixels[rows] = np.asarray(band)[..., None]
             continue
-        if band.mode in ("RGBa", "La"):  # premultiplied: Pillow divides by alpha on the way to these only
+        if band.mode in ("RGBa", "La"):  # premultiplied: only this conversion divides by alpha
             band = band.convert(band.mode.upper())
         values = np.asarray(band.convert("RGBA" if see_through else "RGB"))  # (rows, W, 3 or 4)
         pixels[rows] = values[..., :3]
@@ -262,7 +258,7 @@ def _decode(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, bool]:
 
 
 def _has_sixteen_bit_colour(image: Image.Image, path: Path | str) -> bool:
-    """More than one channel of 16 bits, which Pillow would cut to 8."""
+    """Whether there are several channels of 16 bits, which Pillow would reduce to 8."""
     if image.format == "PNG":
         bits, colour_type = _png_kind(path)
         return bits == 16 and colour_type != GREY
@@ -281,13 +277,13 @@ def _png_kind(path: Path | str) -> tuple[int, int]:
 
 def _read_sixteen_bit_colour(image: Image.Image, path: Path | str) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """(pixels, alpha or None, grey) uint16, by OpenCV."""
-    import cv2  # half a second, which photos of 8 bits do without
+    import cv2  # half a second, unnecessary for photos of 8 bits
 
     with contextlib.suppress(AttributeError):
-        cv2.setLogLevel(0)  # its complaints about odd tags are no lines of ours
+        cv2.setLogLevel(0)  # it logs odd tags
     if image.format == "PNG":
         with Image.open(path, formats=READ_AS) as fresh:
-            fresh.verify()  # the checksums: OpenCV gives what it could read of a damaged file without a word
+            fresh.verify()  # checks the checksums: OpenCV returns what it can read of a damaged file without an error
     elif not (isinstance(image, TiffImageFile) and _is_whole_tiff(image, path)):
         raise UserError(f"{path}: cut off, pixels are missing at its end. Fetch or save this file again.")
     try:
@@ -301,7 +297,7 @@ def _read_sixteen_bit_colour(image: Image.Image, path: Path | str) -> tuple[np.n
     grey = image.format == "PNG" and _png_kind(path)[1] == GREY_WITH_ALPHA
     alpha = values[..., 3].copy() if values.shape[2] == 4 else None
     if alpha is None:
-        for rows in bands(*values.shape[:2]):  # in place: a copy would take 6 bytes a pixel
+        for rows in bands(*values.shape[:2]):  # in place, since a copy would take 6 bytes per pixel
             values[rows] = values[rows, :, ::-1].copy()
         return values, None, grey
     return np.ascontiguousarray(values[..., 2::-1]), alpha, grey
@@ -315,11 +311,11 @@ def _is_whole_tiff(image: TiffImageFile, path: Path | str) -> bool:
     return max(s + c for s, c in zip(starts, counts, strict=False)) <= Path(path).stat().st_size
 
 
-# ---- what a file carries
+# ---- metadata
 
 
 def _carried(image: Image.Image, orientation: int) -> tuple[Carried, list[str]]:
-    """What goes into the output beside the pixels, and notes on what cannot."""
+    """The metadata for the output, and notes on what is left out."""
     notes = []
     try:
         exif = _upright_exif(image, orientation)
@@ -330,11 +326,9 @@ def _carried(image: Image.Image, orientation: int) -> tuple[Carried, list[str]]:
     xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
     xmp = re.sub(rb"""(tiff:Orientation(?:=["']|>))[2-8]""", rb"\g<1>1", xmp)
     dpi = _resolution(info.get("dpi"), exif)
-    texts = {
-        str(key): str(value)
-        for key, value in (getattr(image, "text", None) or {}).items()
-        if key != "XML:com.adobe.xmp" and not key.startswith("Raw profile type")
-    } if image.format == "PNG" else {}  # fmt: skip
+    texts = (getattr(image, "text", None) or {}) if image.format == "PNG" else {}
+    binary = ("XML:com.adobe.xmp", "Raw profile type")  # these texts are kept as XMP and EXIF
+    texts = {str(key): str(value) for key, value in texts.items() if not key.startswith(binary)}
     comment = info.get("comment", b"") if _format(image) == "JPEG" else b""
     if (count := [marker for marker, _ in getattr(image, "applist", ())].count("COM")) > 1:
         notes.append(f"the last of its {count} comments only")
@@ -350,7 +344,7 @@ def _carried(image: Image.Image, orientation: int) -> tuple[Carried, list[str]]:
 
 
 def _upright_exif(image: Image.Image, orientation: int) -> Image.Exif:
-    """A copy of the image's EXIF that says it is upright. Raises anything on damaged data."""
+    """A copy of the image's EXIF with an upright orientation. Raises anything on damaged data."""
     source, exif = _exif(image), Image.Exif()
     is_tiff = image.format == "TIFF"
     for tag, value in source.items():
@@ -367,12 +361,12 @@ def _upright_exif(image: Image.Image, orientation: int) -> Image.Exif:
             directory[0xA002], directory[0xA003] = directory[0xA003], directory[0xA002]
     if ORIENTATION in source and not is_tiff:
         exif[ORIENTATION] = 1
-    exif.tobytes()  # whether it can be written at all
+    exif.tobytes()  # raises an error if it cannot be written
     return exif
 
 
 def _resolution(dpi: Any, exif: Image.Exif) -> tuple[float, float] | None:
-    """Dots per inch by the file itself or, failing that, by its EXIF; None when it says nothing usable."""
+    """Dots per inch from the file itself or from its EXIF; None if neither is usable."""
     try:
         if not dpi and X_RESOLUTION in exif and exif.get(RESOLUTION_UNIT, 2) in (2, 3):
             scale = 2.54 if exif.get(RESOLUTION_UNIT) == 3 else 1.0  # 3: dots per centimetre
@@ -391,7 +385,8 @@ STRIP_GAP = 8  # pixels between the halves
 
 
 def save_before_after(file: Any, before: np.ndarray, after: np.ndarray) -> None:
-    """Two (H, W, 3) uint8 or uint16 photos of one size side by side as PNG, reduced to `STRIP_SIDE` if larger."""
+    """Two (H, W, 3) uint8 or uint16 photos of one size side by side as PNG, reduced to `STRIP_SIDE` if they are
+    larger."""
     left = preview(before, STRIP_SIDE)
     sheet = Image.new("RGB", (2 * left.width + STRIP_GAP, left.height), "white")
     sheet.paste(left, (0, 0))
@@ -400,7 +395,7 @@ def save_before_after(file: Any, before: np.ndarray, after: np.ndarray) -> None:
 
 
 def preview(pixels: np.ndarray, side: int) -> Image.Image:
-    """(H, W, 3) uint8 or uint16 -> 8-bit RGB, made smaller if its longer side has more than `side` pixels."""
+    """(H, W, 3) uint8 or uint16 -> 8-bit RGB, reduced if its longer side has more than `side` pixels."""
     height, width = pixels.shape[:2]
     share = min(1.0, side / max(height, width))
     image = Image.fromarray(to_eight_bits(pixels))
@@ -414,6 +409,6 @@ def to_eight_bits(values: np.ndarray) -> np.ndarray:
         return values
     rounded = np.empty(values.shape, np.uint8)
     for rows in bands(*values.shape[:2]):
-        # 255 / 65535 = 1 / 257, and 257 is odd: adding its half and dividing rounds to the nearest, without ties.
+        # 255 / 65535 = 1 / 257, and 257 is odd: adding 128 and dividing rounds to the nearest, without ties.
         rounded[rows] = (values[rows].astype(np.uint32) + 128) // 257
     return rounded

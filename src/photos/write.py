@@ -1,7 +1,7 @@
 """Writing photos: PNG, JPEG, TIFF, WebP and BMP, 8 bits or 16 where the format has them.
 
-Pillow writes what it can. It has no 16-bit colour, and its compressed TIFF loses EXIF; for these two the files are put
-together here, band by band.
+Pillow writes what it can. It has no 16-bit colour, and its compressed TIFF loses EXIF, so this module writes these two
+itself, band by band.
 """
 
 import dataclasses
@@ -30,21 +30,21 @@ from src.photos.read import (
 LARGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels
 HOLD_SIXTEEN_BITS = ("PNG", "TIFF")
 HOLD_ALPHA = ("PNG", "TIFF", "WEBP")
-SEGMENT = 65533  # bytes that one segment of a JPEG file holds, with its own mark
+SEGMENT = 65533  # bytes in one segment of a JPEG file, with its mark
 XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
-DEFLATE = 6  # zlib's middle way between size and time
+DEFLATE = 6  # zlib's compromise between size and time
 INCHES = 2  # a value of ResolutionUnit
 
 
 def check_fits(width: int, height: int, file_format: str, path: Any) -> None:
-    """Raise a UserError, before the work, when `file_format` cannot hold so large a photo."""
+    """Raise a UserError, before the restoring, if a photo is too large for `file_format`."""
     side = LARGEST_SIDE.get(file_format, 2**31)
     if max(width, height) > side:
         raise UserError(f"{path}: {width}x{height}, and {file_format} holds {side} pixels a side; use --format png")
 
 
 def fit_format(photo: Photo, file_format: str) -> tuple[Photo, tuple[str, ...]]:
-    """What `file_format` can hold of `photo`, and notes on what it cannot."""
+    """`photo` without what `file_format` cannot hold, and notes on that."""
     notes = []
     if photo.pixels.dtype == np.uint16 and file_format not in HOLD_SIXTEEN_BITS:
         alpha = None if photo.alpha is None else to_eight_bits(photo.alpha)
@@ -66,13 +66,13 @@ def fit_format(photo: Photo, file_format: str) -> tuple[Photo, tuple[str, ...]]:
 
 
 def write_photo(file: BinaryIO, photo: Photo, file_format: str, quality: int = 95) -> None:
-    """Write a photo that has gone through `fit_format`.
+    """Write a photo that `fit_format` returned.
 
     Args:
-        file: empty, open for writing and seeking.
+        file: an empty file, open for writing and seeking.
         file_format: a value of `src.photos.read.FORMATS`.
-        quality: 1 to 100, of JPEG and WebP. JPEG keeps the colours at full resolution (4:4:4). WebP is lossless when
-            the photo was read from such a WebP file, or at 100.
+        quality: 1 to 100, for JPEG and WebP. JPEG keeps the colours at full resolution (4:4:4). WebP is lossless at 100
+            and for photos from lossless WebP files.
     """
     carried = photo.carried
     if file_format == "TIFF":
@@ -84,34 +84,33 @@ def write_photo(file: BinaryIO, photo: Photo, file_format: str, quality: int = 9
         dpi = {"dpi": carried.dpi} if carried.dpi else {}
         _as_image(photo).save(file, "PNG", icc_profile=carried.icc or None, pnginfo=_png_texts(carried), **dpi, **exif)
     elif file_format == "JPEG":
-        dpi = {"dpi": (round(carried.dpi[0]), round(carried.dpi[1]))} if carried.dpi else {}
-        _as_image(photo).save(
-            _checked(file), "JPEG", quality=quality, subsampling=0, icc_profile=carried.icc or None,
-            exif=_exif_bytes(carried), xmp=carried.xmp, extra=_comment_segment(carried.comment), **dpi,
-        )  # fmt: skip
+        options: dict[str, Any] = {"exif": _exif_bytes(carried), "xmp": carried.xmp}
+        options |= {"icc_profile": carried.icc or None, "extra": _comment_segment(carried.comment)}
+        if carried.dpi:
+            options["dpi"] = (round(carried.dpi[0]), round(carried.dpi[1]))
+        _as_image(photo).save(_checked(file), "JPEG", quality=quality, subsampling=0, **options)
     elif file_format == "WEBP":
         lossless = quality == 100 or photo.lossless_webp
-        _as_image(photo).save(
-            file, "WEBP", lossless=lossless, quality=80 if lossless else quality, exact=True, icc_profile=carried.icc,
-            exif=_exif_bytes(carried, with_dpi=True), xmp=carried.xmp,
-        )  # fmt: skip
+        quality = 80 if lossless else quality
+        options = {"exif": _exif_bytes(carried, with_dpi=True), "xmp": carried.xmp, "icc_profile": carried.icc}
+        _as_image(photo).save(file, "WEBP", lossless=lossless, quality=quality, exact=True, **options)
     else:
         _as_image(photo).save(_checked(file), file_format, **({"dpi": carried.dpi} if carried.dpi else {}))
 
 
 def _checked(file: BinaryIO) -> Any:
-    """A file without the number by which Pillow would write past Python, and not see that the last bytes of a JPEG or
-    BMP find no room."""
+    """A file without a file number, by which Pillow would write past Python and miss that the last bytes of a JPEG or
+    BMP do not fit on the disk."""
     return SimpleNamespace(write=file.write, flush=file.flush)
 
 
 def _comment_segment(comment: bytes) -> bytes:
-    """Of a JPEG file, whose reader gave at most `SEGMENT` bytes. Pillow's own way fails for the longest."""
+    """A JPEG comment of up to `SEGMENT` bytes: Pillow's option fails for the longest."""
     return b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment if comment else b""
 
 
 def _as_image(photo: Photo) -> Image.Image:
-    """An 8-bit photo as Pillow's image: L, LA, RGB or RGBA."""
+    """An 8-bit photo as a Pillow image: L, LA, RGB or RGBA."""
     if photo.grey:
         height, width = photo.pixels.shape[:2]
         grey = np.empty((height, width), np.uint8)
@@ -126,14 +125,14 @@ def _as_image(photo: Photo) -> Image.Image:
 
 
 def _luma(colours: np.ndarray) -> np.ndarray:
-    """(rows, W, 3) -> (rows, W) of the same type, by ITU-R 601; equal channels come back as they were."""
-    # The weights add up to 2**16, so that 65535 and the rounding half just fit into 32 bits.
+    """(rows, W, 3) -> (rows, W) of the same type, by ITU-R 601; exact for equal channels."""
+    # The weights add up to 2**16, so that 65535 with the half for rounding just fits into 32 bits.
     weighted = colours.astype(np.uint32) * np.array([19595, 38470, 7471], np.uint32)
     return ((weighted.sum(axis=2, dtype=np.uint32) + 32768) >> 16).astype(colours.dtype)
 
 
 def _samples(photo: Photo) -> Iterator[np.ndarray]:
-    """Bands from the top, (rows, W, channels); channels is 1 for grey, 3 for colour, and one more with alpha."""
+    """Bands from the top, (rows, W, channels), with 1 channel for grey or 3 for colour, and one more for alpha."""
     for rows in bands(*photo.pixels.shape[:2]):
         part = photo.pixels[rows]
         parts = [_luma(part)[..., None] if photo.grey else part]
@@ -143,10 +142,10 @@ def _samples(photo: Photo) -> Iterator[np.ndarray]:
 
 
 def _exif_bytes(carried: Carried, with_dpi: bool = False) -> bytes:
-    """EXIF with its mark, as all formats but TIFF store it; b'' if there is none.
+    """EXIF with its mark, as all formats except TIFF store it; b'' if there is none.
 
     Args:
-        with_dpi: for formats that have no other place for the resolution.
+        with_dpi: include the resolution, for formats that have no other place for it.
     """
     exif = carried.exif
     if with_dpi and carried.dpi and X_RESOLUTION not in exif:
@@ -192,7 +191,7 @@ def _write_sixteen_bit_png(file: BinaryIO, photo: Photo) -> None:
         rows, _, channels = samples.shape
         stored = np.ascontiguousarray(samples, ">u2").view(np.uint8).reshape(rows, -1)  # (rows, bytes of a row)
         filtered = np.empty((rows, 1 + stored.shape[1]), np.uint8)
-        filtered[:, 0] = 1  # filter "Sub": each byte is stored as its difference from the pixel to the left
+        filtered[:, 0] = 1  # filter "Sub": each byte is the difference from the pixel to the left
         step = 2 * channels
         filtered[:, 1 : 1 + step] = stored[:, :step]
         np.subtract(stored[:, step:], stored[:, :-step], out=filtered[:, 1 + step :])
@@ -212,7 +211,7 @@ def _write_chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
 
 
 def _write_tiff(file: BinaryIO, photo: Photo) -> None:
-    """One directory, then strips packed by deflate with the horizontal predictor, as photo programs do."""
+    """One directory, then strips compressed by deflate with the horizontal predictor, as photo programs do."""
     height, width = photo.pixels.shape[:2]
     strips, rows_per_strip, channels = [], 0, 1
     for samples in _samples(photo):
@@ -229,11 +228,9 @@ def _write_tiff(file: BinaryIO, photo: Photo) -> None:
     if photo.carried.dpi:
         for tag, value in _resolution_tags(photo.carried.dpi).items():
             directory[tag] = value
-    samples_kind = {
-        256: width, 257: height, 258: (8 * photo.pixels.itemsize,) * channels, 259: 8, 262: 1 if photo.grey else 2,
-        277: channels, 278: rows_per_strip, 284: 1, 317: 2, 339: (1,) * channels,
-    }  # fmt: skip
-    for tag, value in samples_kind.items():
+    bits, colours = (8 * photo.pixels.itemsize,) * channels, 1 if photo.grey else 2
+    layout = {256: width, 257: height, 258: bits, 259: 8, 262: colours, 277: channels, 278: rows_per_strip, 284: 1}
+    for tag, value in (layout | {317: 2, 339: (1,) * channels}).items():
         directory[tag] = value
     if photo.alpha is not None:
         directory[338] = 2  # straight alpha
@@ -242,7 +239,7 @@ def _write_tiff(file: BinaryIO, photo: Photo) -> None:
             directory.tagtype[tag] = kind
             directory[tag] = data
     for tag, values in ((273, np.cumsum([0, *lengths[:-1]]).tolist()), (279, lengths)):
-        directory.tagtype[tag] = 4  # 32 bits, also where the first strips would fit into 16
+        directory.tagtype[tag] = 4  # 32 bits, even if the first strips would fit into 16
         directory[tag] = tuple(values)
-    directory.save(file)  # it adds its own length to the strips' places
+    directory.save(file)  # adds its length to the strips' positions
     file.writelines(strips)
