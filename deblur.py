@@ -15,8 +15,8 @@ from src.config import ArgumentParser
 from src.errors import need_writable_folder, printable, run_main
 from src.formats.weights import sha256_of
 from src.interrupts import Interrupts, interrupt_main
-from src.photos.files import Job, find_photos, plan
 from src.photos.index import Index
+from src.photos.jobs import Job, find_photos, plan
 from src.photos.options import add_options, check_overlap, choose_model, open_engine
 from src.photos.run import Restorer, restore_files
 

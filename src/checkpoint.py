@@ -220,12 +220,10 @@ def describe_left_out(names: Iterable[str], group: int = 2, limit: int | None = 
         limit: largest number of counts and names in the line, None = all.
     """
     names = list(names)
-    owners = {name: m.group(1) for name in names if (m := STATE_OF_PARAMETER.match(name))}
-    counts = Counter(owners.values())
-    items: dict[str, None] = {}  # as an ordered set
-    for name in names:
-        count = counts.get(owners.get(name), 0)
-        items[f"{count} {owners[name]}.*" if count >= group else name] = None
+    states = {name: match[1] for name in names if (match := STATE_OF_PARAMETER.match(name))}
+    counts = Counter(states.values())
+    counted = {name: f"{counts[state]} {state}.*" for name, state in states.items() if counts[state] >= group}
+    items = dict.fromkeys(counted.get(name, name) for name in names)  # an ordered set
     entries = "1 entry" if len(names) == 1 else f"{len(names)} entries"
     return f"{entries} left out: {first_few(items, limit or len(items))}"
 

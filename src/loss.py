@@ -81,13 +81,6 @@ class SplitTransform(nn.Cell):
         return (split_product(spectrum, rows.T),)
 
 
-def spectrum_l1(real: Tensor, imag: Tensor, width: int) -> Tensor:
-    """Mean over all real and imaginary parts of a two-sided spectrum of the given width, from its left half."""
-    n, c, h, _ = real.shape
-    count = dft_constants(h, width)[3]
-    return ops.sum((ops.abs(real) + ops.abs(imag)) * count) / (2 * n * c * h * width)
-
-
 class FourierL1(nn.Cell):
     """Mean over all real and imaginary parts of |FFT2(diff)|, two-sided and unnormalised.
 
@@ -102,8 +95,9 @@ class FourierL1(nn.Cell):
     def construct(self, diff: Tensor) -> Tensor:
         """`diff` (N, C, H, W) float32. The transform is linear, so FFT(prediction) - FFT(label) = FFT(prediction -
         label)."""
+        n, c, h, w = diff.shape
         real, imag = self.transform(diff)
-        return spectrum_l1(real, imag, diff.shape[-1])
+        return ops.sum((ops.abs(real) + ops.abs(imag)) * dft_constants(h, w)[3]) / (2 * n * c * h * w)
 
 
 def label_pyramid(sharp: Tensor) -> tuple[Tensor, Tensor, Tensor]:

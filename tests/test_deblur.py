@@ -385,7 +385,7 @@ def test_a_folder_that_cannot_be_listed_is_a_failure(work, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr("src.photos.files.os.scandir", refuse)
+    monkeypatch.setattr("src.photos.jobs.os.scandir", refuse)
     status, _, err = work("in", "--output", "out")
     assert status == 1 and err == "failed: in/secret: cannot be listed (Permission denied)\n"
     assert files() == ["a.png"]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from src.photos.files import Job
 from src.photos.index import NAME, Index, stamp
+from src.photos.jobs import Job
 from tests.photos import RGB, save
 
 MADE_BY = {"weights": "a", "quality": 95}

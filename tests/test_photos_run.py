@@ -16,8 +16,8 @@ from src.engine import load_engine
 from src.errors import BadOutput, UserError
 from src.formats.onnx_graph import build_onnx
 from src.photos import run as deblur_run
-from src.photos.files import Job
 from src.photos.index import Index
+from src.photos.jobs import Job
 from src.photos.read import read_photo
 from src.photos.run import Restorer, difference_in_db, one_line, restore_file, restore_files
 from tests.data_trees import error_of

@@ -5,13 +5,14 @@
 
 import hashlib
 import json
-import os
+import mmap
+import re
 import shlex
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -220,50 +221,24 @@ def read_meta(path: Path) -> dict[str, Any]:
                     return parse_meta((f.metadata() or {}).get(META), path)
             except SafetensorError:
                 return {}
-        with open(path, "rb") as f:
-            return parse_meta(_ckpt_text(f, META), path)
-    except (OSError, IndexError, UserError):  # IndexError: cut off
+        return parse_meta(_ckpt_meta(path), path)
+    except (OSError, ValueError, UserError):  # ValueError: empty
         return {}
 
 
-def _ckpt_text(f: BinaryIO, wanted: str) -> bytes | None:
-    """A text in a MindSpore file, which is a protocol-buffer message: entries (1 = name, 2 = (..., 3 = content)) and
-    a checksum."""
-    for _, size in _fields(f, os.fstat(f.fileno()).st_size):
-        name = b""
-        for number, part in _fields(f, f.tell() + size):
-            if number == 1:
-                name = f.read(part)
-            if name != wanted.encode():
-                break  # most of the file is not read
-            if number == 2:
-                return next((f.read(length) for number, length in _fields(f, f.tell() + part) if number == 3), None)
-    return None
+# A .ckpt file is a protocol-buffer message with the entries (1 = name, 2 = (1 = dimension, 2 = type, 3 = content)).
+# `src.checkpoint.save_checkpoint` adds `meta` as the last one, so a search from the end finds it at once.
+META_MARK = b"\n\x04meta\x12"
+META_ENTRY = re.compile(rb"\n\x04meta\x12%b(?:\x08%b)*\x12\x03str\x1a(%b)" % ((rb"[\x80-\xff]*[\0-\x7f]",) * 3))
 
 
-def _fields(f: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
-    """(number, length) of each field of a message up to `end`, with `f` at the field's content."""
-    while f.tell() < end:
-        key = _varint(f)
-        if key & 7 == 0:  # a number instead of content
-            _varint(f)
-        elif key & 7 == 2:
-            length = _varint(f)
-            start = f.tell()
-            if start + length > end:
-                return  # cut off
-            yield key >> 3, length
-            f.seek(start + length)
-        else:
-            return  # the checksum at the end, or another format
-
-
-def _varint(f: BinaryIO) -> int:
-    value, shift = 0, 0
-    while (byte := f.read(1)[0]) & 128 and shift < 64:
-        value |= (byte & 127) << shift
-        shift += 7
-    return value | byte << shift
+def _ckpt_meta(path: Path) -> bytes | None:
+    with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        entry = META_ENTRY.match(content, max(content.rfind(META_MARK), 0))
+        if not entry:
+            return None
+        length = sum((byte & 127) << 7 * i for i, byte in enumerate(entry[1]))  # a varint
+        return content[entry.end() : entry.end() + length]
 
 
 def _crc(arrays: Mapping[str, np.ndarray], text: str) -> str:

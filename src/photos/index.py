@@ -14,7 +14,7 @@ from typing import Any
 from src.errors import first_few
 from src.files import parse_json
 from src.formats.weights import sha256_of
-from src.photos.files import Job, is_complete, is_newer
+from src.photos.jobs import Job, is_complete, is_newer
 
 NAME = ".deblur_index.jsonl"
 

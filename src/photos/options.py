@@ -9,7 +9,7 @@ from src.config import ENSEMBLE_NAMES, LARGEST_SIDE, MODEL_NAMES, ArgumentParser
 from src.engine import PRECISIONS, Engine, load_engine, runs_on_mindspore
 from src.errors import UserError
 from src.formats.weights import SAMPLE_MODEL, need_file, sample_model
-from src.photos.files import nearest_file
+from src.photos.jobs import nearest_file
 from src.photos.read import MAX_PIXELS
 from src.restore import LARGEST_TILE, OVERLAP, SMALLEST_TILE
 

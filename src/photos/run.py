@@ -16,8 +16,8 @@ import numpy as np
 from src import device
 from src.errors import BadOutput, UserError, printable, reason_of
 from src.files import whole_file
-from src.photos.files import Job
 from src.photos.index import Index, stamp
+from src.photos.jobs import Job
 from src.photos.read import read_header, read_photo, save_before_after
 from src.photos.write import check_fits, fit_format, write_photo
 from src.restore import OVERLAP, auto_tile, restore_photo

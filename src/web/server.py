@@ -34,7 +34,7 @@ ROUTES = {
 ENVELOPE = 2**16  # bytes of an upload that are not the photo: boundaries and headers
 LARGEST_MESSAGE = 2**20  # bytes of a request that is not an upload
 SLOWEST = 20_000  # bytes per second, below which an upload is ended ...
-PATIENCE = 20.0  # ... after these seconds, which also limit the time for a request's head
+PATIENCE = 20.0  # ... after these seconds, which also limit the wait for a connection's first request
 DRAIN = 3.0  # seconds for which a refused sender may continue, so that it can read the answer
 CONNECTIONS = 500  # at most, at the same time
 
@@ -246,23 +246,13 @@ def serving(app: Any, bound: socket.socket) -> Iterator[threading.Thread]:
 
 
 def _impatient() -> type:
-    """uvicorn's protocol, except that a connection is closed that sends no complete head of a request for `PATIENCE`
-    seconds: uvicorn's own limit ends with the first byte."""
+    """uvicorn's protocol, except that a new connection is closed that does not send the head of a request within
+    `PATIENCE` seconds. Between requests, uvicorn's limit applies."""
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Impatient(H11Protocol):
-        waiting: object = "not checked yet"  # the last request, if there has been none since
-
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.check()
-
-        def check(self) -> None:
-            idle = self.cycle is None or self.cycle.response_complete
-            if idle and self.waiting is self.cycle:
-                self.transport.close()
-            if not self.transport.is_closing():
-                self.waiting = self.cycle if idle else "at work"
-                self.loop.call_later(PATIENCE / 2, self.check)
+            self.loop.call_later(PATIENCE, lambda: self.cycle or transport.close())
 
     return Impatient

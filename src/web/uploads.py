@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from src.photos.files import LONGEST_NAME, Job, Source, plan
+from src.photos.jobs import LONGEST_NAME, Job, Source, plan
 from src.photos.read import preview, read_header, read_photo
 from src.photos.run import one_line, restore_file
 

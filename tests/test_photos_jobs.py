@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from src.photos.files import NO_FILE, Job, find_photos, is_complete, is_newer, nearest_file, plan
+from src.photos.jobs import NO_FILE, Job, find_photos, is_complete, is_newer, nearest_file, plan
 from tests.photos import RGB, files, save
 
 # ---- finding
