@@ -193,8 +193,10 @@ def test_summary_is_the_mean_of_the_values():
 
 
 def test_summary_counts_what_is_not_finite_apart():
-    rows = [{"name": str(i), "seconds": 0.0, "psnr": p, "ssim": s}
-            for i, (p, s) in enumerate([(20.0, math.nan), (math.inf, math.nan), (30.0, math.nan)])]  # fmt: skip
+    rows = [
+        {"name": str(i), "seconds": 0.0, "psnr": p, "ssim": s}
+        for i, (p, s) in enumerate([(20.0, math.nan), (math.inf, math.nan), (30.0, math.nan)])
+    ]
     summary = summarize(rows)
     assert (summary["psnr"], summary["psnr_inf"]) == (25.0, 1)
     assert (summary["ssim"], summary["ssim_inf"]) == (None, 3)

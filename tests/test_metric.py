@@ -105,9 +105,15 @@ def test_psnr_uint8_is_that_of_the_saved_picture(pair, tmp_path):
 def test_ssim_is_skimages_with_the_protocols_arguments(pair):
     prediction, sharp = pair
     expected = structural_similarity(
-        sharp.astype(np.float64), np.clip(prediction, 0, 1).astype(np.float64), win_size=11, gaussian_weights=True,
-        sigma=1.5, use_sample_covariance=False, data_range=1, channel_axis=2,
-    )  # fmt: skip
+        sharp.astype(np.float64),
+        np.clip(prediction, 0, 1).astype(np.float64),
+        win_size=11,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1,
+        channel_axis=2,
+    )
     assert ssim(prediction, sharp) == pytest.approx(expected, abs=1e-9)
 
 

@@ -22,8 +22,10 @@ def test_outputs_and_parameters_are_the_reference(cpu, reference, name):
 
 def test_published_sizes(cpu):
     for name, count, tensors in (
-        ("MIMO-UNet", 6_807_171, 244), ("MIMO-UNetPlus", 16_107_651, 532), ("MIMO-UNetLite", 3_730_780, 148)
-    ):  # fmt: skip
+        ("MIMO-UNet", 6_807_171, 244),
+        ("MIMO-UNetPlus", 16_107_651, 532),
+        ("MIMO-UNetLite", 3_730_780, 148),
+    ):
         params = list(build_net(name).get_parameters())
         assert (sum(p.size for p in params), len(params)) == (count, tensors)
 

@@ -192,9 +192,11 @@ def test_tiles_cover_overlap_and_add_up_to_one(tiling):
 
 
 @given(
-    tiling=tilings(), height=st.integers(1, 90), dtype=st.sampled_from([np.uint8, np.uint16]),
+    tiling=tilings(),
+    height=st.integers(1, 90),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
     ensemble=st.sampled_from(ENSEMBLE_NAMES),
-)  # fmt: skip
+)
 def test_any_photo_comes_back_from_the_identity(tiling, height, dtype, ensemble):
     width, tile, overlap = tiling
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (height, width, 3), dtype=dtype)

@@ -1,4 +1,4 @@
-"""Writing MINDIR files, and AIR on Ascend, and reading what a MINDIR file says about its network.
+"""Writing MINDIR files, and AIR on Ascend, and reading the description in a MINDIR file.
 
 This module needs MindSpore; `src.engine` runs the files.
 """
@@ -90,7 +90,7 @@ def export_mindir(
 
 
 def describe_mindir(path: Path) -> Description:
-    """What a file says about its network.
+    """The description in a file.
 
     Raises:
         UserError: it is damaged or not a MINDIR file, or its weights are not finite.

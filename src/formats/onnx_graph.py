@@ -1,4 +1,4 @@
-"""The network as an ONNX graph, built from the weights alone after `src.mimo_unet`, and reading what a file says.
+"""The network as an ONNX graph, built from the weights alone after `src.mimo_unet`, and the description in a file.
 
 MindSpore 2.10's own ONNX export is fixed in shape, of opset 11, and writes a ConvTranspose that ONNX Runtime refuses.
 Here, batch, height and width may be free, and each weight keeps its name in the published checkpoints.
@@ -170,7 +170,7 @@ def _tensor(name: str, batch: int, size: tuple[int, int] | None, halvings: int) 
 
 
 def describe_onnx(path: Path) -> Description:
-    """What a file says about its network.
+    """The description in a file.
 
     Raises:
         UserError: it is damaged or not an ONNX file, or its weights are not finite or stored in other files.

@@ -16,7 +16,7 @@ from src.formats.weights import TORCH_SUFFIXES
 
 
 def import_torch() -> Any:
-    """The module `torch`, or a UserError that says how to install it."""
+    """The module `torch`, or a UserError with the command that installs it."""
     try:
         import torch
     except ImportError as e:

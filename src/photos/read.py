@@ -75,7 +75,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says before decoding."""
+    """Facts from a file's header, without decoding."""
 
     width: int
     """Pixels, upright."""
