@@ -108,9 +108,9 @@ class Gate:
         is_upload = scope["path"] == UPLOAD
         largest = self.largest + ENVELOPE if is_upload else LARGEST_MESSAGE
         size = int(headers.get("content-length", largest if is_upload else 0))
-        refusal = self._refusal(scope["method"], scope["path"], headers) or (
-            too_large(largest) if size > largest else None
-        )
+        refusal = self._refusal(scope["method"], scope["path"], headers)
+        if not refusal and size > largest:
+            refusal = too_large(largest)
         if not refusal and is_upload and size > self.folder.room():
             refusal = Refusal(507, f"There is no room for this upload: {self.folder.full()}.")
         if refusal:
