@@ -127,18 +127,19 @@ def build_loop(config: Config, runtime: device.Runtime, interrupts: Interrupts, 
     """What happens around the steps. Rank 0 alone writes."""
     from src.callback import BadLoss, Checkpoints, Intervals, Loop, Means, Progress, RunState, StopSignal
     from src.resume import Saver
+    from src.run_log import RunLog
 
     epoch = plan.steps_per_epoch
     every = Intervals(
         log=config.log_frequency,
         validate=config.val_acc_monitor_interval * epoch,
         save=(config.ckpt_save_frequency * epoch, config.ckpt_save_steps),
-        look=pace.readings,
+        read=pace.readings,
     )
     outputs: dict = {}
     if runtime.rank == 0:
         outputs = {
-            "log": run_folder.RunLog(plan.folder, plan.first_step),
+            "log": RunLog(plan.folder, plan.first_step),
             "checkpoints": Checkpoints(plan.folder, config.model_name, config.keep_checkpoint_max, plan.resumed_from),
             "progress": Progress(plan.first_step, plan.stop_step),
         }

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees benchmarks/ only
 from benchmarks.measure import make_parser, parse, write_json  # noqa: E402
 from src.config import read_yaml  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
-from src.run_folder import read_log  # noqa: E402
+from src.run_log import read_log  # noqa: E402
 
 SHARED = ("crop_size", "train_batch_size", "learning_rate", "synthetic_fraction", "conv_kernels", "ema_decay", "seed")
 

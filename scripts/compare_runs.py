@@ -17,7 +17,7 @@ from src.config import ArgumentParser  # noqa: E402
 from src.drawing import save_curves  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.files import need_apart  # noqa: E402
-from src.run_folder import read_log  # noqa: E402
+from src.run_log import read_log  # noqa: E402
 from src.streams import need_reader  # noqa: E402
 
 Log = Mapping[str, Sequence[float | None]]

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 from src.config import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.formats.weights import sample_model  # noqa: E402
-from src.run_folder import read_log  # noqa: E402
+from src.run_log import read_log  # noqa: E402
 
 STEPS = 80  # some two and a half minutes on two cores
 TRAINING = {

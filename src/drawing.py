@@ -48,7 +48,7 @@ def save_curves(path: Path, runs: Mapping[str, Mapping[str, Sequence[float | Non
     """Loss and validation PSNR over the steps, one line per run.
 
     Args:
-        runs: label -> columns of its log (`src.run_folder.read_log`).
+        runs: label -> columns of its log (`src.run_log.read_log`).
     """
     from matplotlib.backends.backend_agg import (
         FigureCanvasAgg,

@@ -22,7 +22,7 @@ from src.checkpoint import read_checkpoint, save_checkpoint
 from src.config import ROOT, option_fields
 from src.data.pairs import Pair
 from src.errors import UserError, first_few
-from src.run_folder import SavedAt
+from src.run_log import SavedAt
 from src.train_step import HISTORY
 
 Arrays = dict[str, np.ndarray]

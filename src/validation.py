@@ -15,7 +15,7 @@ from src.errors import BadOutput
 from src.evaluation import evaluate, make_scorer, summary_of_sums, sums
 from src.mimo_unet import MIMOUNet
 from src.restore import restore
-from src.run_folder import Decoration
+from src.run_log import Decoration
 from src.train_step import TrainStep
 
 NUM_STRIPS = 3  # pictures kept of each validation

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import inference, loader, measure, report, scaling, step, step_parts, variants
 from src.config import ROOT
 from src.errors import UserError
-from src.run_folder import COLUMNS
+from src.run_log import COLUMNS
 
 SCRIPTS = ("inference", "loader", "scaling", "step")
 TINY = ["--num_res", "1", "--rounds", "2"]

@@ -27,7 +27,7 @@ from src.callback import (
 from src.checkpoint import save_checkpoint
 from src.errors import UserError
 from src.interrupts import describe
-from src.run_folder import RunLog, SavedAt, cut_log, read_log
+from src.run_log import RunLog, SavedAt, cut_log, read_log
 from src.train_step import VALUES
 
 ENDLESS = 10**9
@@ -328,7 +328,7 @@ def test_overflows_are_accepted_only_in_a_short_row(at_once):
             check(part)
 
     run(overflow, overflow, good, overflow, overflow, good)
-    with pytest.raises(UserError, match=r"^3 steps in a row overflowed \(--max_overflows 2\).*step 4.*scale 64"):
+    with pytest.raises(UserError, match=r"^3 consecutive steps overflowed \(--max_overflows 2\).*step 4.*scale 64"):
         run(good, overflow, overflow, overflow, good)
 
 
@@ -550,7 +550,7 @@ def test_curves_that_cannot_be_written_and_an_edited_log_are_reported_once_and_e
     run()
     edited, curves = capsys.readouterr().out.splitlines()
     assert edited.startswith(f"{run.log.path}: got line 2 ('# a note'), expected")
-    assert curves == f"{tmp_path / 'curves.png'} cannot be written (Is a directory); the training goes on without it"
+    assert curves.startswith(f"{tmp_path / 'curves.png'} cannot be written (") and "continues without it" in curves
     assert run.columns("step") == [[1, 2, 3]]
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from scripts.compare_runs import Summary, labels, main, read_run, summarise, table
 from src.errors import UserError
-from src.run_folder import COLUMNS
+from src.run_log import COLUMNS
 from tests.data_trees import error_of
 
 ROWS = [

@@ -113,7 +113,7 @@ def test_every_run_has_a_line(tmp_path):
 
 
 def test_curves_of_a_log_file(tmp_path):
-    from src.run_folder import RunLog, read_log
+    from src.run_log import RunLog, read_log
 
     run_log = RunLog(tmp_path)
     empty = draw(tmp_path / "0.png", {"run": read_log(tmp_path / "log.csv")})

@@ -28,7 +28,7 @@ from real_runs import (
 )
 
 from src.checkpoint import read_checkpoint
-from src.run_folder import read_log
+from src.run_log import read_log
 
 LONG = [*PLAIN, "--epochs_num", 500, "--ckpt_save_frequency", 500]
 
@@ -231,7 +231,9 @@ def test_overflows_are_skipped_counted_and_end_the_run_when_they_do_not_cease(ma
     options = [*PLAIN, "--epochs_num", 2, "--amp_level", "O3"]
     text = train("huge", *options, "--loss_scale", "1e30", "--max_overflows", 3, cwd=tmp_path, expect=2)
     error = text.splitlines()[-1]
-    assert error.startswith("error: 4 steps in a row overflowed (--max_overflows 3) at epoch 1, step 4, lr 1.00e-04,")
+    assert error.startswith(
+        "error: 4 consecutive steps overflowed (--max_overflows 3) at epoch 1, step 4, lr 1.00e-04,"
+    )
     assert "scale 1e+30" in error and error.count(".png") == 2 and "Traceback" not in text
     columns = read_log(tmp_path / "huge/log.csv")
     assert columns["skipped"] == [1.0] * len(columns["step"]) and columns["step"][:3] == [1, 2, 3]

@@ -28,7 +28,8 @@ from src.files import (
     write_whole,
 )
 from src.formats.weights import write_safetensors
-from src.run_folder import COLUMNS, SavedAt, cut_log, describe
+from src.run_folder import begin
+from src.run_log import COLUMNS, SavedAt, cut_log
 from tests.data_trees import error_of, snapshot
 
 
@@ -110,7 +111,7 @@ WRITERS = {
     "report.json": lambda path: write_json(path, {"text": "x" * 500}),
     "all.csv": lambda path: write_csv(path, [{"name": "x" * 500}]),
     "manifest.csv": lambda path: write_manifest(path, [ManifestRow(*"abcdef")] * 50),
-    "config.yaml": lambda path: describe(path.parent, "seed: 1\n" * 50, "run"),
+    "config.yaml": lambda path: begin(path.parent, "seed: 1\n" * 50, "run", SavedAt(10, 10)),
     "log.csv": lambda path: cut_log(path, SavedAt(10, 10)),
     "net.safetensors": lambda path: write_safetensors(path, {"a": NOISE}, {}),
     "copy.png": lambda path: place(path.with_name("source.png"), path, link=False),

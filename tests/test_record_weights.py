@@ -11,7 +11,7 @@ from src.config import CONFIG_DIR, Config, read_yaml
 from src.drawing import CAPTION, GAP, save_strip
 from src.errors import UserError
 from src.evaluation import write_csv, write_json
-from src.run_folder import COLUMNS
+from src.run_log import COLUMNS
 from weights_pretrained import model_card, record_weights
 
 STAGES = ("weights_cpu", "weights_cpu_stage2")

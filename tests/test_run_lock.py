@@ -103,13 +103,17 @@ def test_a_run_renamed_aside_is_free_and_the_new_folder_held(start, tmp_path):
     folder.mkdir()
     (folder / "config.yaml").write_text("old")
     with run_folder.hold(folder, overwrite=True):
-        run_folder.claim(folder)
-        assert names(tmp_path / "run.old1") == ["config.yaml"] and names(folder) == [".lock"]
+        run_folder.begin(folder, "seed: 1\n", "1")
+        assert names(tmp_path / "run.old1") == ["config.yaml"] and names(folder) == [
+            ".lock",
+            "config.yaml",
+            "versions.json",
+        ]
         second = [sys.executable, "-c", HOLDER, str(folder), ""]
         found = subprocess.run(second, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         assert f"process {os.getpid()} on" in found.stderr.splitlines()[-1]
         (folder / "config.yaml").write_text("new")
-    assert names(folder) == ["config.yaml"]
+    assert names(folder) == ["config.yaml", "versions.json"]
 
 
 def test_a_run_that_came_and_went_since_the_check_is_not_renamed_aside(tmp_path):

@@ -139,7 +139,7 @@ def test_strips_that_cannot_be_written_are_reported_once_and_change_no_score(
     assert without_time(score(1)) == without_time(score(2)) == without_time(validator(network, engine_once, pairs)(1))
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{tmp_path / 'samples'} cannot be written (") and line.endswith(
-        "the training goes on without it"
+        "the training continues without it"
     )
 
 

@@ -24,7 +24,7 @@ from src.drawing import CAPTION, GAP, save_curves  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.files import parse_json, write_whole  # noqa: E402
 from src.formats.weights import sha256_of  # noqa: E402
-from src.run_folder import COLUMNS, read_log  # noqa: E402
+from src.run_log import COLUMNS, read_log  # noqa: E402
 from weights_pretrained import model_card  # noqa: E402
 
 SETTINGS = ("seed", "crop_size", "train_batch_size", "synthetic_fraction", "learning_rate", "lr_schedule")
