@@ -1,10 +1,9 @@
-"""Many files at once; files and folders that appear whole or not at all, and apart from what is read."""
+"""Files in parallel; files and folders that are written completely or not at all, and never into the inputs."""
 
 import contextlib
 import errno
 import fcntl
 import filecmp
-import itertools
 import json
 import os
 import re
@@ -18,23 +17,23 @@ from typing import Any
 from src.errors import UserError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNFINISHED = ".mimo_unet_unfinished_"  # and a number: a hidden folder beside a file that is being written
+UNFINISHED = ".mimo_unet_unfinished_"  # and a number: a hidden folder beside the file that is being written
 
 
 def in_threads(work: Callable, todo: Sequence, unit: str, progress: bool) -> list:
-    """`work` on each of `todo`, in order. Decoding runs without the interpreter's lock, so threads use all cores."""
-    from tqdm import tqdm  # scripts/doctor.py writes files where it is not installed
+    """`work` on each of `todo`, in order. Decoding releases the interpreter lock, so threads use all cores."""
+    from tqdm import tqdm  # because scripts/doctor.py must run without it
 
-    with ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:  # two more: some wait for the disk
+    with ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:  # two more, because some wait for the disk
         try:
             return list(tqdm(pool.map(work, todo), total=len(todo), unit=unit, disable=None if progress else True))
-        except BaseException:  # Ctrl-C: what has not begun is not begun
+        except BaseException:  # Ctrl-C: start no more of them
             pool.shutdown(cancel_futures=True)
             raise
 
 
 def same_bytes(a: Path, b: Path) -> bool:
-    """Whether two files hold the same bytes, or are one file. A file that cannot be read is like no other."""
+    """Whether two files have the same content or are the same file. An unreadable file equals no other."""
     try:
         return os.path.samefile(a, b) or filecmp.cmp(a, b, shallow=False)
     except OSError:
@@ -42,10 +41,10 @@ def same_bytes(a: Path, b: Path) -> bool:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says.
+    """`json.loads`.
 
     Raises:
-        ValueError: it is no JSON, no UTF-8, or nested too deeply.
+        ValueError: not JSON, not UTF-8, or nested too deeply.
     """
     try:
         return json.loads(text)
@@ -54,48 +53,48 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def escaped(text: str) -> str:
-    """Text that can be written as UTF-8: what is not UTF-8 in a file name, `\\udcff` in Python, becomes six letters."""
+    """Text that can be encoded as UTF-8: undecodable bytes of a file name, `\\udcff` in Python, become six letters."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def unescaped(text: str) -> str:
-    """The inverse of `escaped`, but for names that hold such six letters themselves."""
+    """The inverse of `escaped`, except for names that contain such six letters."""
     return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda match: chr(int(match[1], 16)), text)
 
 
-# ---- whole or not at all
+# ---- complete or not at all
 
 
 class NoRoom(UserError):
-    """The disk is full, or a quota or the limit on the size of a file is reached."""
+    """The disk is full, or a quota or the file size limit is reached."""
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, size: int = 0) -> Iterator[Path]:
-    """Write a file whole or not at all: `with whole_file(path) as part: ... write the file `part` ...`.
+    """Write a file completely or not at all: `with whole_file(path) as part: ... write the file `part` ...`.
 
-    When the block ends well, `part` is synced and renamed to `path`; otherwise nothing of it is left. `part` has the
-    suffix of `path` and lies in a folder of its own, so that other programs can write it by its name and whatever else
-    they put there is removed, too. Permissions are as `open` would leave them: those of the file that is replaced, or
-    by the umask; a hard link keeps its own. A symbolic link at `path` is replaced, not followed.
+    If the block succeeds, `part` is synced and renamed to `path`; otherwise it is removed. `part` has the suffix of
+    `path` and lies in a separate folder, so that other programs can write it by name and their temporary files are
+    removed, too. Permissions are those that `open` would give: of the replaced file, or by the umask; a hard link keeps
+    its own. A symbolic link at `path` is replaced, not followed.
 
     Args:
-        path: folders that are missing are made.
-        size: bytes that will be written, for the message of a full disk; 0 = unknown.
+        path: missing parent folders are created.
+        size: bytes to be written, for the message about a full disk; 0 = unknown.
 
     Raises:
-        UserError: it cannot be written, `NoRoom` for a full disk. A file that was there before is untouched.
+        UserError: the file cannot be written, `NoRoom` for a full disk. An existing file is untouched.
     """
     path = Path(path)
     with write_errors(path, size), _own_folder(path.parent) as (folder, mode):
         if path.exists():
             mode = stat.S_IMODE(path.stat().st_mode)
             if not path.is_file():
-                raise UserError(f"cannot save {path}: it is a folder or device. Give the name of a file.")
+                raise UserError(f"cannot save {path}: it is a folder or device. Give a file name.")
         part = folder / f"n{path.suffix}"  # short, however long the name of `path` is
         yield part
         status = part.lstat()
-        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:  # a link's permissions are those of its source
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:  # a link shares the permissions of its source
             if stat.S_IMODE(status.st_mode) != mode:
                 with contextlib.suppress(OSError):  # some network file systems have no permissions
                     part.chmod(mode)
@@ -104,7 +103,7 @@ def whole_file(path: Path, size: int = 0) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:
-    """`whole_file` with bytes, or a text in UTF-8 as `escaped`, its ends of line as they are.
+    """`whole_file` with bytes, or with `escaped` text in UTF-8 without newline conversion.
 
     Raises:
         UserError: as `whole_file`.
@@ -116,10 +115,10 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Let a folder appear whole: `with whole_folder(path) as part: ... fill the empty folder `part` ...`.
+    """Create a complete folder or none: `with whole_folder(path) as part: ... fill the empty folder `part` ...`.
 
-    Into a folder that holds something already, the new files are renamed one by one, those in sub-folders first, and
-    nothing else is touched.
+    If `path` is a non-empty folder, the new files are moved into it one by one, those in sub-folders first, and nothing
+    else in it changes.
 
     Raises:
         UserError: as `whole_file`.
@@ -145,19 +144,19 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_errors(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn what the system says while `path` is written into a UserError of one line; `size` as for `whole_file`."""
+    """Turn system errors while `path` is written into a one-line UserError; `size` as for `whole_file`."""
     try:
         yield
     except OSError as e:
         reason = e.strerror or str(e)
-        untouched = "What was saved before is untouched."
+        untouched = "Existing files are untouched."
         if e.errno in NO_ROOM:
             place = next(p for p in Path(os.path.abspath(path)).parents if p.is_dir())
             needed = f"{_amount(size)} are needed, " if size else ""
             reason += f": {needed}{_amount(shutil.disk_usage(place).free)} are free"
             raise NoRoom(f"cannot save {path} ({reason}). Make room or choose another disk. {untouched}") from e
         named = str(e.filename or path)
-        if UNFINISHED not in named and named != str(path):  # a source, or a folder above
+        if UNFINISHED not in named and named != str(path):  # a source file, or a parent folder
             reason = f"{named}: {reason}"
         raise UserError(f"cannot save {path} ({reason}). {untouched}") from e
 
@@ -168,13 +167,12 @@ def _amount(size: int) -> str:
 
 @contextlib.contextmanager
 def _own_folder(parent: Path) -> Iterator[tuple[Path, int]]:
-    """A new hidden folder in `parent` for this writer alone, which is removed at the end, and the permissions that a
-    new file has there."""
+    """A temporary hidden folder in `parent` for this writer, and the permissions of a new file there."""
     parent.mkdir(parents=True, exist_ok=True)
     folder, lock = _claim(parent)
     try:
         mode = folder.stat().st_mode & 0o666
-        folder.chmod(0o700)  # the umask may forbid to enter it
+        folder.chmod(0o700)  # the umask may deny access to it
         yield folder, mode
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -182,9 +180,10 @@ def _own_folder(parent: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _claim(parent: Path) -> tuple[Path, int]:
-    """A new hidden folder and its lock. One that nobody has locked is of a killed process, and is removed; where the
-    file system has no locks, it stays."""
-    for number in itertools.count():
+    """A new hidden folder and its lock. An existing one without a lock was left by a killed process and is removed, if
+    the file system has locks."""
+    number = 0
+    while True:
         folder, is_new = parent / f"{UNFINISHED}{number}", True
         try:
             folder.mkdir()
@@ -196,14 +195,14 @@ def _claim(parent: Path) -> tuple[Path, int]:
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
-    raise AssertionError("there are no more numbers")
+        number += 1
 
 
 def lock_folder(folder: Path, is_new: bool) -> int | None:
-    """The descriptor that holds the lock of a folder until it is closed; None if another writer has it."""
+    """A descriptor that locks a folder until it is closed; None if another writer holds the lock."""
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:  # its writer has just removed it, or it is no folder of ours
+    except OSError:  # its writer has just removed it, or it is not a folder
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -226,11 +225,11 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-# ---- apart from what is read
+# ---- outputs separate from inputs
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """The same for all names of one file or folder: links, other case, other path. None if it does not exist."""
+    """Equal for all names of one file or folder: links, other case, other path. None if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -239,21 +238,21 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 Outputs = Iterable[tuple[str, Path]]
-"""(option, place that will be written): the place need not exist."""
+"""(option, path to be written), which need not exist."""
 
 
 def need_apart(read: Iterable[Path], files: Outputs = (), folders: Outputs = (), shallow: Iterable[Path] = ()) -> None:
-    """Raise a UserError if something that will be written is, lies in or holds what is read, or two options write to
-    one place. Links and other names of one file or folder are seen through.
+    """Raise a UserError if an output is, lies in or contains an input, or if two options write to the same path. Links
+    and other names of the same file or folder are resolved.
 
-    A folder that is read counts with all that is in it, since what is written there replaces data now or is taken for
-    data later. Outputs may lie beside such folders, as below the root of a data set, and a folder of outputs may hold
-    single *files* that are read, as a checkpoint: outputs have other names.
+    An input folder includes everything below it, because an output there would replace data or be read as data later.
+    Outputs may lie beside input folders, for example below the root of a dataset, and an output folder may contain
+    single input *files*, for example a checkpoint, because outputs have other names.
 
     Args:
-        read: files, and folders with their sub-folders; those that do not exist do not count.
-        files, folders: that will be written.
-        shallow: folders of which only the files directly in them are read: outputs may lie deeper.
+        read: input files, and input folders with their sub-folders; missing ones are ignored.
+        files, folders: the outputs.
+        shallow: input folders of which only the direct files are read, so outputs may lie in sub-folders.
     """
     deep, flat = ({identity(Path(place)): Path(place) for place in places} for places in (read, shallow))
     holders = {
@@ -267,9 +266,9 @@ def need_apart(read: Iterable[Path], files: Outputs = (), folders: Outputs = (),
         for option, output in outputs:
             real = Path(os.path.realpath(output))
             if (other := options.setdefault(real, option)) != option:
-                raise UserError(f"{option} and {other} are both {output}. Give each a place of its own.")
+                raise UserError(f"{option} and {other} are both {output}. Choose different paths.")
             near = [real.parent]
-            if os.path.islink(output):  # it is replaced where it lies itself
+            if os.path.islink(output):  # the link itself is replaced
                 near.append(Path(os.path.realpath(output.parent)))
             above = [folder for place in near for folder in (place, *place.parents) if os.path.isdir(folder)]
             checks = [("is", deep, [real]), ("lies in", deep, above)]

@@ -1,9 +1,9 @@
 """SIGTERM, SIGHUP and Ctrl-C in a process that runs MindSpore's compiled code.
 
-MindSpore puts handlers of its own in place of Python's: its loader does when it starts, and its executor turns every
-Ctrl-C that arrives while a compiled graph runs into a SIGTERM to the own process. So no handler is used here. The
-signals are blocked in all threads, and a thread of ours takes them from the kernel. It never waits for anything else:
-whatever hangs, a second signal ends the process.
+MindSpore replaces Python's signal handlers: its loader when it starts, and its executor turns every Ctrl-C during a
+compiled graph into a SIGTERM to its own process. Therefore this module uses no handlers. All threads block the signals,
+and one thread receives them with `sigwaitinfo`. It never waits for anything else, so a second signal ends the process
+whatever hangs.
 """
 
 import _thread
@@ -18,19 +18,18 @@ from collections.abc import Callable
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Seconds in which a signal is no second one: `timeout`, a closing terminal and systemd send theirs two times over.
+# Seconds during which a repeated signal is ignored: `timeout`, a closing terminal and systemd send theirs twice.
 ONE_REQUEST = 0.5
 
 
 class Interrupts:
-    """`with` around all work with MindSpore; to be entered by the main thread, before MindSpore starts threads.
+    """`with` around all work with MindSpore. The main thread must enter it before MindSpore starts threads.
 
-    Processes that are started meanwhile inherit the block: workers leave a signal to the whole process group to us.
-    Under `nohup` SIGHUP stays ignored. A second signal ends the process at once.
+    Child processes inherit the blocked signals, so loader workers ignore a signal to the process group. Under `nohup`
+    SIGHUP stays ignored. A second signal ends the process at once.
 
     Args:
-        answer: called with the number of the first signal, in a thread of its own; may be replaced at any time.
-            Default: `end_process`.
+        answer: called in a new thread with the number of the first signal; may be replaced at any time.
     """
 
     def __init__(self, answer: Callable[[int], None] | None = None):
@@ -43,7 +42,7 @@ class Interrupts:
         is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         self.signals = [number for number in SIGNALS if not (is_nohup and number == signal.SIGHUP)]
         self.old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
-        self.old_handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # what `interrupt_main` calls
+        self.old_handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # for `interrupt_main`
         _restart_numpy_threads()
         self.thread.start()
         return self
@@ -72,10 +71,10 @@ class Interrupts:
 
 
 def end_process(number: int) -> None:
-    """End the process now, with the status that says so: 143 for SIGTERM, 129 for SIGHUP, 130 for Ctrl-C."""
+    """End the process now, with status 143 for SIGTERM, 129 for SIGHUP, 130 for Ctrl-C."""
     flush = threading.Thread(target=sys.stdout.flush, daemon=True)
     flush.start()
-    flush.join(1)  # the reader may have stopped reading
+    flush.join(1)  # which blocks if the reader has stopped reading
     _leave(number)
 
 
@@ -85,15 +84,15 @@ def _leave(number: int) -> None:
 
 
 def say(text: str) -> None:
-    """Write to stderr from any thread, whatever another one is writing; nothing if that would fail or wait."""
+    """Write to stderr from any thread, bypassing the lock of `sys.stderr`. Drops the text rather than fail or wait."""
     with contextlib.suppress(OSError):
         if select.select([], [2], [], 0)[1]:
             os.write(2, text.encode())
 
 
 def interrupt_main(number: int) -> None:
-    """Raise KeyboardInterrupt in the main thread, as soon as it runs Python code. `Interrupts` turns it into the status
-    143 or 129 if the signal was SIGTERM or SIGHUP."""
+    """Raise KeyboardInterrupt in the main thread as soon as it runs Python code. After SIGTERM or SIGHUP, `Interrupts`
+    turns it into the exit status 143 or 129."""
     _thread.interrupt_main()
 
 
@@ -102,8 +101,8 @@ def describe(number: int) -> str:
 
 
 def _restart_numpy_threads() -> None:
-    """numpy's OpenBLAS starts its threads when it is imported; they would take the signals that others block. It ends
-    them before every fork and starts new ones, which inherit the block, when they are needed next."""
+    """Make numpy's OpenBLAS threads block the signals, too. They start with the import; OpenBLAS ends them before every
+    fork and starts new ones, which inherit the block, at their next use."""
     child = os.fork()
     if child == 0:
         os._exit(0)

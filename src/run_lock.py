@@ -1,8 +1,7 @@
-"""One training per run folder: a lock of the operating system on a file in it, which ends with its holder, also by
-kill -9.
+"""One training per run folder: a lock on a file in it, which the operating system releases when its holder ends.
 
-It is a record lock (`lockf`): it belongs to the process, so neither forked loader workers nor a process that replaces
-this one keep it, as they would keep a lock of `flock`. docs/several_machines.md says what holds on network disks.
+It is a record lock (`lockf`), which belongs to the process: neither forked loader workers nor a process that replaces
+this one keep it, unlike a lock of `flock`. For network disks see docs/several_machines.md.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ _held: dict[Path, TextIO] = {}  # by this process
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a run folder, an absolute path; a new folder that is still empty at the end goes.
+    """Keep other trainings out of a run folder, an absolute path. Removes a new folder if it is still empty at the end.
 
     Raises:
         UserError: another process holds it, or it cannot be written.
@@ -34,9 +33,9 @@ def hold(folder: Path) -> Iterator[None]:
         yield
     finally:
         file = _held.pop(folder)
-        if _is_at(file, folder / NAME):
-            with contextlib.suppress(OSError):
-                (folder / NAME).unlink()  # before the lock ends: whoever comes next makes a file of its own
+        with contextlib.suppress(OSError):
+            if _is_at(file, folder / NAME):
+                (folder / NAME).unlink()  # before releasing the lock, so that the next training creates its own file
         file.close()
         if is_new:
             with contextlib.suppress(OSError):
@@ -44,7 +43,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def follow(folder: Path, aside: Path) -> None:
-    """Hold the new `folder`, too, after the one that this process held was renamed to `aside`."""
+    """Move the lock to the new `folder` after the held one was renamed to `aside`."""
     if old := _held.pop(folder, None):
         _take(folder)
         (aside / NAME).unlink(missing_ok=True)
@@ -52,8 +51,8 @@ def follow(folder: Path, aside: Path) -> None:
 
 
 def refuse_held(folder: Path) -> None:
-    """Raise a UserError if another process holds a run folder; touches nothing."""
-    if folder not in _held:  # to open and close its file would end our own lock
+    """Raise a UserError if another process holds a run folder; changes nothing."""
+    if folder not in _held:  # opening and closing its file would release our own lock
         with contextlib.suppress(OSError), open(folder / NAME, "r+", encoding="utf-8", errors="replace") as file:
             _lock(file, folder)
 
@@ -64,25 +63,26 @@ def _take(folder: Path) -> None:
         try:
             file = open(path, "a+", encoding="utf-8", errors="replace")
         except OSError as e:
-            raise UserError(
-                f"{path}: cannot be opened ({e.strerror}). A training locks this file; remove what is there."
-            ) from e
+            raise UserError(f"{path}: cannot open this lock file ({e.strerror}). Remove it.") from e
         try:
             _lock(file, folder)
         except OSError as e:
-            reason = f"{folder}: this file system has no locks ({e.strerror})"
-            print(f"{reason}: make sure that no second training writes there", flush=True)
+            warning = f"{folder}: this file system has no locks ({e.strerror})"
+            print(f"{warning}: make sure that no second training writes there", flush=True)
         except UserError:
             file.close()
             raise
         if _is_at(file, path):
             break
-        file.close()  # of a training that has just ended and removed it
+        file.close()  # a training that just ended has removed it
     host, pid = _holder(file)
     if host not in ("", socket.gethostname()):
-        print(f"{folder}: process {pid} on {host} was training here and did not finish; if it still runs, the disk "
-              "does not share locks between machines: stop one of the two", flush=True)  # fmt: skip
-    with contextlib.suppress(OSError):  # of a full disk: the lock is held all the same
+        print(
+            f"{folder}: process {pid} on {host} was training here and did not finish; if it is still running, the disk "
+            "does not share locks between machines: stop one of the two",
+            flush=True,
+        )
+    with contextlib.suppress(OSError):  # the lock holds even if the disk is full
         file.truncate(0)
         file.write(f"{socket.gethostname()} {os.getpid()}\n")
         file.flush()
@@ -90,7 +90,7 @@ def _take(folder: Path) -> None:
 
 
 def _lock(file: TextIO, folder: Path) -> None:
-    """Raise a UserError if another process has the lock, an OSError where there are no locks."""
+    """Raise a UserError if another process holds the lock, an OSError if the file system has no locks."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
@@ -106,7 +106,7 @@ def _lock(file: TextIO, folder: Path) -> None:
 
 
 def _holder(file: TextIO) -> tuple[str, str]:
-    """(host, process number) that a lock file names, as texts; empty if it names none."""
+    """(host, process id) from a lock file, empty if it has none."""
     file.seek(0)
     host, _, pid = file.readline(300).strip().partition(" ")
     return (host, pid) if pid.isdigit() else ("", "")

@@ -1,9 +1,9 @@
 """stdout and stderr of a script, either of which may be closed, full or without a reader.
 
-Python's own streams raise an error from whichever `print` comes next, which ends hours of work for the sake of a line,
-and a closed descriptor 1 or 2 goes to the next file that is opened, into which compiled code then prints. `guard`
-replaces them: what cannot be written is dropped and the work goes on, unless the script has said by `need_reader` that
-its output is its product.
+With Python's own streams the next `print` would raise and end hours of work for one line, and the next file to be
+opened would get a closed descriptor 1 or 2, so that compiled code would print into it. `guard` replaces the streams:
+they drop what cannot be written and the work continues, unless the script has called `need_reader` because its printed
+output is its result.
 """
 
 import errno
@@ -17,20 +17,20 @@ READER_GONE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
 
 
 class _Output(io.FileIO):
-    """Descriptor 1 or 2, and `spare`, /dev/null, in its place after the first failure: also for compiled code and for
-    child processes, and if no further file can be opened by then."""
+    """Descriptor 1 or 2, replaced by `spare`, /dev/null, after the first failure, also for compiled code and child
+    processes. `spare` is opened in advance, in case no further file can be opened by then."""
 
     is_product = False
 
     def __init__(self, descriptor: int, spare: int, is_closed: bool):
         super().__init__(descriptor, "wb", closefd=False)
         self.spare = spare
-        self.lost = errno.EBADF if is_closed else 0  # the number of the first error
+        self.lost = errno.EBADF if is_closed else 0  # error number of the first failure
 
     def write(self, data: Any, /) -> int:
         if not self.lost:
             try:
-                while (count := super().write(data)) is None:  # another program made a pipe that we share non-blocking
+                while (count := super().write(data)) is None:  # another program made our shared pipe non-blocking
                     select.select([], [self], [])
                 return count
             except OSError as e:
@@ -39,29 +39,32 @@ class _Output(io.FileIO):
             if self.is_product:
                 self.end()
             if self.fileno() == 1:
-                print(f"stdout is lost ({self.reason()}): the work goes on without it", file=sys.stderr)
+                print(f"stdout is lost ({self.reason()}): the work continues without it", file=sys.stderr)
         return len(data)
 
     def end(self) -> NoReturn:
-        """Without a word if the reader has gone, as other programs do: `| head` is no mistake."""
+        """End the script; silently if the reader has gone, as other programs do, because `| head` is not an error."""
         if self.lost == errno.EPIPE:
             raise SystemExit(READER_GONE)
-        print(f"error: stdout cannot be written ({self.reason()}), but what it gets is all that this command "
-              "makes. Send it to a terminal or to a file on a disk with free space.", file=sys.stderr)  # fmt: skip
+        print(
+            f"error: stdout cannot be written ({self.reason()}), but it is the only output of this command. Send "
+            "it to a terminal or to a file on a disk with free space.",
+            file=sys.stderr,
+        )
         raise SystemExit(2)
 
     def reason(self) -> str:
         return {errno.EPIPE: "its reader has gone", errno.EBADF: "it is closed"}.get(self.lost, os.strerror(self.lost))
 
 
-_stdout: _Output | None = None  # None where no script runs: in tests and notebooks
+_stdout: _Output | None = None  # None in tests and notebooks, which do not call `guard`
 
 
 def guard() -> None:
-    """Replace `sys.stdout` and `sys.stderr`, where nobody else has. Names that cannot be printed are escaped."""
+    """Replace `sys.stdout` and `sys.stderr` unless they were replaced before. They escape unencodable characters."""
     global _stdout
     spare = os.open(os.devnull, os.O_RDWR)
-    while spare <= 2:  # the lowest free number, so a closed one of the three is filled
+    while spare <= 2:  # the lowest free number, so this fills those of 0, 1, 2 that are closed
         os.set_inheritable(spare, True)
         spare = os.open(os.devnull, os.O_RDWR)
     if sys.stdout is sys.__stdout__:
@@ -78,8 +81,8 @@ def _wrap(old: io.TextIOWrapper | None, descriptor: int, spare: int) -> tuple[io
 
 
 def need_reader() -> None:
-    """What this script prints is its product. From now on it ends when stdout cannot be written: with status 141 if the
-    reader has gone, and else with an error and 2. At once if that has happened already."""
+    """Declare that the printed output is the script's result: end the script when stdout cannot be written, now or
+    later, with status 141 if the reader has gone, otherwise with an error and 2."""
     if _stdout:
         _stdout.is_product = True
         if _stdout.lost:
@@ -87,6 +90,6 @@ def need_reader() -> None:
 
 
 def need_no_reader() -> None:
-    """The script ends with another status, which what Python flushes at last must not replace."""
+    """Undo `need_reader`: the script exits with another status, which Python's final flush must not replace."""
     if _stdout:
         _stdout.is_product = False

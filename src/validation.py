@@ -1,4 +1,4 @@
-"""Validation during training: scores the weights that will be used, with the work split over the ranks."""
+"""Validation during training, split over the ranks."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,17 +18,17 @@ from src.restore import restore
 from src.run_log import Decoration
 from src.train_step import TrainStep
 
-NUM_STRIPS = 3  # pictures kept of each validation
+NUM_STRIPS = 3  # example images per validation
 
 
 class Validator:
     """Scores a network in training on validation pairs.
 
-    With a moving average its weights are scored: they are what `eval.py` and `deblur.py` will use. Each rank takes
-    every world-size-th pair; sums and counts are gathered, so the score is that of a single process.
+    With a moving average its weights are scored, because `eval.py` and `deblur.py` use them. Each rank takes every
+    world-size-th pair; sums and counts are gathered, so the score equals that of a single process.
 
     Args:
-        folder: strips blurred | restored | sharp of the first pairs of rank 0 go to `folder`/samples/<step>/.
+        folder: rank 0 writes strips blurred | restored | sharp of its first pairs to `folder`/samples/<step>/.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Validator:
         folder: Path | None = None,
     ):
         self.step, self.pairs, self.batch_size, self.runtime, self.folder = step, pairs, batch_size, runtime, folder
-        # A network of its own: with other weights if there is a moving average, and without the native convolutions,
-        # which need shapes that are known when the graph is compiled.
+        # A separate network, because a moving average has other weights, and because the native convolutions of the
+        # trained one need shapes that are known at compile time.
         self.network = MIMOUNet(step.network.variant)
         if step.scaler is not None:
             self.network.to_float(ms.float16)
@@ -49,9 +49,9 @@ class Validator:
         self.decoration = Decoration((folder or Path()) / "samples")
 
     def __call__(self, global_step: int, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-        """Summary of `psnr` over all pairs, or None if `should_stop` said so half way (asked in a single process only).
-        Of weights that give NaN or infinity the score is None."""
-        if self.engine is None:  # compiled at the first validation: a run may be too short to have one
+        """Summary of `psnr` over all pairs, whose score is None if the network returns NaN or infinity; or None if
+        `should_stop` ended it early, which only a single process checks."""
+        if self.engine is None:  # compiled here, because a run may be too short for a validation
             self.engine = MindSporeEngine(self.network)
         self.take_weights()
         rank, world_size = self.runtime.rank, self.runtime.world_size
@@ -73,8 +73,8 @@ class Validator:
         return summary_of_sums(total)
 
     def restore(self, images: np.ndarray) -> np.ndarray:
-        """NaN, whose score is NaN, in place of what the engine refuses: a training may recover from such weights, and
-        the other ranks wait for this one's scores."""
+        """Restored images, or NaN if the network's output is unusable: training may recover from such weights, and the
+        other ranks wait for this rank's scores."""
         assert self.engine is not None
         try:
             return restore(images, self.engine)

@@ -90,16 +90,6 @@ def test_what_is_in_a_folder_stays(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
-def test_what_killed_runs_left_is_removed(tmp_path):
-    for name in (".write_test", ".case_test", ".case_test_a1"):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (1, 1))
-    (tmp_path / ".case_test_now").touch()  # of a run beside this one
-    (tmp_path / ".case_tests").write_text("of somebody else")
-    need_writable_folder(tmp_path, "--option")
-    assert sorted(os.listdir(tmp_path)) == [".case_test_now", ".case_tests"]
-
-
 def test_a_run_that_is_killed_leaves_no_probe(tmp_path):
     """Killed when it comes to remove a file."""
     try:
@@ -204,7 +194,7 @@ def test_both_files_of_a_failed_renaming_are_named_and_a_file_without_a_name_is_
     with pytest.raises(OSError) as caught:
         os.rename(tmp_path / "a", tmp_path / "b")
     assert system_error(caught.value).startswith(f"{tmp_path / 'a'} -> {tmp_path / 'b'}: No such file or directory. ")
-    assert "--debug shows where" in system_error(OSError(errno.ENOSPC, "No space left on device"))
+    assert "--debug prints the location" in system_error(OSError(errno.ENOSPC, "No space left on device"))
 
 
 def test_an_error_of_the_system_that_no_user_can_mend_keeps_its_traceback():

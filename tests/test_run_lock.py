@@ -154,6 +154,9 @@ def test_what_a_killed_training_left_is_reported_where_the_disk_may_not_share_lo
 
 def test_something_else_under_the_name_of_the_lock(tmp_path):
     (tmp_path / ".lock").mkdir()
-    with pytest.raises(UserError, match=r"\.lock: cannot be opened \(Is a directory\)"), run_lock.hold(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"\.lock: cannot open this lock file \(Is a directory\)"),
+        run_lock.hold(tmp_path),
+    ):
         pass
     assert Path(tmp_path / ".lock").is_dir()

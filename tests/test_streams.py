@@ -60,8 +60,8 @@ run_main(main)
 
 
 @pytest.mark.parametrize("out, err, said", [
-    ("no reader", "", "stdout is lost (its reader has gone): the work goes on without it\n"),
-    ("full", "", "stdout is lost (No space left on device): the work goes on without it\n"),
+    ("no reader", "", "stdout is lost (its reader has gone): the work continues without it\n"),
+    ("full", "", "stdout is lost (No space left on device): the work continues without it\n"),
     ("closed", "", ""),  # on purpose, then
     ("", "closed", ""),
     ("no reader", "no reader", ""),
