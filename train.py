@@ -11,6 +11,7 @@ answered without it.
 """
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from src import device, run_folder
@@ -119,14 +120,14 @@ def build_step(config: Config, runtime: device.Runtime, steps: int, history: int
         make_schedule(config.lr_schedule, config.learning_rate, config.lr_min, decay_steps, all_steps),
         micro_batches=config.accumulate_steps * parts, clip_norm=config.clip_norm, ema_decay=config.ema_decay,
         scaler=make_scaler(config.loss_scale) if is_float16 else None, world_size=runtime.world_size,
-        reduce_together=device.reduces_together(runtime.target), history=history,
+        reduce_together=runtime.target == "GPU", history=history,
     )  # fmt: skip
 
 
 def build_loop(config: Config, runtime: device.Runtime, interrupts: Interrupts, plan, step, score, batches, pace):
     """What happens around the steps. Rank 0 alone writes."""
+    from src import resume
     from src.callback import BadLoss, Checkpoints, Intervals, Loop, Means, Progress, RunState, StopSignal
-    from src.resume import Saver
     from src.run_log import RunLog
 
     epoch = plan.steps_per_epoch
@@ -151,7 +152,7 @@ def build_loop(config: Config, runtime: device.Runtime, interrupts: Interrupts, 
         means=Means(plan.log_part),
         recent=step.recent if pace.history else None,
         score=score,
-        save=Saver(step, plan.description),
+        save=partial(resume.save, step, plan.description),
         validate_first=config.val_first and not plan.resumed_from,
         **outputs,
     )

@@ -1,4 +1,4 @@
-"""Draws the curves of several runs into one picture, and prints a table.
+"""Plot the curves of several runs in one figure and print a table.
 
 python scripts/compare_runs.py runs/a runs/b ... [--output compare.png]
 """
@@ -25,7 +25,7 @@ Log = Mapping[str, Sequence[float | None]]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run's log says; None where it says nothing."""
+    """Figures from the log of a run; None if it has no such values."""
 
     steps: int
     last_loss: float | None
@@ -36,15 +36,15 @@ class Summary:
 
 
 def read_run(folder: Path) -> Log:
-    """The log of a run folder; what cannot be read of it is reported and left out.
+    """The log of a run folder; unreadable lines are reported and skipped.
 
     Raises:
-        UserError: there is none, or it has no rows that can be read.
+        UserError: there is no log, or it has no valid rows.
     """
     path = folder / "log.csv"
     if not path.is_file():
-        what = "is no folder" if not folder.is_dir() else "is no run folder (it has no log.csv)"
-        raise UserError(f"{folder} {what}; expected what train.py --ckpt_save_directory wrote")
+        what = "is not a folder" if not folder.is_dir() else "is not a run folder (it has no log.csv)"
+        raise UserError(f"{folder} {what}; expected a --ckpt_save_directory of train.py")
     return read_log(path, need_rows=True)
 
 
@@ -67,13 +67,13 @@ def last(column: Sequence[float | None]) -> float | None:
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart: the folder's name alone where that is enough."""
+    """The shortest suffixes of the paths that are unique, usually the names of the folders."""
     paths = [Path(os.path.abspath(folder)) for folder in folders]
     for count in range(1, max(len(p.parts) for p in paths) + 1):
         short = ["/".join(p.parts[-count:]) for p in paths]
         if len(set(short)) == len(short):
             return short
-    raise UserError(f"a run is named twice: {', '.join(map(str, folders))}")
+    raise UserError(f"a run is given twice: {', '.join(map(str, folders))}")
 
 
 def table(summaries: Mapping[str, Summary]) -> str:
@@ -82,19 +82,19 @@ def table(summaries: Mapping[str, Summary]) -> str:
 
     rows = [["run", "steps", "last loss", "best PSNR", "at step", "lr", "s/step"]]
     for name, s in summaries.items():
-        rows.append([
-            name, str(s.steps), text(s.last_loss, ".4f"), text(s.best_psnr, ".2f"), text(s.best_step, "d"),
-            text(s.lr, ".2e"), text(s.seconds_per_step, ".3f"),
-        ])  # fmt: skip
+        best = [text(s.best_psnr, ".2f"), text(s.best_step, "d")]
+        rows.append(
+            [name, str(s.steps), text(s.last_loss, ".4f"), *best, text(s.lr, ".2e"), text(s.seconds_per_step, ".3f")]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]).rstrip() for r in rows]
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser("Curves of several runs in one picture, and a table.")
+    parser = ArgumentParser("Plot the curves of several runs in one figure and print a table.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--output", default="compare.png", metavar="FILE", help="the picture [compare.png]")
+    parser.add_argument("--output", default="compare.png", metavar="FILE", help="the figure [compare.png]")
     args = parser.parse_args(argv)
     need_reader()
     folders = [Path(run) for run in args.runs]
@@ -103,12 +103,12 @@ def main(argv: list[str] | None = None) -> None:
     if output.is_dir():
         raise UserError(f"--output: {output} is a folder, expected a file name")
     if not output.suffix:
-        output = output.with_name(f"{output.name}.png")  # matplotlib would do so, without a word
+        output = output.with_name(f"{output.name}.png")  # as matplotlib would, so that the printed path is right
     read = [folder / name for folder in folders for name in ("log.csv", "curves.png")]
     need_apart(read, files=[("--output", output)])
     try:
         save_curves(output, logs)
-    except ValueError as e:  # a suffix that matplotlib does not know
+    except ValueError as e:  # matplotlib does not support the suffix
         raise UserError(f"--output: cannot write {output} ({e})") from e
     print(table({name: summarise(log) for name, log in logs.items()}))
     print(f"picture: {output}")

@@ -1,4 +1,4 @@
-"""Parameters, multiply-accumulates and activation memory of a network, counted on the network itself.
+"""Parameters, multiply-accumulates and activation memory of a network, measured on the network.
 
 python scripts/complexity.py      # all variants
 """
@@ -25,17 +25,17 @@ PROBE = (8, 8)
 
 @dataclass(frozen=True)
 class Complexity:
-    """Of one image through a network."""
+    """The cost of processing one image."""
 
     parameters: int
     macs: int
-    """Multiply-accumulates of all convolutions; biases, ReLU and sums, under 1 %, are left out as is the custom."""
+    """Multiply-accumulates of all convolutions, as usual without biases, ReLU and sums, which are under 1 %."""
     activation_bytes: int
-    """Outputs of all convolutions in float32: what a training step keeps at the least, until its backward pass."""
+    """Outputs of all convolutions in float32: the minimum that a training step keeps for its backward pass."""
 
 
 def complexity(network: MIMOUNet, height: int, width: int, probe: tuple[int, int] = PROBE) -> Complexity:
-    """Count on an image of `probe` and scale to (height, width), all multiples of what the variant wants.
+    """Count on an image of `probe` and scale to (height, width), all multiples of the variant's size factor.
 
     Scaling is exact: every layer is a convolution at a fixed fraction of the input's resolution.
     """
@@ -52,7 +52,7 @@ def complexity(network: MIMOUNet, height: int, width: int, probe: tuple[int, int
         hook.remove()
     macs = values = 0
     for weight, transposed, before, after in shapes:
-        # Each weight is used once for each position of the output, or of the input where that is spread out.
+        # Each weight is used once per position of the output, or of the input in a transposed convolution.
         macs += math.prod(weight) * math.prod((before if transposed else after)[2:])
         values += math.prod(after)
 
@@ -63,7 +63,7 @@ def complexity(network: MIMOUNet, height: int, width: int, probe: tuple[int, int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table of all variants; there are no options but --help."""
+    """Print a table of all variants. The only option is --help."""
     ArgumentParser("Parameters, multiply-accumulates and activation memory of all variants.").parse_args(argv)
     need_reader()
     device.setup("CPU")

@@ -1,7 +1,7 @@
-"""The body of `run_demo.sh`: calls the scripts that a user calls, with a sample set, and sums up.
+"""The main part of `run_demo.sh`: run the repository's scripts on a sample set and print a summary.
 
 python scripts/demo.py                   # fine-tunes the sample weights
-python scripts/demo.py --from_scratch    # starts from random ones
+python scripts/demo.py --from_scratch    # starts from random weights
 """
 
 import json
@@ -19,31 +19,28 @@ from src.errors import UserError, run_main  # noqa: E402
 from src.formats.weights import sample_model  # noqa: E402
 from src.run_log import read_log  # noqa: E402
 
-STEPS = 80  # some two and a half minutes on two cores
-TRAINING = {
-    "device_target": "CPU", "crop_size": 96, "train_batch_size": 2, "epochs_num": 1000, "max_steps": STEPS,
-    "val_acc_monitor_interval": 10, "val_first": True, "log_frequency": 5,
-    "ckpt_save_frequency": 1000, "num_worker": 2,
-}  # fmt: skip
+STEPS = 80  # about two and a half minutes on two cores
+TRAINING = dict(device_target="CPU", crop_size=96, train_batch_size=2, epochs_num=1000, max_steps=STEPS, num_worker=2)
+TRAINING |= dict(val_acc_monitor_interval=10, val_first=True, log_frequency=5, ckpt_save_frequency=1000)
 FROM_SCRATCH = {"learning_rate": 2e-4}
-# So small that some steps on a few photographs cannot spoil what hours on many have taught.
+# So low that a few steps on a few photographs do not degrade weights from hours of training on many.
 FINE_TUNING = {"learning_rate": 2e-5, "ema_decay": 0.95}
 REMARKS = {
-    True: "A few minutes from random weights do not beat the blurred input by much, if at all: a real training takes "
-    "days on a GPU.",
+    True: "After a few minutes from random weights the score is hardly above the blurred input, if at all: a real "
+    "training takes days on a GPU.",
     False: "The sample weights come from a small training on CPU: weights_pretrained/MODEL_CARD.md has their scores.",
 }
 
 
 def run(script: str, **options: object) -> None:
-    """One of the repository's scripts, as the user would call it; prints the command."""
+    """Print the command of one of the repository's scripts and run it."""
     command = script.split()
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     print(f"\n$ python {' '.join(command)}", flush=True)
     status = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
     if status:
-        raise UserError(f"{script} ended with exit status {status}; its message stands above")
+        raise UserError(f"{script} ended with exit status {status}; see its message above")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,15 +56,14 @@ def main(argv: list[str] | None = None) -> None:
         print(f"demo: fine-tunes {weights}; --from_scratch starts from random weights", flush=True)
     start = time.perf_counter()
     folder = ROOT / "demo"
-    shutil.rmtree(folder / "run", ignore_errors=True)  # of an earlier demo: nothing else lies there
+    shutil.rmtree(folder / "run", ignore_errors=True)  # from an earlier demo
 
     run("-m src.data.sample_data", root="demo/sample_set")
     run("src/preprocessing.py", root_src="demo/sample_set", root_dst="demo/dataset")
     run("train.py", dataset_root="demo/dataset", ckpt_save_directory="demo/run", **training)
-    run(
-        "eval.py", dataset_root="demo/dataset", ckpt_file="demo/run/best.ckpt", report_file="demo/report.json",
-        img_save_directory="demo/restored", strip_save_directory="demo/strips", device_target="CPU",
-    )  # fmt: skip
+    outputs = {"report_file": "demo/report.json", "img_save_directory": "demo/restored"}
+    outputs |= {"strip_save_directory": "demo/strips"}
+    run("eval.py", dataset_root="demo/dataset", ckpt_file="demo/run/best.ckpt", device_target="CPU", **outputs)
     run("export.py", ckpt_file="demo/run/best.ckpt", export_file_name="demo/MIMO-UNet", export_device_target="CPU")
 
     report = json.loads((folder / "report.json").read_text())

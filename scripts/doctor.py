@@ -1,11 +1,11 @@
-"""Examines this machine and this installation, one row a fact, and says how to mend what is wrong.
+"""Check this machine and this installation, one row per fact, and suggest a fix for each problem.
 
     python scripts/doctor.py              # half a minute on two cores
     python scripts/doctor.py --quick      # without running the network
     python scripts/doctor.py --json report.json
 
-Ends with 0 when no row says FAIL, else with 1. WARN is what works but slowly, or for small jobs only. Nothing but the
-standard library is imported before its row has been written, so that a broken installation is a row too.
+The exit status is 1 if a row is FAIL, otherwise 0. WARN marks what works slowly or for small jobs only. Packages are
+imported only by the check that reports on them, so that a broken installation becomes a row, too.
 """
 
 import dataclasses
@@ -36,17 +36,17 @@ OK, WARN, FAIL = "OK", "WARN", "FAIL"
 PYTHONS = ((3, 10), (3, 11), (3, 12))  # the wheels of MindSpore 2.10
 CANN_VERSIONS = ("8.2", "8.3", "8.5", "9.0", "9.1")  # as in setup.sh; a test holds the two together
 SETUP = "bash scripts/setup.sh"
-# For what is missing in the Python that runs this, which may not be the one that setup.sh has filled.
+# The Python that runs this script may not be the one that setup.sh installed packages for.
 OTHER_PYTHON = ROOT / ".venv/bin/python"
 WRONG_PYTHON = OTHER_PYTHON.exists() and Path(sys.prefix).resolve() != (ROOT / ".venv").resolve()
-INSTALL = f"call it with {OTHER_PYTHON}" if WRONG_PYTHON else SETUP
+INSTALL = f"run it with {OTHER_PYTHON}" if WRONG_PYTHON else SETUP
 GB = 2**30
 SLOW_CONVOLUTION = 0.3  # seconds; 10 to 60 ms is healthy, the reference loop takes more than one second
 
 
 @dataclass(frozen=True)
 class Row:
-    """One fact; `fix` says what to do, in the words of a command where there is one."""
+    """One fact; `fix` is a command or advice."""
 
     name: str
     status: str
@@ -76,7 +76,7 @@ def required_packages(file: Path = ROOT / "requirements.txt") -> list[str]:
 def check_packages(
     wanted: Iterable[str] | None = None, version_of: Callable[[str], str] = importlib.metadata.version
 ) -> list[Row]:
-    """MindSpore and numpy have rows of their own, the others share one unless something is wrong with them."""
+    """MindSpore, numpy and packages with problems have one row each; the other packages share one."""
     try:
         from packaging.requirements import Requirement
     except ImportError:
@@ -100,7 +100,7 @@ def check_packages(
 
 
 def check_import(python: str = sys.executable) -> Row:
-    """In a process of its own: a plug-in that does not fit may take the process with it."""
+    """Import in a separate process, which an incompatible plug-in may crash."""
     start = time.perf_counter()
     command = [python, "-c", "import mindspore; print('version', mindspore.__version__)"]
     try:
@@ -108,7 +108,7 @@ def check_import(python: str = sys.executable) -> Row:
     except (OSError, subprocess.TimeoutExpired) as e:
         return Row("import mindspore", FAIL, f"{type(e).__name__}: {e}", INSTALL)
     if done.returncode:
-        fix = INSTALL if WRONG_PYTHON else f"{SETUP}; a half-finished installation: rm -r .venv first"
+        fix = INSTALL if WRONG_PYTHON else f"{SETUP}; if the installation is incomplete: rm -r .venv first"
         return Row("import mindspore", FAIL, error_line(done.stderr) or f"exit status {done.returncode}", fix)
     return Row("import mindspore", OK, f"{last_line(done.stdout)}, {time.perf_counter() - start:.1f} s")
 
@@ -122,7 +122,7 @@ def last_line(text: str) -> str:
 
 
 def error_line(text: str) -> str:
-    """The line of an error output that names the error: MindSpore writes a page after it."""
+    """The line of an error output that contains the error. MindSpore writes a page after it."""
     named = [line.strip() for line in text.splitlines() if re.match(r"error: |[A-Za-z.]*(Error|Exception)\b", line)]
     return (named[-1] if named else last_line(text))[:300]
 
@@ -134,7 +134,10 @@ def check_gpu() -> list[Row]:
     from src import device
 
     if not device.gpu_driver_present():
-        return [Row("NVIDIA GPU", OK, "not present"), Row("CUDA 11 libraries", OK, "not present, and no GPU for them")]
+        return [
+            Row("NVIDIA GPU", OK, "not present"),
+            Row("CUDA 11 libraries", OK, "not present, and not needed without a GPU"),
+        ]
     proc = Path("/proc/driver/nvidia/version")
     found = proc.read_text().splitlines()[0] if proc.exists() else "a device file, no /proc/driver/nvidia/version"
     loadable = device.cuda_libraries_present()
@@ -153,8 +156,9 @@ def check_ascend(homes: Iterable[str] | None = None) -> list[Row]:
 
     devices = device.ascend_devices()
     if homes is None:
-        homes = [os.environ.get("ASCEND_HOME_PATH", ""), "/usr/local/Ascend/ascend-toolkit/latest",
-                 "/usr/local/Ascend/cann", str(Path.home() / "Ascend/ascend-toolkit/latest")]  # fmt: skip
+        toolkit = "Ascend/ascend-toolkit/latest"
+        homes = [os.environ.get("ASCEND_HOME_PATH", ""), f"/usr/local/{toolkit}", "/usr/local/Ascend/cann"]
+        homes += [str(Path.home() / toolkit)]
     home = next((Path(folder) for folder in homes if folder and Path(folder).is_dir()), None)
     rows = [Row("Ascend devices", OK, ", ".join(devices) or "not present")]
     if home is None:
@@ -164,7 +168,7 @@ def check_ascend(homes: Iterable[str] | None = None) -> list[Row]:
     lines = file.read_text().splitlines() if file.is_file() else []
     version = next((line[8:].strip() for line in lines if line.lower().startswith("version=")), "unknown version")
     if devices and not os.environ.get("ASCEND_OPP_PATH"):
-        fix = f"in each shell: source {home}/set_env.sh (the _ascend scripts do it by themselves)"
+        fix = f"in each shell: source {home}/set_env.sh (the _ascend scripts do it automatically)"
         return [*rows, Row("CANN", WARN, f"{version} in {home}, its environment is not set", fix)]
     known = version.startswith(tuple(f"{v}." for v in CANN_VERSIONS)) or version in CANN_VERSIONS
     fix = f"MindSpore 2.10 was tested with CANN {', '.join(CANN_VERSIONS)}"
@@ -177,7 +181,7 @@ def check_cpu(cpuinfo: str | None = None) -> Row:
         cpuinfo = file.read_text() if file.exists() else ""
     flags = next((line.split(":")[1].split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
     setting = os.environ.get("ONEDNN_MAX_CPU_ISA")
-    own = f"; ONEDNN_MAX_CPU_ISA={setting}, set by you" if setting else ""
+    own = f"; ONEDNN_MAX_CPU_ISA={setting}, set by the user" if setting else ""
     found = f"{platform.machine()}, " + ", ".join(f"{f}: {'yes' if f in flags else 'no'}" for f in ("avx2", "avx512f"))
     fix = "none: convolutions run without AVX2, several times slower"
     return judge("CPU", "avx2" in flags or platform.machine() != "x86_64", found + own, fix, WARN)
@@ -209,9 +213,8 @@ def check_shared_memory(folder: str = "/dev/shm") -> Row:
 
 def check_limits(limit_of: Callable[[int], tuple[int, int]] = resource.getrlimit) -> list[Row]:
     rows = []
-    for name, limit, option in (
-        ("open files", resource.RLIMIT_NOFILE, "-n"), ("processes", resource.RLIMIT_NPROC, "-u"),
-    ):  # fmt: skip
+    limits = ("open files", resource.RLIMIT_NOFILE, "-n"), ("processes", resource.RLIMIT_NPROC, "-u")
+    for name, limit, option in limits:
         soft = limit_of(limit)[0]
         unlimited = soft == resource.RLIM_INFINITY
         found = f"{'unlimited' if unlimited else soft} (ulimit {option})"
@@ -229,7 +232,7 @@ def check_mpi(find: Callable[[str], str | None] = shutil.which) -> Row:
         return Row("mpirun", WARN, f"{path} does not start: {e}", "use --launcher msrun")
     lines = done.stdout.splitlines()
     fix = "apt-get install openmpi-bin, or --launcher msrun"
-    return judge("mpirun", bool(lines), f"{path}, {lines[0] if lines else 'says no version'}", fix, WARN)
+    return judge("mpirun", bool(lines), f"{path}, {lines[0] if lines else 'prints no version'}", fix, WARN)
 
 
 def check_msrun(folder: Path | None = None) -> Row:
@@ -239,7 +242,7 @@ def check_msrun(folder: Path | None = None) -> Row:
 
 
 def check_folder(folder: Path | None = None) -> list[Row]:
-    """Of the current folder: run folders are made there unless told otherwise."""
+    """The current folder, where runs are written by default."""
     folder = folder or Path.cwd()
     free = shutil.disk_usage(folder).free / GB
     try:
@@ -247,26 +250,28 @@ def check_folder(folder: Path | None = None) -> list[Row]:
             problem = ""
     except OSError as e:
         problem = e.strerror or type(e).__name__
+    fix = "cd to a writable folder, or give --ckpt_save_directory an absolute path"
     return [
-        judge("disk", free >= 5, f"{free:.1f} GB free in {folder}", "a long run fills some GB: clear up", WARN),
-        judge("write permission", not problem, f"{folder}{problem and ': ' + problem}",
-              "cd to a folder of yours, or give --ckpt_save_directory an absolute path"),
-    ]  # fmt: skip
+        judge(
+            "disk", free >= 5, f"{free:.1f} GB free in {folder}", "free some space: a long run needs several GB", WARN
+        ),
+        judge("write permission", not problem, f"{folder}{problem and ': ' + problem}", fix),
+    ]
 
 
 def check_repository() -> Row:
     from src.run_folder import versions
 
     commit = versions()["git_commit"]
-    return Row("repository", OK, f"version {__version__}, commit {commit or 'unknown (no git, or no clone)'}")
+    return Row("repository", OK, f"version {__version__}, commit {commit or 'unknown (no git, or not a clone)'}")
 
 
 # ---- runs on the devices ---------------------------------------------------------------------------------------------
 
 
 def check_devices() -> list[Row]:
-    """A tiny training step on each device that is here, each in a process of its own: MindSpore cannot change its
-    device, and a plug-in that does not fit may end the process."""
+    """A tiny training step on each device present, each in a separate process, because MindSpore cannot change its
+    device and an incompatible plug-in may crash the process."""
     from src import device
 
     targets = ["CPU"]
@@ -281,22 +286,22 @@ def run_probe(target: str, python: str = sys.executable, timeout: float = 600) -
     name = f"{target}: training step"
     fix = {
         "GPU": f"{SETUP} --gpu; nvidia-smi must list the GPU",
-        "Ascend": "npu-smi info must list the device; driver, firmware and CANN of one release",
+        "Ascend": "npu-smi info must list the device; driver, firmware and CANN must be of one release",
     }.get(target, INSTALL)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "rows.json"
         command = [python, str(Path(__file__).resolve()), "--probe", target, "--json", str(report)]
-        try:  # in that folder, because MindSpore leaves files where it fails
+        try:  # in that folder, because MindSpore leaves files after a failure
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=quiet(), cwd=folder)
         except (OSError, subprocess.TimeoutExpired) as e:
-            return [Row(name, FAIL, f"no end after {timeout:.0f} s" if "timed out" in str(e) else str(e), fix)]
+            return [Row(name, FAIL, f"not finished after {timeout:.0f} s" if "timed out" in str(e) else str(e), fix)]
         if not report.exists():
             return [Row(name, FAIL, error_line(done.stderr) or f"exit status {done.returncode}", fix)]
         return [Row(**row) for row in json.loads(report.read_text())]
 
 
 def probe(target: str) -> list[Row]:
-    """The rows of one device; runs in the child process."""
+    """The rows of one device, in the child process."""
     from src import device
 
     split_products = not device.setup(target).float32_products
@@ -317,7 +322,7 @@ def check_convolution() -> Row:
 
 
 def judge_convolution(seconds: float) -> Row:
-    """Of one 3x3 convolution of 32 channels at 256x256."""
+    """The row for the time of a 3x3 convolution of 32 channels at 256x256."""
     slow = seconds > SLOW_CONVOLUTION
     found = f"{1000 * seconds:.0f} ms" + (": oneDNN's slow path" if slow else "")
     fix = "unset ONEDNN_MAX_CPU_ISA, which src/device.py then sets; or set it to AVX2 before Python starts"
@@ -325,14 +330,14 @@ def judge_convolution(seconds: float) -> Row:
 
 
 def check_native_convolutions() -> Row:
-    """Builds them if they are not there yet."""
+    """Build them if necessary."""
     from src.native import conv as native_conv
 
     name = "CPU: convolutions for training"
     try:
         return Row(name, OK, f"native, {native_conv.library().name}")
     except native_conv.Unavailable as e:
-        return Row(name, WARN, f"the framework's own; {e}", "training takes 1.5 times as long until that is mended")
+        return Row(name, WARN, f"the framework's; {e}", "training takes 1.5 times as long until this is fixed")
 
 
 def check_complex() -> Row:
@@ -349,7 +354,7 @@ def check_complex() -> Row:
 
 
 def check_training_step(target: str, split_products: bool = False) -> Row:
-    """Forward and backward pass of MIMO-UNet with one residual block a stage, twice: compiled, then timed."""
+    """Forward and backward pass of MIMO-UNet with one residual block per stage, twice: compiled, then timed."""
     import mindspore as ms
     import numpy as np
 
@@ -371,7 +376,7 @@ def check_training_step(target: str, split_products: bool = False) -> Row:
         finite = all(np.isfinite(g.asnumpy()).all() for g in (value, *gradients))
         times.append(time.perf_counter() - start)
     found = f"loss {float(value.asnumpy()):.4f}, compiled in {times[0]:.1f} s, then {1000 * times[1]:.0f} ms"
-    fix = "the device computes wrongly: look at its driver and library versions above"
+    fix = "the device computes wrong results: check its driver and library versions above"
     return judge(f"{target}: training step", finite, found + ("" if finite else ", not finite"), fix)
 
 
@@ -386,20 +391,20 @@ def check_fourier(target: str, split_products: bool = False) -> Row:
     spectrum = np.fft.fft2(diff.astype(np.float64))
     expected = (np.abs(spectrum.real) + np.abs(spectrum.imag)).mean() / 2
     relative = abs(float(FourierL1(split_products)(ms.Tensor(diff)).asnumpy()) / expected - 1)
-    fix = "float32 products are not computed in float32: look for TF32 or HF32 settings of the device"
+    fix = "float32 products are not computed in float32: check the TF32 or HF32 settings of the device"
     return judge(f"{target}: Fourier term", relative < 1e-3, f"relative difference {relative:.0e} to numpy", fix)
 
 
-# ---- all of it -------------------------------------------------------------------------------------------------------
+# ---- all checks -----------------------------------------------------------------------------------------------------
 
 
 def guarded(name: str, check: Callable[[], Row | list[Row]]) -> list[Row]:
-    """The rows of a check; a check that cannot be made is a row too."""
+    """The rows of a check, or one row if it fails to run."""
     try:
         rows = check()
-    except Exception as e:  # whatever a broken installation throws
+    except Exception as e:  # a broken installation may raise anything
         reason = last_line(str(e)) or type(e).__name__
-        return [Row(name, FAIL, f"cannot be examined: {reason}", INSTALL)]
+        return [Row(name, FAIL, f"cannot be checked: {reason}", INSTALL)]
     return rows if isinstance(rows, list) else [rows]
 
 
@@ -424,13 +429,15 @@ def line(row: Row) -> str:
 def make_parser():
     try:
         from src.config import ArgumentParser
-    except ImportError:  # its packages may be what is missing
+    except ImportError:  # its packages may be missing
         from argparse import ArgumentParser
-    parser = ArgumentParser(description="Examines this machine and this installation; ends with 1 if a row says FAIL.")
-    parser.add_argument("--quick", action="store_true", help="without running anything on the devices")
-    parser.add_argument("--json", metavar="FILE", help="write the rows here too")
+    parser = ArgumentParser(
+        description="Check this machine and this installation. The exit status is 1 if a row is FAIL."
+    )
+    parser.add_argument("--quick", action="store_true", help="skip the checks that run on the devices")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows to this file")
     parser.add_argument(
-        "--probe", metavar="DEVICE", choices=("CPU", "GPU", "Ascend"), help="only the runs on this device"
+        "--probe", metavar="DEVICE", choices=("CPU", "GPU", "Ascend"), help="only the checks that run on this device"
     )
     return parser
 

@@ -102,7 +102,7 @@ class Loop(Callback):
     score: Score | None = None
     """(step, should_stop) -> summary of `psnr`, None if stopped early (src.validation.Validator)."""
     save: Save | None = None
-    """(path, state, sums of the steps that are not logged yet) -> None (src.resume.Saver)."""
+    """(path, state, sums of the steps that are not logged yet) -> None (src.resume.save)."""
     log: RunLog | None = None  # as the next two, None on ranks other than 0
     checkpoints: "Checkpoints | None" = None
     progress: "Progress | None" = None

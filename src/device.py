@@ -1,7 +1,6 @@
-"""The one room for device matters: which devices are here, choosing one, ranks, and what a CPU needs.
+"""Everything about devices: detection and choice, ranks, and settings for CPU.
 
-MindSpore is imported inside functions, so that asking for the best device costs nothing and settings that must precede
-the import can be made in time.
+The functions import MindSpore, so that `best_device` is fast and settings that must precede the import are possible.
 """
 
 import contextlib
@@ -27,22 +26,22 @@ if TYPE_CHECKING:
     from mindspore import nn
 
 MICRO_BATCH_PIXELS = {"framework": 128 * 128, "native": 4 * 256 * 256}  # on CPU; see micro_batches()
-RESTARTED = "MIMO_UNET_RESTARTED"  # in the environment of a process that has been restarted for its libraries
+RESTARTED = "MIMO_UNET_RESTARTED"  # an environment variable, set in a process that was restarted to find its libraries
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where this process runs. A single process is rank 0 of 1: nobody needs to ask whether ranks exist."""
+    """Where this process runs. A single process is rank 0 of 1."""
 
     target: str
     rank: int = 0
     world_size: int = 1
     float32_products: bool = True
-    """Whether matrices are multiplied in float32; see `has_float32_products`."""
+    """Whether the device multiplies matrices in float32; see `has_float32_products`."""
 
 
 def best_device() -> tuple[str, str]:
-    """(device target, reason) of the best device present: Ascend, then GPU, then CPU. Does not import MindSpore."""
+    """(device target, reason) of the best available device: Ascend, then GPU, then CPU. Does not import MindSpore."""
     if ascend_devices():
         return "Ascend", "an Ascend device is present"
     if gpu_driver_present():
@@ -69,12 +68,12 @@ def cuda_libraries_present() -> bool:
 
 
 def cuda_libraries_installed() -> bool:
-    """Whether `setup.sh --gpu` has put CUDA into .venv; scripts/gpu_env.sh makes it known."""
+    """Whether `setup.sh --gpu` has installed CUDA in .venv, for scripts/gpu_env.sh."""
     return (ROOT / ".venv/cuda").is_dir()
 
 
 def _require_cuda_libraries() -> None:
-    """Restart through scripts/gpu_env.sh if that can help: the loader reads LD_LIBRARY_PATH when a process starts."""
+    """Restart through scripts/gpu_env.sh if that may help, because LD_LIBRARY_PATH is read when a process starts."""
     if cuda_libraries_present():
         return
     tried = RESTARTED in os.environ
@@ -83,20 +82,20 @@ def _require_cuda_libraries() -> None:
         shell = ["bash", "-c", 'source "$1" && shift && exec "$@"', "bash", str(ROOT / "scripts/gpu_env.sh")]
         command = [*shell, sys.executable, *sys.orig_argv[1:]]
         raise Restart(line if early_rank() == 0 else "", command, {RESTARTED: "1"})
-    found = f"those in {ROOT / '.venv'} do not load" if tried else "no CUDA 11 libraries are found"
+    found = f"the CUDA 11 libraries in {ROOT / '.venv'} do not load" if tried else "no CUDA 11 libraries were found"
     raise UserError(
         f"an NVIDIA GPU is present, but {found}. Run once: bash scripts/setup.sh --gpu. "
-        "Or add --device_target CPU to use the processor."
+        "Or add --device_target CPU to use the CPU."
     )
 
 
 def core_count() -> int:
-    """Cores this process may use (a container's share, not the machine's)."""
+    """Cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int:
-    """Bytes this process may still take: of the machine or, if that is less, of its container."""
+    """Free bytes of the machine or, if less, of the container."""
     free = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -111,12 +110,12 @@ def available_memory() -> int:
 
 
 def micro_batches(target: str, batch_size: int, crop_size: int, native_convolutions: bool = False) -> int:
-    """In how many equal parts a step runs its batch.
+    """Number of equal parts in which a step processes its batch.
 
-    On CPU every convolution of the framework keeps a scratchpad in proportion to its input: batch 1 of 256x256 takes
-    10.5 GB, batch 4 would take 27. So a CPU step goes through its batch in parts of at most 16,384 pixels, or single
-    crops, and adds up the gradients, which is the same to float rounding. With native convolutions batch 4 takes
-    5.7 GB, and a part has up to 262,144 pixels. Other devices take the batch whole.
+    On CPU every convolution of the framework allocates a scratchpad in proportion to its input: batch 1 of 256x256
+    needs 10.5 GB, batch 4 would need 27. Therefore a CPU step splits its batch into parts of at most 16,384 pixels, or
+    single crops, and adds up the gradients, which is equal up to float rounding. With native convolutions batch 4 needs
+    5.7 GB, and a part has up to 262,144 pixels. Other devices do not split the batch.
     """
     if target != "CPU":
         return 1
@@ -126,23 +125,17 @@ def micro_batches(target: str, batch_size: int, crop_size: int, native_convoluti
     )
 
 
-def reduces_together(target: str) -> bool:
-    """Whether ranks exchange all gradients in one piece. GPU must (`src.train_step.ReduceTogether`); elsewhere one by
-    one is faster."""
-    return target == "GPU"
-
-
 @dataclass(frozen=True)
 class Pace:
-    """How many steps a device does without waiting for the host."""
+    """Steps that a device does without waiting for the host."""
 
-    sink: int  # handed over together; 0 = each by itself
-    readings: int  # between two readings of losses and overflows
-    history: int  # steps whose results the device keeps until they are read; 0 = they are read at once
+    sink: int  # steps per data sink; 0 = no data sink
+    readings: int  # steps between two readings of losses and overflows
+    history: int  # steps whose results the device keeps until they are read; 0 = read each step
 
 
 def pace(target: str, data_sink: bool, sink_size: int, steps_per_epoch: int, log_frequency: int) -> Pace:
-    """A CPU is read after each step: nothing waits meanwhile. It knows no sink."""
+    """A CPU has no data sink, and is read after each step because that costs nothing."""
     if target == "CPU":
         return Pace(0, 1, 0)
     sink = min(sink_size, steps_per_epoch) if data_sink else 0
@@ -151,11 +144,11 @@ def pace(target: str, data_sink: bool, sink_size: int, steps_per_epoch: int, log
 
 
 def native_convolutions(network: "nn.Cell", wanted: str, runtime: Runtime, is_float16: bool, debug: bool) -> bool:
-    """Give a network in training on CPU the kernels of `src.native.conv`, if they are wanted and possible; rank 0 says
-    what became of it.
+    """Let a network that trains on CPU use the kernels of `src.native.conv`, if wanted and possible. Rank 0 prints the
+    outcome.
 
     Raises:
-        UserError: they were asked for by name and cannot be had.
+        UserError: they were requested explicitly and are not possible.
     """
     if runtime.target != "CPU" and wanted in ("auto", "framework"):
         return False
@@ -163,11 +156,11 @@ def native_convolutions(network: "nn.Cell", wanted: str, runtime: Runtime, is_fl
 
     refused = ""
     if runtime.target != "CPU":
-        refused = f"they are for CPU, this is {runtime.target}"
+        refused = f"they are for CPU, this device is {runtime.target}"
     elif is_float16:
-        refused = "they know no float16, --amp_level O0 is float32"
+        refused = "they do not support float16, --amp_level O0 is float32"
     elif debug:
-        refused = "they need a compiled step, --debug runs operator by operator"
+        refused = "they need a compiled step, but --debug runs operator by operator"
     threads = max(1, core_count() // runtime.world_size)
     native, line = native_conv.choose(network, wanted, refused, threads)
     if runtime.rank == 0:
@@ -179,24 +172,21 @@ def setup(target: str, device_id: int = 0, distributed: bool = False, debug: boo
     """Make `target` the device of this process and join the other ranks.
 
     Args:
-        debug: run operator by operator and wait for each, so that an error shows at its cause.
+        debug: run operator by operator and wait for each, so that errors appear where they are caused.
 
     Raises:
-        UserError: the device is not there, or the ranks cannot meet.
+        UserError: the device is not available, or the ranks cannot connect.
     """
     require_device(target)
-    os.environ.setdefault("GLOG_v", "3")  # the framework's warnings are not ours to show; GLOG_v=2 brings them back
+    os.environ.setdefault("GLOG_v", "3")  # hides the framework's warnings; GLOG_v=2 shows them
     import mindspore as ms
 
     try:
-        if distributed:
-            ms.set_device(target)  # communication decides which one
-        else:
-            ms.set_device(target, device_id)
+        ms.set_device(target, None if distributed else device_id)  # None: the communication chooses it
     except (RuntimeError, ValueError) as e:
         raise UserError(
             f"--device_target {target}: MindSpore cannot use device {device_id} ({reason_of(e)}). "
-            "python scripts/doctor.py names the cause; --device_target CPU runs anywhere."
+            "python scripts/doctor.py reports the cause; --device_target CPU runs anywhere."
         ) from e
     ms.set_context(mode=ms.PYNATIVE_MODE if debug else ms.GRAPH_MODE)
     if debug:
@@ -209,20 +199,18 @@ def setup(target: str, device_id: int = 0, distributed: bool = False, debug: boo
 
 
 def has_float32_products(chip: str) -> bool:
-    """Whether the matrix unit of an Ascend chip, by its name in CANN, multiplies float32.
+    """Whether the matrix unit of an Ascend chip, given its name in CANN, multiplies float32.
 
-    That of the first generation (Ascend910A, Ascend910B, Ascend910ProA, ...) and of 310P does not. 910B and 910C do;
-    CANN calls them Ascend910B1 to Ascend910B4 and Ascend910_9391 or the like, so Ascend910B without a number is not a
-    910B.
+    The first generation (Ascend910A, Ascend910B, Ascend910ProA, ...) and 310P do not. 910B and 910C do; CANN calls them
+    Ascend910B1 to Ascend910B4 and, for example, Ascend910_9391, so Ascend910B without a number is not a 910B.
     """
     return re.fullmatch(r"Ascend(910((Pro|Premium)?[AB])?|310(P.*)?)", chip) is None
 
 
 def takes_any_size() -> bool:
-    """Whether graphs with an open input shape run on the device of `setup`.
+    """Whether graphs with a dynamic input shape run on the device of `setup`.
 
-    Not on Ascend: where CANN's GraphEngine compiles whole graphs, dynamic shapes are excluded (docs/devices.md), and
-    fixed ones suit every backend.
+    They do not on Ascend if CANN's GraphEngine compiles whole graphs (docs/devices.md); fixed shapes always work.
     """
     import mindspore as ms
 
@@ -230,11 +218,11 @@ def takes_any_size() -> bool:
 
 
 def _set_ascend_precision(device_id: int) -> bool:
-    """Prepare the matrix unit; returns `has_float32_products`.
+    """Set the precision mode of the matrix unit; returns `has_float32_products`.
 
-    MindSpore's default, must_keep_origin_dtype, keeps float32 where it is written (the loss) and leaves the network's
-    precision to --amp_level. Where the matrix unit has no float32 that mode ends in errors or on the host's slow
-    kernels; CANN documents force_fp32 as float16 operands and float32 results, which `src.loss.split_product` needs.
+    MindSpore's default, must_keep_origin_dtype, keeps explicit float32 (the loss) and leaves the network's precision to
+    --amp_level. If the matrix unit has no float32, that mode causes errors or uses slow kernels on the host; CANN
+    documents force_fp32 as float16 operands with float32 results, which `src.loss.split_product` needs.
     """
     import mindspore as ms
 
@@ -253,7 +241,7 @@ def _set_ascend_precision(device_id: int) -> bool:
 
 @contextlib.contextmanager
 def operator_by_operator() -> Iterator[None]:
-    """Cells called within are not compiled, so that their hooks are called."""
+    """Do not compile cells within this context, so that their hooks are called."""
     import mindspore as ms
 
     mode = ms.get_context("mode")
@@ -265,11 +253,11 @@ def operator_by_operator() -> Iterator[None]:
 
 
 def require_device(target: str) -> None:
-    """Check that the device can be used, before the framework does, whose message is a page long.
+    """Check that the device is available, before the framework does, whose message is a page long.
 
     Raises:
-        UserError: it is not there, or lacks its libraries.
-        Restart: its libraries are in .venv, and the process has to start again to find them.
+        UserError: it is absent, or its libraries are.
+        Restart: its libraries are in .venv, and the process must restart to find them.
     """
     hint = "Add --device_target CPU to run the same command on this machine."
     if target == "GPU" and not gpu_driver_present():
@@ -283,19 +271,22 @@ def require_device(target: str) -> None:
 def disarm_convolution_trap() -> None:
     """Give MindSpore's CPU convolutions their fast kernels.
 
-    oneDNN 3.10, which MindSpore 2.9 and 2.10 carry, falls to a reference loop for plain-layout float32 convolutions on
-    a CPU with AVX-512: 1,200 ms instead of 10 ms for one 3x3 convolution of 32 channels at 256x256. Asked to stop at
-    AVX2 it picks its fast kernel. oneDNN reads the variable once, at its first primitive, so a tiny convolution runs
-    here and the old environment is restored: other libraries in this process or its children would be slowed down, or
-    broken, by the setting. A value that the user has set is respected.
+    oneDNN 3.10, which MindSpore 2.9 and 2.10 include, uses a reference loop for plain-layout float32 convolutions on a
+    CPU with AVX-512: 1,200 ms instead of 10 ms for a 3x3 convolution of 32 channels at 256x256. Limited to AVX2, it
+    uses its fast kernel. oneDNN reads the variable only at its first primitive, so a tiny convolution runs here and the
+    environment is restored: the setting would slow down or break other libraries in this process and its children. A
+    value set by the user is respected.
     """
     if "ONEDNN_MAX_CPU_ISA" in os.environ or not has_avx512():
         return
     import mindspore as ms
 
-    with _environment(ONEDNN_MAX_CPU_ISA="AVX2_VNNI"):
+    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2_VNNI"
+    try:
         ones = ms.ops.ones((1, 1, 4, 4), ms.float32)
         ms.ops.conv2d(ones, ms.ops.ones((1, 1, 3, 3), ms.float32)).asnumpy()
+    finally:
+        del os.environ["ONEDNN_MAX_CPU_ISA"]
 
 
 def has_avx512() -> bool:
@@ -305,37 +296,23 @@ def has_avx512() -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    old = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in old.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
-
-
 def early_rank() -> int:
-    """Rank of this process as its launcher tells it, before the ranks have met; 0 for a single process."""
+    """Rank of this process according to its launcher, before the ranks connect; 0 for a single process."""
     names = ("OMPI_COMM_WORLD_RANK", "RANK_ID", "MS_NODE_ID")
     return next((int(os.environ[n]) for n in names if os.environ.get(n, "").isdigit()), 0)
 
 
 def gather(values: Sequence[float]) -> np.ndarray:
-    """The numbers of all ranks, (world size, n) float64, exact. Every rank must call it, with equally many."""
+    """The numbers of all ranks, (world size, n) float64, exact. Every rank must call it, with the same n."""
     from mindspore import Tensor, ops
 
-    # No backend reduces float64 everywhere, but every one moves int32: the bits travel as they are.
+    # Not every backend reduces float64, but all gather int32, so the bits are sent as int32.
     bits = np.array(values, np.float64).view(np.int32)
     return ops.AllGather()(Tensor(bits)).asnumpy().reshape(-1, len(bits)).view(np.float64)
 
 
 def agree(number: int) -> int:
-    """The largest of all ranks' numbers; every rank must call it."""
+    """The largest number of all ranks. Every rank must call it."""
     return int(gather([number]).max())
 
 
@@ -345,7 +322,7 @@ rank_0 = os.getppid()
 def leave_with_rank_0():
     while os.getppid() == rank_0:
         time.sleep(1)
-    time.sleep(5)  # the other ranks sign off meanwhile; then it has ended by itself, unless a rank was killed
+    time.sleep(5)  # the other ranks sign off and the scheduler ends, unless a rank was killed
     os._exit(0)
 threading.Thread(target=leave_with_rank_0, daemon=True).start()
 import mindspore as ms
@@ -356,10 +333,10 @@ init()
 
 
 def _cluster_from_mpirun() -> None:
-    """Map Open MPI's variables to those of MindSpore's own cluster, which CPU ranks meet in.
+    """Map Open MPI's variables to those of MindSpore's cluster, through which CPU ranks connect.
 
-    On GPU and Ascend the framework reads Open MPI's variables itself. Rank 0 also starts the cluster's scheduler, a
-    process that ends when the ranks have left.
+    On GPU and Ascend the framework reads Open MPI's variables. Rank 0 also starts the cluster's scheduler, a process
+    that ends after the ranks.
     """
     env = os.environ
     job = env.get("PMIX_NAMESPACE") or env.get("OMPI_MCA_ess_base_jobid") or "0"
@@ -388,12 +365,14 @@ def _join_ranks(target: str) -> tuple[int, int]:
     try:
         communication.init()
     except (RuntimeError, ValueError) as e:
-        raise UserError(f"the ranks could not meet ({reason_of(e)}); see the log folder named by the launcher") from e
+        raise UserError(
+            f"the ranks could not connect ({reason_of(e)}); see the log folder that the launcher printed"
+        ) from e
     world_size = communication.get_group_size()
     ms.set_auto_parallel_context(
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world_size
     )
     rank = communication.get_rank()
-    if "OMPI_COMM_WORLD_RANK" not in os.environ:  # of a rank that dies mpirun tells the number, msrun only the process
+    if "OMPI_COMM_WORLD_RANK" not in os.environ:  # if a rank dies, mpirun reports its number, msrun only its process
         print(f"rank {rank} is process {os.getpid()}", flush=True)
     return rank, world_size

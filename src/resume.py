@@ -1,7 +1,7 @@
-"""Exact resume: which checkpoint to continue from, whether the options fit, and putting the state back.
+"""Exact resume: find the checkpoint, compare the options, restore the state.
 
-A resumed run equals the uninterrupted one bit for bit on CPU: everything that changes during training is in the
-checkpoint (weights, moments, average, loss scale, step), and everything random is drawn from (seed, epoch, index).
+On CPU a resumed run equals the uninterrupted one bit for bit: the checkpoint holds everything that changes during
+training (weights, moments, average, loss scale, step), and all random numbers are drawn from (seed, epoch, index).
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from src.run_log import SavedAt
 from src.train_step import HISTORY
 
 Arrays = dict[str, np.ndarray]
-# Gradients are accumulated within one step, and the results of past steps go into the log: no step needs them.
+# No step needs the gradients accumulated within the previous one, or the results of past steps.
 NOT_STATE = ("gradient.", HISTORY)
 STATED = {"step", "epoch"}  # in the description of every checkpoint of a training
 
@@ -36,66 +36,62 @@ def _state_parameters(step: nn.Cell) -> dict[str, Parameter]:
 
 
 def training_state(step: nn.Cell) -> Arrays:
-    """All that a training step carries from one step to the next, by name."""
+    """Everything that a training step carries from one step to the next, by name."""
     return {name: p.asnumpy() for name, p in _state_parameters(step).items()}
 
 
 def restore_state(step: nn.Cell, arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Put a saved state back into a training step.
+    """Restore a saved state into a training step.
 
     Raises:
-        UserError: the file lacks something: it holds weights alone, or was trained with other options.
+        UserError: the file is incomplete, because it has only weights or comes from a training with other options.
     """
     params = _state_parameters(step)
-    missing = [name for name in params if name not in arrays]
-    if missing:
+    if missing := [name for name in params if name not in arrays]:
         raise UserError(
             f"--resume {path}: not the state of such a training, {len(missing)} entries are missing: "
-            f"{first_few(missing)}. To start from its network alone use --pretrained."
-        )
-    wrong = [name for name, p in params.items() if arrays[name].shape != tuple(p.shape)]
-    if wrong:
-        raise UserError(
-            f"--resume {path}: {wrong[0]} has shape {arrays[wrong[0]].shape}, expected {params[wrong[0]].shape}"
+            f"{first_few(missing)}. To start from its network only, use --pretrained."
         )
     for name, param in params.items():
+        if arrays[name].shape != tuple(param.shape):
+            raise UserError(f"--resume {path}: {name} has shape {arrays[name].shape}, expected {param.shape}")
         param.set_data(Tensor(arrays[name], param.dtype))
 
 
 def find_checkpoint(resume: str, folder: Path) -> tuple[Path, Arrays, dict[str, Any]] | None:
-    """The checkpoint that `--resume` means, read.
+    """Read the checkpoint that `--resume` selects.
 
     Args:
-        resume: a path, or `auto` for the newest good checkpoint of `folder`; damaged ones are named and passed over.
+        resume: a path, or `auto` for the newest intact checkpoint of `folder`; others are skipped with a message.
 
     Returns:
-        (path, arrays, description), or None for `auto` where there is no checkpoint yet.
+        (path, arrays, description), or None if `auto` finds no checkpoint.
 
     Raises:
-        UserError: the named file is missing, damaged or of another kind; `auto` found damaged files only.
+        UserError: the given file is missing, damaged or of another kind; `auto` finds only damaged files.
     """
     if resume != "auto":
         arrays, meta = read_checkpoint(resume)
         if not STATED <= meta.keys():
             raise UserError(
-                f"--resume {resume}: not written by a training. To start from its network use --pretrained."
+                f"--resume {resume}: not written by a training. To start from its network, use --pretrained."
             )
         return Path(resume), arrays, meta
     ages = {path: run_folder.age(path) for path in run_folder.run_checkpoints(folder)}
-    # What states nothing may be damaged and have been the newest: it is looked at first, and named.
+    # A checkpoint without a step may be damaged and the newest, so it comes first and is reported.
     newest_first = sorted(ages, key=lambda path: (ages[path][0] < 0, ages[path]), reverse=True)
     for path in newest_first:
         if not run_folder.is_of_run(path, folder):
-            print(f"passed over: {path} is of another run", flush=True)
+            print(f"skipped: {path} is of another run", flush=True)
             continue
         try:
             arrays, meta = read_checkpoint(path)
         except UserError as e:
-            print(f"passed over: {e}", flush=True)
+            print(f"skipped: {e}", flush=True)
             continue
         if STATED <= meta.keys():
             return path, arrays, meta
-        print(f"passed over: {path} does not state where its training stood", flush=True)
+        print(f"skipped: {path} does not record the step of its training", flush=True)
     if newest_first:
         raise UserError(f"--resume auto: none of the {len(newest_first)} checkpoints in {folder} can be resumed from")
     return None
@@ -103,7 +99,7 @@ def find_checkpoint(resume: str, folder: Path) -> tuple[Path, Arrays, dict[str, 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which steps of a run one launch does."""
+    """The steps of a run that one launch does."""
 
     folder: Path
     steps_per_epoch: int
@@ -111,25 +107,31 @@ class Plan:
     stop_step: int
     last_step: int  # of the whole schedule
     best: float | None  # validation PSNR so far, dB
-    description: Mapping[str, Any]  # what a checkpoint remembers of the run
+    description: Mapping[str, Any]  # from `describe_run`, for the checkpoints
     resumed_from: Path | None
     saved: SavedAt | None  # where `resumed_from` was saved
-    log_part: Mapping[str, float]  # as `src.callback.Means` takes it
+    log_part: Mapping[str, float]  # the sums for `src.callback.Means`
 
 
 def make_plan(
-    step: nn.Cell, folder: Path | str, description: Mapping[str, Any], *, resume: str = "", force: bool = False,
-    max_steps: int = 0, quiet: bool = False,
-) -> Plan:  # fmt: skip
-    """Decide which steps this launch does; puts the state of a resumed run into the training step.
+    step: nn.Cell,
+    folder: Path | str,
+    description: Mapping[str, Any],
+    *,
+    resume: str = "",
+    force: bool = False,
+    max_steps: int = 0,
+    quiet: bool = False,
+) -> Plan:
+    """Decide which steps this launch does, and restore the state of a resumed run into the training step.
 
     Args:
         description: from `describe_run`.
         resume: as for `find_checkpoint`; "" starts a new run.
-        max_steps: stop there, without changing the schedule; 0 = at its end.
+        max_steps: stop after this step, without changing the schedule; 0 = at its end.
 
     Raises:
-        UserError: as `find_checkpoint`; or the checkpoint does not fit the network; or options that shape the result
+        UserError: as `find_checkpoint`; or the checkpoint does not fit the network; or options that affect the result
             differ and `force` is not set.
     """
     folder = Path(os.path.abspath(folder))  # "." has no name, and would follow a renamed folder
@@ -153,8 +155,8 @@ def make_plan(
         if saved.steps_per_epoch != steps:
             set_global_step(step, saved.step, first_step)
             lines.append(
-                f"--force: an epoch has {steps} steps, it had {saved.steps_per_epoch}: to keep its place, "
-                f"step {saved.step} counts as step {first_step} now, and the steps in log.csv are converted alike"
+                f"--force: an epoch has {steps} steps, it had {saved.steps_per_epoch}: to keep the progress in epochs, "
+                f"step {saved.step} counts as step {first_step} now, and the steps in log.csv are converted"
             )
         is_at_home = path.resolve().parent == folder.resolve()
         run = run_folder.identity(folder) or (meta.get("run", "") if is_at_home else "")
@@ -172,10 +174,10 @@ def make_plan(
 
 
 def set_global_step(step: nn.Cell, old: int, new: int) -> None:
-    """Let a restored training step count from `new` on instead of `old`.
+    """Let a restored training step count from `new` instead of `old`.
 
-    Adam divides its moments by 1 - beta^steps. They are scaled so that the quotients, and with them the size of the
-    next updates, stay.
+    Adam divides its moments by 1 - beta^steps. They are scaled so that the quotients, and therefore the size of the
+    next updates, do not change.
     """
     optimizer = step.optimizer
     for moments, beta in ((optimizer.moment1, optimizer.beta1), (optimizer.moment2, optimizer.beta2)):
@@ -185,38 +187,28 @@ def set_global_step(step: nn.Cell, old: int, new: int) -> None:
     step.global_step.set_data(Tensor(new, step.global_step.dtype))
 
 
-class Saver:
-    """Writes the checkpoints of a run.
-
-    The log up to their step counts as written when a run resumes from them.
-    """
-
-    def __init__(self, step: nn.Cell, description: Mapping[str, Any]):
-        self.step, self.description = step, description
-
-    def __call__(self, path: Path, state: RunState, log_part: Mapping[str, float]) -> None:
-        """
-        Args:
-            log_part: sums over the steps that are not in the log yet (`src.callback.Means`).
-        """
-        at = {"epoch": state.epoch, "step": state.step, "best_psnr": state.best, "log_part": dict(log_part)}
-        save_checkpoint(path, training_state(self.step), {**self.description, **at})
+def save(
+    step: nn.Cell, description: Mapping[str, Any], path: Path, state: RunState, log_part: Mapping[str, float]
+) -> None:
+    """Write a checkpoint, with the sums over the steps that are not in the log yet (`src.callback.Means`)."""
+    at = {"epoch": state.epoch, "step": state.step, "best_psnr": state.best, "log_part": dict(log_part)}
+    save_checkpoint(path, training_state(step), {**description, **at})
 
 
 def closing_words(plan: Plan, step: int, world_size: int) -> str:
-    """What a launch says when it ends after `step` steps of the run: done, or how to go on."""
+    """The last output of a launch that ends after `step` steps of the run: done, or how to continue."""
     if step >= plan.last_step:
         return f"done: {plan.folder}"
     script = "train.py" if Path.cwd() == ROOT else str(ROOT / "train.py")
     again = shlex.join(["python", script, "--ckpt_save_directory", str(plan.folder)])
     again = again if world_size == 1 else "the same command with"
-    return f"stopped at step {step} of {plan.last_step}\nto go on: {again} --resume auto"
+    return f"stopped at step {step} of {plan.last_step}\nto continue: {again} --resume auto"
 
 
 def describe_run(
     options: Mapping[str, Any], pairs: Sequence[Pair], world_size: int, steps_per_epoch: int
 ) -> dict[str, Any]:
-    """What a checkpoint remembers of the run, to be compared when it is resumed; `options` of train.py by name."""
+    """What checkpoints record of a run, to be compared when it is resumed; `options` of train.py by name."""
     names = "\n".join(pair.name for pair in pairs)
     return {
         "variant": options["model_name"],
@@ -231,9 +223,9 @@ def describe_run(
 def check_compatible(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Differences between two `describe_run`s that would change the result, one text each.
 
-    The batch counts as a whole: two ranks with batch 4 see what one rank with batch 8 sees. More epochs are allowed
-    with step decay, which they only continue; a cosine would have run differently from the start. Where the data lie is
-    free as long as the pairs have the same names; `moved_data` tells.
+    Only the total batch counts: two ranks with batch 4 equal one rank with batch 8. More epochs are allowed with step
+    decay, which they only continue, but would change a cosine from the start. The data may move as long as the names of
+    the pairs stay the same; `moved_data` reports it.
     """
     old, new = saved.get("config", {}), now["config"]
     shaping = [f for f in option_fields("train") if f.metadata["shapes_result"]]
@@ -246,28 +238,26 @@ def check_compatible(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     if saved.get("batch", now["batch"]) != now["batch"]:
         problems.append(f"ranks x --train_batch_size x --accumulate_steps was {saved['batch']}, is {now['batch']}")
     if saved.get("pairs_sha256", now["pairs_sha256"]) != now["pairs_sha256"]:
-        problems.append(
-            f"the training pairs are others than before ({saved.get('pairs', '?')} then, {now['pairs']} now)"
-        )
+        problems.append(f"the training pairs differ from before ({saved.get('pairs', '?')} then, {now['pairs']} now)")
     epochs_before = old.get("epochs_num", new["epochs_num"])
     if new["lr_schedule"] == "cosine" and new["epochs_num"] != epochs_before:
-        problems.append(f"--epochs_num was {epochs_before}, is {new['epochs_num']}: the cosine depends on it")
+        problems.append(f"--epochs_num was {epochs_before}, is {new['epochs_num']}: the cosine schedule depends on it")
     return problems
 
 
 def _shown(value: Any) -> str:
-    """An option of a checkpoint, whoever has written that, as a part of one line."""
+    """An option from a checkpoint, possibly a crafted one, for use within one line."""
     return " ".join(str(value).splitlines())[:300]
 
 
 def moved_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Data that are read from another place than in an earlier `describe_run`, one text each. Relative paths, which
-    older versions kept, cannot be compared."""
+    """Data paths that differ from an earlier `describe_run`, one text each. Relative paths, which older versions
+    recorded, cannot be compared."""
     old, new = saved.get("config", {}), now["config"]
     of_run = ("ckpt_save_directory", "resume", "pretrained")
     names = [f.name for f in option_fields("train") if f.metadata["is_path"] and f.name not in of_run]
     return [
-        f"the data have another place: --{name} was {_shown(old[name])}, is {new[name]}"
+        f"the data have moved: --{name} was {_shown(old[name])}, is {new[name]}"
         for name in names
         if Path(old.get(name, "")).is_absolute() and Path(new[name]).is_absolute() and old[name] != new[name]
     ]

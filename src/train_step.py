@@ -1,66 +1,33 @@
 """One optimisation step as one compiled cell: gradients, loss scale, overflow skip, clipping, Adam, EMA.
 
-`mindspore.train.Model` takes the cell as its whole network, because `Model`'s own mixed precision refuses CPU and knows
-nothing of accumulation or EMA. The global step lives in a Parameter here: `Model`'s counters restart when a run is
-resumed.
+`mindspore.train.Model` gets the cell as its whole network, because `Model`'s own mixed precision refuses CPU and
+supports neither accumulation nor EMA. The global step is a Parameter of the cell, because `Model`'s counters restart
+when a run is resumed.
 """
 
 import math
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 VALUES = ("loss", "content", "fft", "lr", "scale", "grad_norm", "finite")  # what a step returns, in order
-HISTORY = "history"  # results of past steps: not part of the state that a resumed run needs
-
-# The framework's way to apply a function to every tensor of a tuple inside a compiled graph.
-_each = ops.HyperMap()
-_add = ops.MultitypeFuncGraph("add")
-_scale = ops.MultitypeFuncGraph("scale")
-_zero = ops.MultitypeFuncGraph("zero")
-_square_sum = ops.MultitypeFuncGraph("square_sum")
-_average = ops.MultitypeFuncGraph("average")
-
-
-@_add.register("Tensor", "Tensor")
-def _add_one(total: Parameter, gradient: Tensor) -> Tensor:
-    return ops.assign_add(total, gradient)
-
-
-@_scale.register("Tensor", "Tensor")
-def _scale_one(factor: Tensor, gradient: Tensor) -> Tensor:
-    return gradient * factor
-
-
-@_zero.register("Tensor")
-def _zero_one(total: Parameter) -> Tensor:
-    return ops.assign(total, ops.zeros_like(total))
-
-
-@_square_sum.register("Tensor")
-def _square_sum_one(gradient: Tensor) -> Tensor:
-    return ops.sum(ops.square(gradient))
-
-
-@_average.register("Tensor", "Tensor", "Tensor")
-def _average_one(decay: Tensor, average: Parameter, value: Parameter) -> Tensor:
-    return ops.assign(average, average * decay + value * (1 - decay))
+HISTORY = "history"  # parameter with the results of past steps, which a resumed run does not need
 
 
 def make_scaler(loss_scale: str) -> ms.amp.LossScaler:
-    """Loss scale of a float16 network: 'dynamic' starts at 65,536, halves at an overflow, doubles after 2,000 good
-    steps."""
+    """Loss scale of a float16 network: a number, or 'dynamic', which starts at 65,536, halves at an overflow and
+    doubles after 2,000 good steps."""
     if loss_scale == "dynamic":
         return ms.amp.DynamicLossScaler(scale_value=2.0**16, scale_factor=2, scale_window=2000)
     return ms.amp.StaticLossScaler(float(loss_scale))
 
 
 class Adam(nn.Cell):
-    """Adam in PyTorch's form, with which the published weights were trained: eps is added after the bias correction of
-    v.
+    """Adam as in PyTorch, which trained the published weights: eps is added after the bias correction of v.
 
-    `nn.Adam` adds it before, which moves losses by up to 1e-4. The fused kernel computes
+    `nn.Adam` adds it before, which changes losses by up to 1e-4. The fused kernel computes
     lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + e); with e = eps * sqrt(1 - beta2^t) that is PyTorch's
     update.
     """
@@ -80,16 +47,14 @@ class Adam(nn.Cell):
         eps = self.eps * ops.sqrt(1 - beta2_power)
         done = True
         for i in range(len(self.parameters)):
-            updated = self.update(
-                self.parameters[i], self.moment1[i], self.moment2[i], beta1_power, beta2_power, learning_rate,
-                self.beta1, self.beta2, eps, gradients[i],
-            )  # fmt: skip
-            done = ops.depend(done, updated)
+            state = self.parameters[i], self.moment1[i], self.moment2[i]
+            rates = beta1_power, beta2_power, learning_rate, self.beta1, self.beta2, eps
+            done = ops.depend(done, self.update(*state, *rates, gradients[i]))
         return done
 
 
 class StepDecay(nn.Cell):
-    """Learning rate of a step: `start`, halved every `steps_per_decay` steps (paper: every 500 epochs)."""
+    """Learning rate by step: `start`, halved every `steps_per_decay` steps (paper: every 500 epochs)."""
 
     def __init__(self, start: float, steps_per_decay: int):
         super().__init__()
@@ -102,7 +67,7 @@ class StepDecay(nn.Cell):
 
 
 class CosineDecay(nn.Cell):
-    """Learning rate of a step: half a cosine from `start` at step 0 to `end` at step `total_steps`."""
+    """Learning rate by step: half a cosine from `start` at step 0 to `end` at step `total_steps`."""
 
     def __init__(self, start: float, end: float, total_steps: int):
         super().__init__()
@@ -120,12 +85,12 @@ def make_schedule(name: str, start: float, end: float, decay_steps: int, total_s
 
 
 def to_unit(image: Tensor) -> Tensor:
-    """uint8 -> float32 in [0, 1]; float32 stays as it is. On the device: a quarter of the bytes goes there."""
+    """uint8 -> float32 in [0, 1]; float32 is unchanged. Done on the device, to transfer a quarter of the bytes."""
     return image.astype(ms.float32) / 255 if image.dtype == ms.uint8 else image
 
 
 class ReduceEach(nn.Cell):
-    """Mean over the ranks, one AllReduce for each gradient: the fastest on CPU, and Ascend fuses them by itself."""
+    """Mean over the ranks, with one AllReduce per gradient, which is fastest on CPU and which Ascend fuses."""
 
     def __init__(self, parameters: tuple[Parameter, ...], world_size: int):
         super().__init__(auto_prefix=False)
@@ -138,9 +103,9 @@ class ReduceEach(nn.Cell):
 
 
 class ReduceTogether(nn.Cell):
-    """Mean over the ranks by one AllReduce of everything, laid end to end.
+    """Mean over the ranks with one AllReduce of all values concatenated, for GPU.
 
-    MindSpore's GPU backend cannot start a compiled step with several of them: "The pointer[send_actor] is null".
+    MindSpore's GPU backend fails to run a compiled step with several: "The pointer[send_actor] is null".
     """
 
     def __init__(self, world_size: int):
@@ -172,18 +137,18 @@ class ForwardLoss(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """A whole optimisation step: `Model(TrainStep(...)).train(...)`.
+    """One optimisation step: `Model(TrainStep(...)).train(...)`.
 
     Args:
-        micro_batches: the batch is cut into this many equal parts, whose gradients are averaged: the same update to
-            float rounding in a fraction of the memory.
-        clip_norm: gradients of a larger global norm are scaled down to it; 0 = never.
+        micro_batches: number of equal parts of the batch, whose gradients are averaged: the same update, up to float
+            rounding, in a fraction of the memory.
+        clip_norm: gradients with a larger global norm are scaled down to it; 0 = never.
         ema_decay: decay of an exponential moving average of the weights, kept as `ema.<name>`; 0 = none. Warms up as
-            min(ema_decay, (1 + t) / (10 + t)), so that the random start is soon forgotten.
-        scaler: `ms.amp.DynamicLossScaler` or `StaticLossScaler` for a float16 network, None for float32.
-        world_size: more than 1 averages gradients and reported losses over the ranks.
-        reduce_together: the ranks exchange all of them in one piece (`src.device.reduces_together`).
-        history: the results of this many last steps stay on the device, to be read at once by `recent`; 0 = none.
+            min(ema_decay, (1 + t) / (10 + t)), so that the random initial weights are soon forgotten.
+        scaler: for a float16 network (`make_scaler`), None for float32.
+        world_size: if more than 1, gradients and reported losses are averaged over the ranks.
+        reduce_together: use `ReduceTogether`, which GPU needs.
+        history: number of last steps whose results stay on the device for `recent`; 0 = none.
     """
 
     def __init__(
@@ -215,10 +180,10 @@ class TrainStep(nn.Cell):
             nothing = Tensor(np.zeros((history, len(VALUES))), ms.float32)
             self.history = Parameter(nothing, name=HISTORY, requires_grad=False)
         self.forward_loss = ForwardLoss(network, loss)
-        # has_aux: only the scaled total is differentiated, not the sum of all outputs.
+        # has_aux: differentiate only the scaled total, not the sum of all outputs.
         self.value_and_grad = ms.value_and_grad(self.forward_loss, None, optimizer.parameters, has_aux=True)
-        self.totals = optimizer.parameters.clone("gradient", "zeros") if micro_batches > 1 else None
-        self.ema = optimizer.parameters.clone("ema", "same") if ema_decay > 0 else None
+        self.totals: Any = optimizer.parameters.clone("gradient", "zeros") if micro_batches > 1 else None
+        self.ema: Any = optimizer.parameters.clone("ema", "same") if ema_decay > 0 else None
         self.reduce = None
         if world_size > 1:
             each = optimizer.parameters
@@ -229,8 +194,8 @@ class TrainStep(nn.Cell):
 
         Returns:
             Scalars: total, content and Fourier loss (means over the batch and the ranks), learning rate, loss scale,
-            global norm of the gradients before clipping, and whether it was finite. If not, nothing was updated and the
-            step counts as skipped.
+            global norm of the gradients before clipping, and whether it was finite. If not, the step updates nothing
+            and counts as skipped.
         """
         blur, sharp = to_unit(blur), to_unit(sharp)
         scale = self.scaler.scale_value if self.scaler is not None else Tensor(1.0, ms.float32)
@@ -241,23 +206,26 @@ class TrainStep(nn.Cell):
             losses = ops.stack(values[1:])
         if self.reduce is not None:
             losses, gradients = self.reduce(losses, gradients)
-        gradients = _each(ops.partial(_scale, 1.0 / (scale * self.micro_batches)), gradients)
+        unscale = 1.0 / (scale * self.micro_batches)
+        gradients = [gradient * unscale for gradient in gradients]
         losses = losses / self.micro_batches  # (3,)
         learning_rate = self.schedule(self.global_step)
 
-        norm = ops.sqrt(ops.addn(_each(_square_sum, gradients)))
+        norm = ops.sqrt(ops.addn([ops.sum(ops.square(gradient)) for gradient in gradients]))
         finite = ops.isfinite(norm)
         if self.clip_norm > 0:
-            gradients = _each(ops.partial(_scale, ops.minimum(self.clip_norm / (norm + 1e-6), norm * 0 + 1)), gradients)
+            factor = ops.minimum(self.clip_norm / (norm + 1e-6), norm * 0 + 1)
+            gradients = [gradient * factor for gradient in gradients]
         step = self.global_step.astype(ms.float32)
         if finite:
             losses = ops.depend(losses, self.optimizer(gradients, learning_rate, step))
             if self.ema_decay > 0:
                 decay = ops.minimum((1 + step) / (10 + step), Tensor(self.ema_decay, ms.float32))
-                losses = ops.depend(losses, _each(ops.partial(_average, decay), self.ema, self.optimizer.parameters))
+                for average, weight in zip(self.ema, self.optimizer.parameters):  # noqa: B905
+                    losses = ops.depend(losses, ops.assign(average, average * decay + weight * (1 - decay)))
         else:
             losses = ops.depend(losses, ops.assign_add(self.skipped, Tensor(1, ms.int32)))
-        scale = scale * 1  # the value of this step, before it is adjusted for the next
+        scale = scale * 1  # a copy, taken before the adjustment for the next step
         if self.scaler is not None:
             losses = ops.depend(losses, self.scaler.adjust(finite))
         losses = ops.depend(losses, ops.assign_add(self.global_step, Tensor(1, ms.int32)))
@@ -268,23 +236,27 @@ class TrainStep(nn.Cell):
         return losses[0], losses[1], losses[2], learning_rate, scale, norm, finite
 
     def recent(self, steps: int) -> np.ndarray:
-        """What `construct` returned in the last `steps` steps, oldest first, by `VALUES`. Waits for the device."""
-        assert self.history is not None and steps <= len(self.history), "a longer history was needed"
+        """Results of the last `steps` steps, (steps, len(VALUES)) float32, oldest first. Waits for the device."""
+        assert self.history is not None and steps <= len(self.history)
         return self.history.asnumpy()[len(self.history) - steps :]
 
     def accumulate(self, blur: Tensor, sharp: Tensor, channel_mask: Tensor, scale: Tensor) -> tuple:
         """Sums of losses (3,) and gradients over the parts.
 
-        A loop in the graph, not an unrolled one: all parts share one set of buffers.
+        The loop is part of the graph and not unrolled, so all parts share one set of buffers.
         """
         size = blur.shape[0] // self.micro_batches
-        losses = ops.depend(ops.zeros((3,), ms.float32), _each(_zero, self.totals))
+        losses = ops.zeros((3,), ms.float32)
+        for total in self.totals:
+            losses = ops.depend(losses, ops.assign(total, ops.zeros_like(total)))
         part = Tensor(0, ms.int32)
         while part < self.micro_batches:
             rows = part * size + ops.arange(0, size, dtype=ms.int32)
             values, gradients = self.value_and_grad(
                 ops.gather(blur, rows, 0), ops.gather(sharp, rows, 0), ops.gather(channel_mask, rows, 0), scale
             )
-            losses = ops.depend(losses + ops.stack(values[1:]), _each(_add, self.totals, gradients))
+            losses = losses + ops.stack(values[1:])
+            for total, gradient in zip(self.totals, gradients):  # noqa: B905
+                losses = ops.depend(losses, ops.assign_add(total, gradient))
             part = part + 1
         return losses, self.totals

@@ -63,7 +63,7 @@ def readings(*results, first=1, steps_per_epoch=9):
 
 
 class Saves:
-    """Instead of `resume.Saver`: remembers what it is called with, and writes the step into the file."""
+    """Instead of `resume.save`: remembers what it is called with, and writes the step into the file."""
 
     def __init__(self):
         self.calls, self.parts = [], []

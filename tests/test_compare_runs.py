@@ -41,7 +41,7 @@ def test_summary(make_run):
 def test_labels_are_as_short_as_they_may_be():
     assert labels([Path("runs/a"), Path("runs/b/")]) == ["a", "b"]
     assert labels([Path("x/run"), Path("y/run")]) == ["x/run", "y/run"]
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match="given twice"):
         labels([Path("runs/a"), Path("runs/../runs/a")])
 
 
@@ -77,7 +77,7 @@ def test_picture_and_table(make_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (None, "is no run folder"),
+        (None, "is not a run folder"),
         ("", "has no rows"),
         (",".join(COLUMNS) + "\n", "has no rows"),
         (",".join(COLUMNS) + "\n1,2,three\n", "has no rows"),
@@ -105,5 +105,5 @@ def test_mistakes_are_one_line(make_run, tmp_path):
         main([str(make_run("a")), "--output", str(tmp_path / "x.gift")])
     script = str(Path(__file__).parent.parent / "scripts/compare_runs.py")
     result = subprocess.run([sys.executable, script, "nowhere"], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 2 and result.stderr.startswith("error: nowhere is no folder;")
+    assert result.returncode == 2 and result.stderr.startswith("error: nowhere is not a folder;")
     assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "compare.png").exists()

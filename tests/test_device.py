@@ -235,8 +235,3 @@ def test_ascend_precision_is_the_chips(monkeypatch, capsys, cpu, chip, modes):
 def test_pace(target, data_sink, log_frequency, expected):
     assert device.pace(target, data_sink, 50, 500, log_frequency) == expected
     assert device.pace("Ascend", True, 100, 7, 10).sink == 7  # an epoch at most
-
-
-@pytest.mark.parametrize("target, together", [("CPU", False), ("GPU", True), ("Ascend", False)])
-def test_gpus_alone_reduce_in_one_piece(target, together):
-    assert device.reduces_together(target) is together

@@ -124,7 +124,7 @@ def test_damaged_last_checkpoint_is_named_and_the_run_still_ends_as_it_would(dam
     (run / "last.ckpt").write_bytes(content if damage == "flip" else content[: len(content) // 2])
     os.utime(run / "last.ckpt")
     text = train("run", "--resume", "auto", cwd=tmp_path, graph="plain")
-    assert f"passed over: {run / 'last.ckpt'} is damaged" in text and "epoch 1, step 3" in text
+    assert f"skipped: {run / 'last.ckpt'} is damaged" in text and "epoch 1, step 3" in text
     assert_same_run(run, half / "whole")
 
 

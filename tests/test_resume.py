@@ -43,7 +43,7 @@ def test_equal_runs_have_no_differences():
 def test_names_that_are_no_utf8_are_told_apart():
     first = {"names": ("caf\udce9",)}
     assert differences(first, first) == []
-    assert "the training pairs are others" in differences(first, {"names": ("caf\udce8",)})[0]
+    assert "the training pairs differ" in differences(first, {"names": ("caf\udce8",)})[0]
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,16 @@ def test_the_batch_counts_as_a_whole():
 
 def test_other_images_are_noticed():
     assert "3 then, 2 now" in differences({}, {"names": ("a", "b")})[0]
-    assert "others than before" in differences({}, {"names": ("a", "b", "d")})[0]
+    assert "pairs differ from before" in differences({}, {"names": ("a", "b", "d")})[0]
 
 
 def test_data_in_another_place_are_told_and_allowed_where_the_pairs_are_the_same():
     then = {"train_list": "/disk/a.txt", "dataset_root": "/disk"}
     for now in ({"train_list": "/b.txt", "dataset_root": "/c"}, {"blur_directory": "/c", "sharp_directory": "/d"}):
         assert differences(then, now) == []
-    assert "others than before" in differences(then, {"train_list": "/b.txt", "names": ("a", "b", "d")})[0]
+    assert "pairs differ from before" in differences(then, {"train_list": "/b.txt", "names": ("a", "b", "d")})[0]
     moved = resume.moved_data(description(**then), description(train_list="/b.txt", dataset_root="/disk"))
-    assert moved == ["the data have another place: --train_list was /disk/a.txt, is /b.txt"]
+    assert moved == ["the data have moved: --train_list was /disk/a.txt, is /b.txt"]
     relative = description(train_list="a.txt", dataset_root="")  # as older versions kept them
     assert resume.moved_data(relative, description(**then)) == []
 
@@ -89,7 +89,7 @@ def test_the_advice_at_the_end_is_a_command_for_wherever_the_user_is(tmp_path, m
         monkeypatch.chdir(folder)
         advice = resume.closing_words(plan, 3, 1).splitlines()[-1]
         command = ["python", script, "--ckpt_save_directory", str(tmp_path / "a run"), "--resume", "auto"]
-        assert shlex.split(advice.removeprefix("to go on: ")) == command
+        assert shlex.split(advice.removeprefix("to continue: ")) == command
 
 
 def test_more_epochs_go_with_step_decay_and_not_with_a_cosine():
@@ -387,7 +387,7 @@ def test_auto_takes_the_newest_good_checkpoint_and_names_the_bad_one(damage, tmp
     path, _, meta = resume.find_checkpoint("auto", tmp_path)
     assert (path.name, meta["step"]) == ("MIMO-UNet_1_10.ckpt", 10)
     out = capsys.readouterr().out
-    assert out.count("\n") == 1 and out.startswith("passed over:") and "last.ckpt" in out
+    assert out.count("\n") == 1 and out.startswith("skipped:") and "last.ckpt" in out
 
 
 def test_newest_is_what_the_files_state_in_whatever_order_they_were_copied(tmp_path, cpu):
