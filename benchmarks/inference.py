@@ -1,12 +1,12 @@
-"""Restoring an image: every engine of this repository against the same network in PyTorch.
+"""Inference time: every engine of this repository compared with the same network in PyTorch.
 
-Contestants are of MIMO-UNet, those called lite_* of MIMO-UNetLite. The yardstick is MIMO-UNet in PyTorch.
+Contestants run MIMO-UNet, those named lite_* MIMO-UNetLite. The reference is MIMO-UNet in PyTorch.
 
     python benchmarks/inference.py --json benchmarks/results/inference.json
     python benchmarks/inference.py --sizes 256x256 --contestants onnx_fp32,torch --threads 1
 
-All have the same random weights and get the same image. Each one's largest difference from PyTorch's answer is
-printed, so that a fast wrong answer is seen.
+All have the same random weights and get the same image. The benchmark prints each one's largest difference from
+PyTorch's output, so that a fast but wrong result is noticed.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ ENGINES = {
 VARIANTS = {"": "MIMO-UNet", LITE: "MIMO-UNetLite"}
 CONTESTANTS = [prefix + name for prefix in VARIANTS for name in ENGINES]
 YARDSTICK = "torch"
-CHECKED = (1, 3, 64, 96)  # the size at which answers are compared
+CHECKED = (1, 3, 64, 96)  # the size at which outputs are compared
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -106,7 +106,7 @@ def parse_options(argv: list[str] | None):
 
 
 def can_run(name: str, target: str) -> bool:
-    """Whether it is measured when nobody says what to measure: .onnx files run on the CPU only."""
+    """Whether it is measured by default. .onnx files run on the CPU only."""
     engine = split_name(name)[1]
     if engine.startswith("onnx"):
         return target == "CPU" and (engine != "onnx_bf16" or has_bf16())
@@ -114,7 +114,7 @@ def can_run(name: str, target: str) -> bool:
 
 
 def measure(contestants: Sequence[Contestant], size: tuple[int, int], rounds: int) -> dict:
-    """Seconds of each at one size, after a call that is not counted: it sets up kernels and meets its memory."""
+    """Seconds of each at one size, after an untimed call that sets up kernels and memory."""
     take_turns(contestants, 1, "seconds", (1, 3, *size))
     times = take_turns(contestants, rounds, "seconds", (1, 3, *size))
     found = {name: {"seconds": median_spread(values)} for name, values in times.items()}
@@ -177,13 +177,13 @@ class Files:
 
 
 class Run:
-    """A network at work: subclasses fill in `answer`."""
+    """A running network; subclasses implement `answer`."""
 
     def answer(self, shape: tuple[int, ...]) -> np.ndarray:
         raise NotImplementedError
 
     def seconds(self, shape: tuple[int, ...]) -> float:
-        """Of one image; small ones are repeated for a second."""
+        """Seconds per image; small images are repeated for one second."""
         noise(shape)
         count, start = 0, time.perf_counter()
         while count == 0 or time.perf_counter() - start < 1:
@@ -192,7 +192,7 @@ class Run:
         return (time.perf_counter() - start) / count
 
     def peak_memory_gb(self) -> float:
-        """Of the process; what lies on an accelerator is not in it."""
+        """Peak memory of the process, without that of an accelerator."""
         return peak_memory_gb()
 
 

@@ -1,11 +1,11 @@
-"""Training pairs a second: from PNG files, from a packed set, and by PyTorch's DataLoader from the same two.
+"""Training pairs per second: from PNG files, from a packed set, and with PyTorch's DataLoader from the same two.
 
     python benchmarks/loader.py --json benchmarks/results/loader.json
     python benchmarks/loader.py --dataset_root dataset
 
-All cut, flip and mask the same crops with the same code; the loaders around it differ. PyTorch's hands over float32
-from worker processes, as its users have it. Without a folder of yours, frames of 1280x720 are made from photographs
-that scikit-image ships. Files are read before the timing starts, so they come from memory, not from the disk.
+All of them crop, flip and mask with the same code; only the loaders differ. PyTorch's workers return float32, as is
+usual there. Without --dataset_root the benchmark makes frames of 1280x720 from photographs of scikit-image. All files
+are read before the timing starts, so they come from memory, not from the disk.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ from src.errors import run_main  # noqa: E402
 
 CONTESTANTS = ("png", "packed", "torch_png", "torch_packed")
 YARDSTICK = "png"
-EPOCH = 2103  # pairs, as GOPRO's train half has; fewer are repeated, so that an epoch's start weighs what it does there
-MASK_CHANNELS, DROPOUT = 96, 0.1  # src.mimo_unet, which is not imported: this measures no network
+EPOCH = 2103  # pairs, as in GOPRO's training set; fewer are repeated, so that the start of an epoch has the same weight
+MASK_CHANNELS, DROPOUT = 96, 0.1  # as in src.mimo_unet, which is not imported because no network is measured
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -86,7 +86,7 @@ def parse_options(argv: list[str] | None):
 def report(settings: dict, results: dict) -> None:
     height, width = settings["frame"]
     print(
-        f"{settings['size']}x{settings['size']} pairs a second out of frames of {width}x{height}, batch "
+        f"{settings['size']}x{settings['size']} pairs per second from frames of {width}x{height}, batch "
         f"{settings['batch']}, {settings['threads']} workers on as many cores; median (least to most)"
     )
     for name, found in results.items():
@@ -95,8 +95,8 @@ def report(settings: dict, results: dict) -> None:
 
 
 def make_frames(root: Path, count: int, height: int = 720, width: int = 1280) -> Path:
-    """`root`/train/{blur,sharp}: photographs at the size of GoPro's frames, with the noise of a camera, without which a
-    PNG file would be much smaller than GoPro's, and faster to read. The blur is a moving mean."""
+    """Write photographs at the size of GoPro's frames to `root`/train/{blur,sharp}. Camera noise keeps the PNG files from
+    being much smaller and faster to read than GoPro's. The blur is a moving mean."""
     from PIL import Image
     from scipy import ndimage
 
@@ -117,7 +117,7 @@ def make_frames(root: Path, count: int, height: int = 720, width: int = 1280) ->
 
 
 class Loader:
-    """`rate` starts a loader of its own, so that none works while others are timed."""
+    """`rate` starts a new loader, so that none works while others are timed."""
 
     def __init__(self, root: Path, settings: dict):
         from src.data.datasets import choose_pairs
@@ -126,7 +126,9 @@ class Loader:
         self.settings = settings
         pairs = choose_pairs(root, "train")[0]
         for pair in pairs:
-            self.shape = [image[::16].sum() and image.shape[:2] for image in pair.read()][0]  # all of it is in memory
+            self.shape = [image[::16].sum() and image.shape[:2] for image in pair.read()][
+                0
+            ]  # now it is cached in memory
         pairs = (pairs * -(-EPOCH // len(pairs)))[:EPOCH]
         self.source = TrainPairs(pairs, settings["size"], 1, MASK_CHANNELS, DROPOUT)
 
@@ -135,13 +137,13 @@ class Loader:
         return self.shape
 
     def batches(self) -> Iterator:
-        """Without end."""
+        """An endless iterator."""
         raise NotImplementedError
 
     def rate(self, seconds: float) -> float:
-        """Pairs a second in a while of `seconds`."""
+        """Pairs per second, measured for `seconds`."""
         batches = self.batches()
-        for _ in range(4 * self.settings["threads"]):  # the workers start and fill their queues
+        for _ in range(4 * self.settings["threads"]):  # while the workers start and fill their queues
             next(batches)
         count, start = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - start) < seconds:
@@ -157,7 +159,7 @@ class MindSporeLoader(Loader):
 
         batches = TrainBatches(self.source, self.settings["batch"])
         dataset = train_dataset(batches, workers=self.settings["threads"])
-        iterator = dataset.create_tuple_iterator(num_epochs=-1, do_copy=False)  # as `Model.train` has it
+        iterator = dataset.create_tuple_iterator(num_epochs=-1, do_copy=False)  # as in `Model.train`
         while True:
             yield from iterator
 
@@ -178,10 +180,9 @@ class TorchLoader(Loader):
                 images = (torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))) for image in (blur, sharp))
                 return *(image.float() / 255 for image in images), torch.from_numpy(mask)
 
-        loader = DataLoader(
-            Pairs(), self.settings["batch"], shuffle=True, drop_last=True, num_workers=self.settings["threads"],
-            persistent_workers=True, multiprocessing_context="fork",
-        )  # fmt: skip
+        workers = {"num_workers": self.settings["threads"], "persistent_workers": True}
+        workers["multiprocessing_context"] = "fork"
+        loader = DataLoader(Pairs(), self.settings["batch"], shuffle=True, drop_last=True, **workers)
         while True:
             yield from loader
 

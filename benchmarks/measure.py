@@ -1,7 +1,7 @@
-"""What the benchmarks share: the machine, processes that take turns, medians, JSON files.
+"""Shared parts of the benchmarks: the machine, processes that take turns, medians, JSON files.
 
-A contestant works in a process of its own, so that neither its memory nor its environment reaches another's, and waits
-while the others work. All are started and warmed up before the first timing.
+Each contestant works in a separate process, so that its memory and environment do not affect the others, and waits
+while they work. All are started and warmed up before the first timing.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from src.errors import UserError, nearest, need_writable_folder
 from src.files import write_whole
 from src.streams import need_reader
 
-CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")  # which kernels the libraries choose
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")  # decide which kernels the libraries use
 GB = 2**30
 
 
@@ -32,7 +32,7 @@ GB = 2**30
 
 
 def machine() -> dict[str, Any]:
-    """What a timing depends on: processor, memory, accelerators, versions. No names of hosts or folders."""
+    """Processor, memory, accelerators and versions, without host names or paths."""
     cpuinfo = _read("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.M)
     flags = re.search(r"^flags\s*:\s*(.+)$", cpuinfo, re.M)
@@ -56,7 +56,7 @@ def machine() -> dict[str, Any]:
 
 
 def median_spread(values: Sequence[float]) -> dict[str, float | int]:
-    """Median, smallest and largest of some timings, and how many they are."""
+    """Median, smallest, largest and number of some timings."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "count": len(values)}
 
 
@@ -66,7 +66,7 @@ def show(spread: dict[str, float | int], digits: int = 2) -> str:
 
 
 def write_json(path: Path | str, name: str, results: Any) -> None:
-    """Write {"benchmark": name, "machine": ..., "results": ...}. Numbers are kept to five digits.
+    """Write {"benchmark": name, "machine": ..., "results": ...}. Numbers are rounded to five digits.
 
     Raises:
         UserError: the folder cannot be written.
@@ -78,19 +78,19 @@ def write_json(path: Path | str, name: str, results: Any) -> None:
 
 
 def make_parser(description: str) -> ArgumentParser:
-    """The options that every benchmark has."""
+    """A parser with the options common to all benchmarks."""
     parser = ArgumentParser(description)
-    parser.add_argument("--json", metavar="FILE", help="write the results here too")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     parser.add_argument("--device_target", default="CPU", metavar="STR", help=f"{' | '.join(DEVICES)} [CPU]")
     parser.add_argument("--threads", type=int, metavar="INT", help="cores of each process [2 on CPU, else all]")
     return parser
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str] | None):
-    """Options, checked before the long work.
+    """The checked options.
 
     Raises:
-        UserError: an option is wrong, the device is not there, or the JSON file cannot be written.
+        UserError: an option is wrong, the device is absent, or the JSON file cannot be written.
     """
     args = parser.parse_args(argv)
     if args.device_target not in DEVICES:
@@ -110,10 +110,10 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None):
 
 
 def add_step_options(parser: ArgumentParser, crops: str, size: int, timings: str, rounds: int) -> None:
-    """The options of benchmarks that train: --batch, --size, --num_res, --rounds.
+    """Add the options of benchmarks that train: --batch, --size, --num_res, --rounds.
 
     Args:
-        crops, timings: what --batch and --rounds count, for --help.
+        crops, timings: the units of --batch and --rounds, for --help.
         size, rounds: the defaults.
     """
     parser.add_argument("--batch", type=int, low=1, default=1, metavar="INT", help=f"{crops} [1]")
@@ -129,7 +129,7 @@ def check_step_options(args: argparse.Namespace) -> None:
         raise UserError(f"--size: got {args.size}, expected a multiple of 8")
 
 
-LITE = "lite_"  # before the name of a contestant that is of MIMO-UNetLite
+LITE = "lite_"  # prefix of contestants that use MIMO-UNetLite
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -141,7 +141,7 @@ def choose(asked: str | None, known: Iterable[str], default: Sequence[str]) -> l
     """The contestants of `--contestants a,b`, or `default`.
 
     Raises:
-        UserError: one is not known.
+        UserError: one is unknown.
     """
     chosen = [name.strip() for name in asked.split(",")] if asked else list(default)
     if unknown := [name for name in chosen if name not in known]:
@@ -154,21 +154,26 @@ def choose(asked: str | None, known: Iterable[str], default: Sequence[str]) -> l
 
 
 class Contestant:
-    """An object in a process of its own, whose methods are called from here.
+    """An object in a separate process, whose methods this process calls.
 
     Args:
-        name: as it is called in the results.
+        name: its name in the results.
         make: called in the new process with `args`; imports its framework there.
         threads: cores the process may use.
-        environment: variables of that process alone. ONEDNN_MAX_CPU_ISA is never inherited: a limit meant for MindSpore
-            slows the other frameworks down, and `src.device.setup` sets it where it is needed.
-        daemon: False for one that starts processes itself.
+        environment: variables for that process only. ONEDNN_MAX_CPU_ISA is never inherited: a limit meant for MindSpore
+            slows down the other frameworks, and `src.device.setup` sets it where it is needed.
+        daemon: False if the object starts processes.
     """
 
     def __init__(
-        self, name: str, make: Callable, *args, threads: int, environment: dict[str, str] | None = None,
+        self,
+        name: str,
+        make: Callable,
+        *args,
+        threads: int,
+        environment: dict[str, str] | None = None,
         daemon: bool = True,
-    ):  # fmt: skip
+    ):
         context = multiprocessing.get_context("spawn")
         self.name = name
         self.pipe, theirs = context.Pipe()
@@ -179,10 +184,10 @@ class Contestant:
         self._receive()
 
     def ask(self, method: str, *args) -> Any:
-        """Call a method there and wait for its result.
+        """Call a method in the process and wait for its result.
 
         Raises:
-            UserError: it failed, or its process has gone (no memory, say).
+            UserError: it failed, or its process ended, for example for lack of memory.
         """
         self.pipe.send((method, args))
         return self._receive()
@@ -204,12 +209,12 @@ class Contestant:
     def __exit__(self, *_) -> None:
         self.process.terminate()
         self.process.join(5)
-        self.process.kill()  # MindSpore's loader takes SIGTERM over
+        self.process.kill()  # because MindSpore's loader handles SIGTERM
         self.process.join()
 
 
 def take_turns(contestants: Sequence[Contestant], rounds: int, method: str, *args) -> dict[str, list]:
-    """Call a method of each, in turn, `rounds` times (A B A B): a slow minute of the machine hits all alike.
+    """Call a method of each, in turn, `rounds` times (A B A B), so that slow phases affect all equally.
 
     Returns:
         name -> the results.
@@ -222,12 +227,12 @@ def take_turns(contestants: Sequence[Contestant], rounds: int, method: str, *arg
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> dict[str, float | int]:
-    """Median and spread of one / other, each pair from one round."""
+    """Median and spread of one / other per round."""
     return median_spread([a / b for a, b in zip(one, other, strict=True)])
 
 
 def peak_memory_gb() -> float:
-    """Largest resident memory that this process has had."""
+    """Peak resident memory of this process."""
     peak = re.search(r"^VmHWM:\s*(\d+)", _read("/proc/self/status"), re.M)
     return int(peak[1]) / 2**20 if peak else 0.0
 
@@ -250,7 +255,7 @@ def _serve(pipe, make: Callable, args: tuple, threads: int, environment: dict[st
         pipe.send((True, result))
         try:
             method, args = pipe.recv()
-        except EOFError:  # the parent has gone
+        except EOFError:  # the parent has ended
             return
         call = getattr(made, method)
 

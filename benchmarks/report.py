@@ -1,7 +1,7 @@
 """Turn the JSON files in benchmarks/results into the tables of README.md, README_CN.md and docs/performance.md.
 
 python benchmarks/report.py            # writes them between the markers
-python benchmarks/report.py --check    # writes nothing; ends with 2 when a page says something else
+python benchmarks/report.py --check    # writes nothing; exit status 2 if a page differs
 """
 
 import json
@@ -21,7 +21,7 @@ from src.files import write_whole  # noqa: E402
 BEGIN = "<!-- benchmarks: made by python benchmarks/report.py, not by hand -->"
 END = "<!-- /benchmarks -->"
 ENGLISH, CHINESE = 0, 1
-# page -> its language, and whether it has the comparison of variants or everything else
+# page -> its language, and whether it has the comparison of variants or all other tables
 PAGES = {"README.md": (ENGLISH, False), "README_CN.md": (CHINESE, False), "docs/performance.md": (ENGLISH, True)}
 STEP_NAMES = {
     "mindspore": "MindSpore, native convolutions",
@@ -44,7 +44,7 @@ ENGINE_NAMES = {
     "torch": "PyTorch",
     "torch_channels_last": "PyTorch, channels_last",
 }
-VARIANTS = {"": "", LITE: "Lite: "}  # before the name of a row
+VARIANTS = {"": "", LITE: "Lite: "}  # prefix of the row names
 WORDS = {
     "seconds": "秒",
     "first step, s": "首步，秒",
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         shown = [result for result in results if (result[0] == "variants") == of_variants]
         new = with_tables(old, "\n\n".join(table(*result, language) for result in shown), name)
         if check and new != old:
-            raise UserError(f"{name}: its tables are not what benchmarks/results says. python benchmarks/report.py")
+            raise UserError(f"{name}: its tables differ from benchmarks/results. python benchmarks/report.py")
         if not check:
             write_whole(path, new)
         print(f"{name}: {len(shown)} table(s), {'as recorded' if new == old else 'written'}")
@@ -135,7 +135,7 @@ def table(benchmark: str, machine: dict, results: dict, language: int) -> str:
 
 
 def markdown(header: list[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table's lines."""
+    """The lines of a table."""
     return "\n".join([line_of(header), line_of("---" for _ in header), *map(line_of, rows)])
 
 
@@ -170,7 +170,7 @@ def step_table(results: dict, say: Callable[[str], str]) -> Table:
         ratio = spread(found["times_torch"]) if "times_torch" in found else ""
         numbers = [f"{found['first_step_s']:.1f}", f"{found['peak_memory_gb']:.1f}"]
         prefix, kind = split_name(name)
-        kind = kind if found.get("native_convolutions", True) else "mindspore_framework"  # where none could be built
+        kind = kind if found.get("native_convolutions", True) else "mindspore_framework"  # if they could not be built
         rows.append([VARIANTS[prefix] + say(STEP_NAMES[kind]), spread(found["step_s"]), ratio, *numbers])
     header = ["", *map(say, ("seconds", "times PyTorch's", "first step, s", "peak memory, GB"))]
     return f"{say('Training step')}, {times(results['shape'])}, {results['threads']} {say('threads')}", header, rows

@@ -1,12 +1,12 @@
-"""A training step: this repository's, as train.py builds it, against the same network and loss in PyTorch.
+"""Time of a training step, as train.py builds it, compared with the same network and loss in PyTorch.
 
     python benchmarks/step.py --json benchmarks/results/step.json
     python benchmarks/step.py --batch 2 --size 128 --contestants mindspore,torch
 
-Contestants are of MIMO-UNet, those called lite_* of MIMO-UNetLite. All of a variant start from the same weights and
-take the same batch; that their first losses agree shows that they do the same work. A step is float32 throughout:
-forward, loss with its Fourier term, backward, Adam. `mindspore` takes the native convolutions where they can be built,
-as train.py does; `mindspore_framework` never does.
+Contestants run MIMO-UNet, those named lite_* MIMO-UNetLite. All contestants of a variant start from the same weights
+and use the same batch; equal first losses show that they do the same work. A step is float32 throughout: forward, loss
+with its Fourier term, backward, Adam. `mindspore` uses the native convolutions if they can be built, as train.py does;
+`mindspore_framework` never does.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     shape = (args.batch, 3, args.size, args.size)
     with contextlib.ExitStack() as stack:
         contestants, results = [], {}
-        weights = {}  # of each variant
+        weights = {}  # by variant
         for name in args.contestants:
             prefix, kind = split_name(name)
             kernels = KERNELS[kind]
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
                 made.ask("load", weights[prefix])
             results.setdefault(name, {})
             results[name]["first_loss"], results[name]["first_step_s"] = made.ask("first")
-        take_turns(contestants, 1, "step")  # the second step still meets memory for the first time
+        take_turns(contestants, 1, "step")  # the second step still allocates memory
         times = take_turns(contestants, args.rounds, "step")
         for contestant in contestants:
             results[contestant.name] |= {
@@ -114,7 +114,7 @@ def report(settings: dict, results: dict) -> None:
 
 
 def batch(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Noise as (blurred, sharp), uint8 as loaders hand it over: the values do not matter to the time."""
+    """Noise as (blurred, sharp), uint8 as from the loaders; the values do not affect the time."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, shape, np.uint8), rng.integers(0, 256, shape, np.uint8)
 
@@ -123,20 +123,30 @@ class MindSporeStep:
     """The step of train.py with its defaults for the device, but always in float32."""
 
     def __init__(
-        self, shape: tuple[int, ...], target: str, num_res: int, kernels: str, is_lite: bool = False,
+        self,
+        shape: tuple[int, ...],
+        target: str,
+        num_res: int,
+        kernels: str,
+        is_lite: bool = False,
         distributed: bool = False,
-    ):  # fmt: skip
+    ):
         import train
         from src import device
         from src.config import load_config
 
-        runtime = device.setup(target, distributed=distributed)  # before MindSpore is imported, which it keeps quiet
+        runtime = device.setup(target, distributed=distributed)  # before the import of MindSpore, to hide its warnings
         from src.mimo_unet import MASK_CHANNELS
 
         options = {
-            "device_target": target, "amp_level": "O0", "num_res": num_res, "train_batch_size": shape[0],
-            "crop_size": shape[2], "conv_kernels": kernels, "model_name": "MIMO-UNetLite" if is_lite else "MIMO-UNet",
-        }  # fmt: skip
+            "device_target": target,
+            "amp_level": "O0",
+            "num_res": num_res,
+            "train_batch_size": shape[0],
+            "crop_size": shape[2],
+            "conv_kernels": kernels,
+            "model_name": "MIMO-UNetLite" if is_lite else "MIMO-UNet",
+        }
         config = load_config("train", [f"--{name}={value}" for name, value in options.items()])
         self.target = target
         self.train_step = train.build_step(config, runtime, steps=525)
@@ -151,7 +161,7 @@ class MindSporeStep:
         return any(isinstance(cell, NativeConv) for _, cell in self.train_step.network.cells_and_names())
 
     def bytes_reduced(self) -> int:
-        """What each of several ranks hands over in a step: its gradients and three losses, float32."""
+        """Bytes that each rank of several exchanges per step: its gradients and three losses, float32."""
         return 4 * (sum(p.size for p in self.train_step.optimizer.parameters) + 3)
 
     def first(self) -> tuple[float, float]:
@@ -173,14 +183,14 @@ class MindSporeStep:
         return loss
 
     def peak_memory_gb(self) -> float:
-        """Of the accelerator, or of the process where there is none."""
+        """Peak memory of the accelerator, or of the process on CPU."""
         from mindspore import runtime
 
         return peak_memory_gb() if self.target == "CPU" else runtime.max_memory_allocated() / GB
 
 
 class TorchStep:
-    """The twin with PyTorch's Adam."""
+    """The PyTorch network with PyTorch's Adam."""
 
     def __init__(self, shape: tuple[int, ...], target: str, num_res: int, channels_last: bool, is_lite: bool = False):
         import torch

@@ -1,11 +1,11 @@
-"""What a training step's time goes into: the parts of the step, each compiled alone and timed in turn.
+"""Where the time of a training step goes: its parts, each compiled separately and timed in turn.
 
-    python benchmarks/step_parts.py                                    # native convolutions where they can be built
+    python benchmarks/step_parts.py                                    # native convolutions if they can be built
     python benchmarks/step_parts.py --conv_kernels framework --size 128
 
-On CPU it is the processor time of one core, which other programs disturb less than the clock. The parts overlap (the
-backward pass includes the forward pass, the loss its labels), so they do not add up to the whole. With the framework's
-convolutions each compiled part keeps its own scratchpads: 256x256 does not fit into 24 GB.
+On CPU the benchmark reports the processor time of one core, which other programs affect less than wall-clock time. The
+parts overlap (the backward pass includes the forward pass, the loss its labels), so they do not add up to the whole.
+With the framework's convolutions each compiled part keeps its own scratchpads, and 256x256 does not fit into 24 GB.
 """
 
 import sys
@@ -32,16 +32,14 @@ from src.errors import run_main  # noqa: E402
 
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser("The parts of a training step of this repository, timed in turn.")
-    add_step_options(parser, "crops a step", 256, "timings of each part", 5)
+    add_step_options(parser, "crops per step", 256, "timings of each part", 5)
     parser.add_argument("--conv_kernels", default="auto", metavar="STR", help="as in train.py [auto]")
     parser.set_defaults(threads=1)
     args = parse(parser, argv)
     check_step_options(args)
     shape = (args.batch, 3, args.size, args.size)
-    made = Contestant(
-        "step", Parts, shape, args.device_target, args.num_res, args.conv_kernels, threads=args.threads
-    )  # fmt: skip
-    with made as parts:
+    network = args.device_target, args.num_res, args.conv_kernels
+    with Contestant("step", Parts, shape, *network, threads=args.threads) as parts:
         names = parts.ask("names")
         times: dict[str, list[float]] = {name: [] for name in names}
         for turn in range(args.rounds + 2):  # two to warm up
@@ -58,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 class Parts:
-    """Runs one part of the step at a time."""
+    """Runs single parts of the step."""
 
     def __init__(self, shape: tuple[int, ...], target: str, num_res: int, kernels: str):
         from benchmarks.step import MindSporeStep
@@ -77,7 +75,7 @@ class Parts:
 
 
 def make_parts(whole) -> dict[str, Callable[[], None]]:
-    """Name -> call that runs a part to its end."""
+    """Name -> function that runs a part and waits for its result."""
     import mindspore as ms
     from mindspore import Tensor, nn, ops
 

@@ -27,7 +27,7 @@ def conv(
 
 
 class Main(nn.Module):
-    """A sequence under the attribute name `main`, as the published checkpoints have it."""
+    """A sequence in the attribute `main`, as in the published checkpoints."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__()
@@ -95,7 +95,7 @@ class TorchMIMOUNet(nn.Module):
     def __init__(self, num_res: int = 8, dropout: float = 0.0, shuffle: int = 1):
         super().__init__()
         image_ch = 3 * shuffle**2
-        # A factor of 1 changes nothing, but PyTorch copies the image.
+        # A factor of 1 changes nothing, but PyTorch would copy the image.
         self.unshuffled = nn.PixelUnshuffle(shuffle) if shuffle > 1 else nn.Identity()
         self.shuffled = nn.PixelShuffle(shuffle) if shuffle > 1 else nn.Identity()
         self.Encoder = nn.ModuleList(ResBlocks(ch, num_res) for ch in (32, 64, 128))
@@ -137,7 +137,7 @@ class TorchMIMOUNet(nn.Module):
 
 
 def twin_of(weights: Mapping[str, np.ndarray]) -> TorchMIMOUNet:
-    """The twin of the variant and depth that these weights are of, with copies of them."""
+    """The network of the variant and depth of these weights, with copies of them."""
     blocks = sum(name.startswith("Encoder.0.layers.") for name in weights) // 4
     shuffle = math.isqrt(weights["feat_extract.0.main.0.weight"].shape[1] // 3)
     network = TorchMIMOUNet(blocks, shuffle=shuffle)

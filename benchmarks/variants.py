@@ -4,8 +4,8 @@
     taskset -c 1 python train.py --model_name MIMO-UNet --ckpt_save_directory runs/full ...    # at the same time
     python benchmarks/variants.py --run runs/lite=45 --run runs/full=45 --set "GoPro=--dataset_root D --test_list L"
 
-SIGTERM stops a run and makes it save. The number after a run is its processor time in minutes; each set is a name and
-the options of eval.py that choose its pairs.
+SIGTERM stops a run after saving. The number after a run is its processor time in minutes; each set is a name and the
+options of eval.py that select its pairs.
 """
 
 import json
@@ -56,10 +56,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def describe(folder: str, minutes: str) -> dict[str, Any]:
-    """Settings of a run, and how far it came.
+    """Settings and progress of a run.
 
     Raises:
-        UserError: `folder` is no run folder, or `minutes` is no number.
+        UserError: `folder` is not a run folder, or `minutes` is not a number.
     """
     path = Path(folder)
     if not all((path / name).is_file() for name in ("config.yaml", "log.csv", "last.ckpt")):
@@ -78,11 +78,9 @@ def score(folder: Path, options: str) -> dict[str, float]:
     """Mean scores of a run's last checkpoint, its moving average if it has one, by eval.py."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
-        command = [
-            sys.executable, ROOT / "eval.py", "--device_target", "CPU", "--ckpt_file", folder / "last.ckpt",
-            "--model_name", read_yaml(folder / "config.yaml")["model_name"], "--metrics", "psnr",
-            "--report_file", report, *shlex.split(options),
-        ]  # fmt: skip
+        model = "--model_name", read_yaml(folder / "config.yaml")["model_name"], "--ckpt_file", folder / "last.ckpt"
+        outputs = "--metrics", "psnr", "--report_file", report
+        command = [sys.executable, ROOT / "eval.py", "--device_target", "CPU", *model, *outputs, *shlex.split(options)]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"eval.py {options}: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")

@@ -30,7 +30,7 @@ def lines(name):
 @pytest.mark.parametrize("figures", ["", "[" * 100000, "[]", '{"sha256": 1}'])
 def test_figures_that_cannot_be_read_are_one_line(copy, figures):
     (copy / FIGURES).write_text(figures)
-    with pytest.raises(UserError, match=f"^{FIGURES}: not as scripts/record_weights.py writes it .*$"):
+    with pytest.raises(UserError, match=f"^{FIGURES}: not in the format of weights_pretrained/record_weights.py .*$"):
         model_card.main([], copy)
 
 
@@ -115,7 +115,7 @@ def test_card_changed_by_hand_is_found(copy):
     model_card.main(["--check"], copy)
     path, old = copy / CARD, (copy / CARD).read_text(encoding="utf-8")
     path.write_text(old.replace(" dB to ", " dB up to ", 1), encoding="utf-8")
-    with pytest.raises(UserError, match="its tables are not what MIMO-UNet_sample.json says"):
+    with pytest.raises(UserError, match="its tables differ from MIMO-UNet_sample.json"):
         model_card.main(["--check"], copy)
     model_card.main([], copy)
     assert path.read_text(encoding="utf-8") == old

@@ -28,7 +28,7 @@ from src.run_log import COLUMNS, read_log  # noqa: E402
 from weights_pretrained import model_card  # noqa: E402
 
 SETTINGS = ("seed", "crop_size", "train_batch_size", "synthetic_fraction", "learning_rate", "lr_schedule")
-ONE_LAUNCH = ("max_steps", "num_worker")  # a run may have been stopped by hand, and its workers change nothing
+ONE_LAUNCH = ("max_steps", "num_worker")  # they do not affect the weights of a complete run
 PICTURE = (300, 320)  # height, width of each part, pixels
 
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None, folder: Path = model_card.FOLDER) -> Non
 
 
 def record(reports: Path, runs: list[tuple[str, str]], hardware: str, folder: Path) -> None:
-    """Write JSON, log, curve and pictures into `folder`, which holds the weights.
+    """Write JSON, log, curve and pictures into `folder`, beside the weights.
 
     Raises:
         UserError: a report or a run is missing, or a run was not made with its recipe.
@@ -79,10 +79,10 @@ def record(reports: Path, runs: list[tuple[str, str]], hardware: str, folder: Pa
 
 
 def stage(recipe: str, config: dict[str, Any], log: dict[str, list]) -> dict[str, Any]:
-    """Settings and length of one run; its seconds are steps times the median step, so that pauses do not count."""
+    """Settings and length of one run. Its seconds are steps times the median step, to exclude pauses."""
     asked = read_yaml(find_recipe(recipe))
     if other := [key for key in asked if key not in ONE_LAUNCH and asked[key] != config[key]]:
-        raise UserError(f"--run {recipe}: the run was made with another {', '.join(other)} than the recipe has")
+        raise UserError(f"--run {recipe}: the run has another {', '.join(other)} than the recipe")
     times = [s for s in log["seconds_per_step"] if s is not None]
     if not times:
         raise UserError(f"--run {recipe}: its log.csv has no seconds_per_step")
@@ -91,7 +91,7 @@ def stage(recipe: str, config: dict[str, Any], log: dict[str, list]) -> dict[str
 
 
 def read_object(path: Path, *names: str) -> dict[str, Any]:
-    """A JSON object that has these names, or a UserError."""
+    """A JSON object with these names, or a UserError."""
     try:
         content = parse_json(path.read_bytes())
         if lacking := [name for name in names if name not in content]:
