@@ -95,8 +95,8 @@ def report(settings: dict, results: dict) -> None:
 
 
 def make_frames(root: Path, count: int, height: int = 720, width: int = 1280) -> Path:
-    """Write photographs at the size of GoPro's frames to `root`/train/{blur,sharp}. Camera noise keeps the PNG files from
-    being much smaller and faster to read than GoPro's. The blur is a moving mean."""
+    """Write photographs at the size of GoPro's frames to `root`/train/{blur,sharp}, with camera noise, so that the PNG
+    files are not much smaller and faster to read than GoPro's. The blur is a moving mean."""
     from PIL import Image
     from scipy import ndimage
 

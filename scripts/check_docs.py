@@ -1,18 +1,17 @@
-"""Hold the commands of the documentation against the scripts that they call.
+"""Check the commands of the documentation against the scripts that they call.
 
-    python scripts/check_docs.py            # every option and file name, by the scripts' own parsers: seconds
-    python scripts/check_docs.py --run      # also run what can run here, in a temporary copy: minutes
+    python scripts/check_docs.py            # every option and file name, with the scripts' parsers: seconds
+    python scripts/check_docs.py --run      # also run the commands that can run here, in a temporary copy: minutes
 
-Read are the blocks fenced as bash, and `python ...` or `bash ...` between backticks, whose options alone are checked.
-Not run, and counted by reason:
+The script reads blocks fenced as bash, and `python ...` or `bash ...` between backticks, of which it only checks the
+options. It does not run the following, and counts them by reason:
 
 - blocks below a comment like <!-- needs: gopro --> (`NEEDS`), and scripts for a GPU or Ascend;
 - `setup.sh`, `run_demo.sh`, `run_tests.sh`, the web page and benchmarks (`TESTED_ELSEWHERE`).
 
-Run, but shorter: training is cut to two pairs, one epoch, crops of 32 pixels and one residual block (`SHORT`); on
-several ranks it is a --dry_run. Tests are collected, not run. The copy holds the sample set as GOPRO_Large and as
-dataset, scikit-image's photographs in every folder of photos, and a small network for every checkpoint that no command
-before has written.
+Training is shortened to two pairs, one epoch, crops of 32 pixels and one residual block (`SHORT`); on several ranks it
+is a --dry_run. Tests are collected, not run. The copy has the sample set as GOPRO_Large and as dataset, photographs of
+scikit-image in every folder of photos, and a small network for every checkpoint that no earlier command wrote.
 """
 
 import contextlib
@@ -52,13 +51,11 @@ NEEDS = {
     "pairs": "the pairs that the sample weights were trained on",
 }
 TESTED_ELSEWHERE = ("setup.sh", "run_demo.sh", "run_tests.sh", "app.py", "benchmarks/")
-SHORT = {
-    "--device_target": "CPU", "--num_res": "1", "--crop_size": "32", "--train_batch_size": "1", "--num_worker": "1",
-    "--slice_dataset": "2", "--epochs_num": "1", "--accumulate_steps": "1", "--max_steps": "2",
-}  # fmt: skip
+SHORT = {"--device_target": "CPU", "--crop_size": "32", "--slice_dataset": "2", "--max_steps": "2"}
+SHORT |= dict.fromkeys(("--num_res", "--train_batch_size", "--num_worker", "--epochs_num", "--accumulate_steps"), "1")
 PHOTO_FOLDERS = ("my_photos", "my_test_photos", "holiday", "scans")
 PHOTO = "my_photo.jpg"
-TIMEOUT = 300  # seconds, of one command
+TIMEOUT = 300  # seconds per command
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Command:
     """One command of a document."""
 
     place: str  # file:line
-    text: str  # as the shell reads it; a here-document's lines belong to it
+    text: str  # including the lines of a here-document
     need: str  # key of NEEDS, or "" if it can run anywhere
     inline: bool  # between backticks, not in a block
 
@@ -77,10 +74,10 @@ class Command:
 
 
 class Parsed(Exception):
-    """Raised in place of what a script does after it has understood its command line."""
+    """Raised when a script has parsed its command line, to keep it from running."""
 
 
-# ---- finding them
+# ---- find the commands
 
 
 def documents(root: Path = ROOT) -> list[Path]:
@@ -89,7 +86,7 @@ def documents(root: Path = ROOT) -> list[Path]:
 
 
 def commands_of(path: Path) -> Iterator[Command]:
-    """The commands of a document, in its order.
+    """The commands of a document, in order.
 
     Raises:
         UserError: a comment names a need that is not in `NEEDS`.
@@ -128,19 +125,19 @@ def shell_commands(body: str) -> Iterator[tuple[int, str]]:
 
 
 def implied_need(command: str) -> str:
-    """A script named after a device needs it."""
+    """The device in the name of a script, which it needs."""
     found = re.search(r"_(gpu|ascend)\.sh", command)
     return found.group(1) if found and "--dry_run" not in command else ""
 
 
-# ---- checking options
+# ---- check the options
 
 
 def check(command: Command, folder: Path) -> None:
-    """Raise a UserError unless the script exists and understands its options.
+    """Raise a UserError unless the script exists and accepts its options.
 
     Args:
-        folder: an empty one for the files that a document's commands write for launchers to read (`cat > hosts`).
+        folder: an empty folder for files that commands of a document write for launchers (`cat > hosts`).
     """
     words = command.words
     if words[0] == "python" or words[0].endswith("/python"):
@@ -174,7 +171,7 @@ def check_python(words: Sequence[str]) -> None:
     if "--help" in argv:
         return
     if module in ("train", "eval", "export"):
-        load_config(module, argv)  # also the values, and the files of settings
+        load_config(module, argv)  # also checks the values and the configuration files
         return
     if not argv and not hasattr(importlib.import_module(module), "main"):  # takes no options
         return
@@ -210,7 +207,7 @@ def check_bash(words: Sequence[str], folder: Path) -> None:
 
 
 def wrong_commands(path: Path) -> list[str]:
-    """One text for each command of a document that its script would not understand."""
+    """One text for each command of a document that its script would reject."""
     wrong = []
     with tempfile.TemporaryDirectory(prefix="check_docs_") as folder:
         for command in commands_of(path):
@@ -225,7 +222,7 @@ def wrong_commands(path: Path) -> list[str]:
 
 
 def make_copy(folder: Path) -> None:
-    """A copy of the repository with the data that the documents speak of, and a small trained network; our .venv.
+    """Copy the repository, with the data that the documents mention, a small trained network, and a link to .venv.
 
     Raises:
         UserError: the network could not be trained.
@@ -248,7 +245,7 @@ def make_copy(folder: Path) -> None:
 
 
 def inputs_of(words: Sequence[str]) -> list[str]:
-    """Arguments of a command that are checkpoints or runs to be read."""
+    """Arguments of a command that are input checkpoints or runs."""
     value = dict(zip(words, words[1:], strict=False))
     found = [value[option] for option in ("--ckpt_file", "--model", "--pretrained") if option in value]
     if "--resume" in value:
@@ -259,7 +256,7 @@ def inputs_of(words: Sequence[str]) -> list[str]:
 
 
 def stand_in(folder: Path, argument: str) -> None:
-    """A small network in place of a checkpoint or a run that no command before has written."""
+    """Put a small network in place of a checkpoint or run that no earlier command has written."""
     path = folder / argument
     run_folder = path.parent if path.suffix == ".ckpt" else path
     if argument.startswith("runs/") and not run_folder.exists():
@@ -270,7 +267,7 @@ def stand_in(folder: Path, argument: str) -> None:
 
 
 def shortened(words: Sequence[str]) -> list[str]:
-    """The command as it is run: see the top of this file."""
+    """The command in the form that runs, see the top of this file."""
     script = Path(words[1]).name
     if list(words[1:3]) == ["-m", "pytest"]:
         return [*words, "--collect-only", "-q"]
@@ -279,28 +276,28 @@ def shortened(words: Sequence[str]) -> list[str]:
     if script == "train.py" or script.startswith("run_standalone_train"):
         short = SHORT | ({"--max_steps": "3"} if "--resume" in words else {})
         if "--val_acc_monitor_interval" not in words:
-            short["--val_acc_monitor_interval"] = "1"  # so that best.ckpt is there
+            short["--val_acc_monitor_interval"] = "1"  # to get a best.ckpt
         return [*words, *(word for option in short.items() for word in option)]
     return list(words)
 
 
 def run(command: str, folder: Path) -> str:
-    """Run a shell command in the copy; returns "" or what it said when it failed."""
+    """Run a shell command in the copy. Returns "" or, if it failed, its output."""
     environment = os.environ | {"PATH": f"{folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"}
     try:
         done = subprocess.run(
             ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT
         )
     except subprocess.TimeoutExpired:
-        return f"$ {command}\nnot done after {TIMEOUT} s"
+        return f"$ {command}\nnot finished after {TIMEOUT} s"
     return "" if done.returncode == 0 else f"$ {command}\n{(done.stdout + done.stderr)[-2000:]}"
 
 
 def run_document(path: Path, template: Path) -> Iterator[tuple[Command, str, str]]:
-    """(command, reason why it was not run, what it said when it failed) of each command in a document's blocks.
+    """(command, reason for not running it, output if it failed) of each command in a document's blocks.
 
     Args:
-        template: from `make_copy`; it stays as it is.
+        template: from `make_copy`; it is not modified.
     """
     with tempfile.TemporaryDirectory(prefix="check_docs_") as work:
         folder = Path(work) / "copy"
@@ -311,7 +308,7 @@ def run_document(path: Path, template: Path) -> Iterator[tuple[Command, str, str
             if command.need:
                 yield command, f"needs {NEEDS[command.need]}", ""
             elif any(script in command.text for script in TESTED_ELSEWHERE):
-                yield command, "has tests of its own", ""
+                yield command, "has separate tests", ""
             elif command.words[0] == "bash" or command.words[0].endswith("python"):
                 for argument in inputs_of(command.words):
                     stand_in(folder, argument)
@@ -322,8 +319,8 @@ def run_document(path: Path, template: Path) -> Iterator[tuple[Command, str, str
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser("Check the commands of README.md, README_CN.md, CONTRIBUTING.md and docs.")
-    parser.add_argument("--run", action="store_true", help="also run those that can run here")
-    parser.add_argument("documents", nargs="*", metavar="FILE", help="only these")
+    parser.add_argument("--run", action="store_true", help="also run the commands that can run here")
+    parser.add_argument("documents", nargs="*", metavar="FILE", help="check only these files")
     args = parser.parse_args(argv)
     need_reader()
     paths = [Path(name) for name in args.documents] or documents()
@@ -333,12 +330,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         failures += len(wrong)
         print("".join(f"{line}\n" for line in wrong), end="", flush=True)
     count = sum(len(list(commands_of(path))) for path in paths)
-    print(f"{count - failures} of {count} commands are understood by their scripts", flush=True)
+    print(f"{count - failures} of {count} commands are accepted by their scripts", flush=True)
     return 1 if failures + (run_all(paths) if args.run else 0) else 0
 
 
 def run_all(paths: Sequence[Path]) -> int:
-    """Run what can run in some documents, one line a command, and a summary; returns the number of failures."""
+    """Run the commands of some documents; print one line per command and a summary. Returns the number of failures."""
     reasons, failures = Counter(), 0
     with tempfile.TemporaryDirectory(prefix="check_docs_") as work:
         make_copy(Path(work) / "template")

@@ -1,19 +1,19 @@
-# What setup.sh, run_tests.sh and the launchers share. To be sourced from bash; sourcing it runs nothing.
+# Shared functions of setup.sh, run_tests.sh and the launchers, to be sourced from bash. Sourcing it runs nothing.
 # shellcheck shell=bash
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 VENV="$ROOT/.venv"
 VENV_PYTHON="$VENV/bin/python"
-# Present while setup.sh works on .venv, with what it is installing: whoever finds it, and no setup.sh at work, has a half-finished installation.
+# Exists while setup.sh installs into .venv, and lists what it installs. Without a running setup.sh it marks an incomplete installation.
 UNFINISHED="$VENV/setup_unfinished"
 
-# A mistake of the user or of the machine: one line and exit status 2, as the Python scripts do it.
+# Reports an error on one line and exits with 2, as the Python scripts do.
 die() {
   printf 'error: %s\n' "$*" >&2
   exit 2
 }
 
-# A line of output that is not worth the work: it goes on when nobody reads it. A dry run makes nothing else.
+# Prints an optional line: the work continues if stdout has no reader. In a dry run the output is the result.
 say() {
   if $DRY_RUN; then
     echo "$*"
@@ -22,7 +22,7 @@ say() {
   fi
 }
 
-# One line with every argument quoted for the shell, ready to be pasted.
+# All arguments on one line, quoted for the shell.
 quoted() {
   local line
   printf -v line '%q ' "$@"
@@ -34,12 +34,12 @@ quoted() {
 nvidia_gpu_count() {
   local count=0
   if command -v nvidia-smi >/dev/null; then
-    # Lines of MIG slices are indented: they are parts of a GPU, not more of them.
+    # Indented lines are MIG slices, which are parts of a GPU.
     count=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU [0-9]') || true
   elif [ -d /proc/driver/nvidia/gpus ]; then
     count=$(find /proc/driver/nvidia/gpus -mindepth 1 -maxdepth 1 | wc -l)
   fi
-  # A GPU that the user hides from CUDA is not there for us either.
+  # Do not count GPUs that the user hides from CUDA.
   if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
     local visible
     visible=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '^[0-9GM]') || true
@@ -60,7 +60,7 @@ ascend_count() {
   echo "$count"
 }
 
-# The folder of the CANN toolkit, Huawei's software for Ascend; the environment's word counts first.
+# The folder of the CANN toolkit, Huawei's software for Ascend, preferably from the environment.
 cann_home() {
   local folder
   for folder in "${ASCEND_HOME_PATH:-}" /usr/local/Ascend/ascend-toolkit/latest /usr/local/Ascend/ascend-toolkit \
@@ -75,21 +75,21 @@ cann_home() {
 
 # ---- .venv -----------------------------------------------------------------------------------------------------------
 
-# Make .venv when it is missing or half made. A complete one, also one made by hand, is used as it is.
+# Creates .venv if it is missing or incomplete. A complete one is used as it is, even if it was not created by setup.sh.
 need_venv() {
   if [ ! -x "$VENV_PYTHON" ] || [ -e "$UNFINISHED" ]; then
     bash "$ROOT/scripts/setup.sh" "$@" || exit $?
   fi
 }
 
-# CANN's own settings (paths of its compiler and libraries), unless the user has read them in already.
+# Sources CANN's settings (paths of its compiler and libraries) unless the user has done so.
 source_cann_env() {
   local script home
   [ -z "${ASCEND_OPP_PATH:-}" ] || return 0
   home=$(cann_home) || return 0
   for script in "$home/set_env.sh" "$home/../set_env.sh"; do
     if [ -f "$script" ]; then
-      set +eu # written for interactive shells: it reads variables that nobody has set
+      set +eu # it is written for interactive shells and reads unset variables
       # shellcheck disable=SC1090
       source "$script"
       set -eu
@@ -98,22 +98,22 @@ source_cann_env() {
   done
 }
 
-# CUDA for MindSpore: the wheels of setup.sh --gpu, or else a CUDA 11 of the machine's own.
+# CUDA for MindSpore: the wheels of setup.sh --gpu, or else CUDA 11 of the machine.
 source_gpu_env() {
   if [ -d "$VENV/cuda" ] || $DRY_RUN; then
     SHOWN_SETTINGS+="source $(quoted "$ROOT/scripts/gpu_env.sh") && "
     # shellcheck source-path=SCRIPTDIR source=gpu_env.sh
     $DRY_RUN || source "$ROOT/scripts/gpu_env.sh" || exit $?
   elif "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" --version 2>/dev/null | grep 'release 11' >/dev/null; then
-    say "CUDA: the machine's own, of ${CUDA_HOME:-/usr/local/cuda}"
+    say "CUDA: using the machine's, in ${CUDA_HOME:-/usr/local/cuda}"
   else
-    die "an NVIDIA driver is here, but no CUDA 11 libraries: run 'bash $(quoted "$ROOT/scripts/setup.sh") --gpu' once"
+    die "an NVIDIA driver is installed, but no CUDA 11 libraries: run 'bash $(quoted "$ROOT/scripts/setup.sh") --gpu' once"
   fi
 }
 
 # ---- launchers -------------------------------------------------------------------------------------------------------
 # Each launcher is one call: launch ACTION DEVICE "$@", with ACTION standalone_train, distribute_train or eval.
-# No function changes the folder, so relative paths of the caller stay valid.
+# No function changes the working directory, so relative paths of the caller stay valid.
 
 usage() {
   local words
@@ -133,21 +133,21 @@ help_text() {
   case $ACTION in
     standalone_train) echo "Trains on one $DEVICE device, with configs/${DEVICE}_config.yaml." ;;
     distribute_train)
-      echo "Trains on N $DEVICE devices, data parallel, with configs/${DEVICE}_config.yaml: of this machine, or of several together."
-      [ "$DEVICE" = cpu ] || echo "N = 8 takes --recipe paper_8p (learning rate 5e-4) unless --recipe, --learning_rate or --config_path is given."
-      echo "--launcher     starts the N ranks: mpirun (default for gpu) or msrun (default for ascend and cpu)"
-      echo "--master_port  where the ranks meet; default on one machine: a free port"
-      echo "Logs of the ranks go to CKPT_DIR_logs. Ends with a status other than 0 when a rank fails, and shows its last lines."
-      echo "Several machines (docs/several_machines.md), N devices in all:"
-      echo "--hostfile     mpirun: its list of machines, 'name slots=devices' a line; to be started on one of them"
-      echo "--nnodes       msrun: M machines with N/M devices each; to be started on each of them, with"
-      echo "--node_rank    its number from 0 on; without it, --dry_run shows the commands of all machines"
-      echo "--master_addr  address of machine 0, and --master_port a free port there, the same on all machines"
+      echo "Trains data-parallel on N $DEVICE devices of one or several machines, with configs/${DEVICE}_config.yaml."
+      [ "$DEVICE" = cpu ] || echo "With N = 8 the default is --recipe paper_8p (learning rate 5e-4), unless --recipe, --learning_rate or --config_path is given."
+      echo "--launcher     program that starts the N ranks: mpirun (default for gpu) or msrun (default for ascend and cpu)"
+      echo "--master_port  port through which the ranks connect; default on one machine: a free port"
+      echo "Writes the logs of the ranks to CKPT_DIR_logs. If a rank fails, prints its last lines and exits with a non-zero status."
+      echo "Several machines (docs/several_machines.md), with N devices in total:"
+      echo "--hostfile     mpirun: list of machines, one 'name slots=devices' per line; start this script on one of them"
+      echo "--nnodes       msrun: M machines with N/M devices each; start this script on each of them, with"
+      echo "--node_rank    its number, counted from 0; without it, --dry_run prints the commands of all machines"
+      echo "--master_addr  address of machine 0, and --master_port a free port there; both equal on all machines"
       ;;
-    eval) echo "Scores a checkpoint on a $DEVICE device, with configs/${DEVICE}_config.yaml; saves the images if a folder is named." ;;
+    eval) echo "Scores a checkpoint on a $DEVICE device, with configs/${DEVICE}_config.yaml; saves the images if IMG_SAVE_DIR is given." ;;
   esac
-  echo "--dry_run   prints the command and ends"
-  echo "Further options go to the Python script and win over the configuration; its own --help lists them."
+  echo "--dry_run   prints the command without running it"
+  echo "Other options go to the Python script and override the configuration; its --help lists them."
 }
 
 usage_error() {
@@ -155,7 +155,7 @@ usage_error() {
   exit 2
 }
 
-# Fills POSITIONAL and OPTIONS (what the Python script gets), and takes out what is the launcher's own.
+# Sets POSITIONAL, OPTIONS (for the Python script) and the launcher's variables.
 parse_arguments() {
   POSITIONAL=() OPTIONS=() DRY_RUN=false
   LAUNCHER="" HOSTFILE="" MASTER_ADDR="" MASTER_PORT="" NODE_RANK="" NNODES=""
@@ -172,7 +172,7 @@ parse_arguments() {
         shift
         ;;
       --*) OPTIONS+=("$1") ;;
-      # A word after the first option is that option's value; before it, an argument of ours.
+      # A word after the first option is the value of an option; before it, it is positional.
       *) if [ ${#OPTIONS[@]} -gt 0 ]; then OPTIONS+=("$1"); else POSITIONAL+=("$1"); fi ;;
     esac
     shift
@@ -198,7 +198,7 @@ launch() {
   for word in "${POSITIONAL[@]}"; do
     [[ $word = *[![:space:]]* ]] || die "got '$word' as an argument (is a shell variable unset?); $(usage)"
   done
-  SHOWN_SETTINGS="" # settings of the environment, as a person would type them before the command
+  SHOWN_SETTINGS="" # environment settings to print before the command
 
   local script="$ROOT/train.py" third=${POSITIONAL[2]:-}
   local arguments=(--config_path "$ROOT/configs/${DEVICE}_config.yaml" --dataset_root "${POSITIONAL[0]}")
@@ -219,7 +219,7 @@ launch() {
     prepare_device any
     local cmd=("$VENV_PYTHON" "$script" "${arguments[@]}" "${OPTIONS[@]}")
     show_and_end_if_dry "${cmd[@]}"
-    exec "${cmd[@]}" # in the foreground and in our place: Ctrl-C and the exit status are the program's own
+    exec "${cmd[@]}" # replaces this shell, so that Ctrl-C and the exit status are those of the program
   fi
 }
 
@@ -232,30 +232,29 @@ has_option() {
   return 1
 }
 
-# choose_learning_rate N CKPT_DIR: the recipe for eight devices, unless the user chose. Adds to OPTIONS and says why in
-# RATE_REMARK. A CPU's ranks share one machine's cores and use the small crops and few epochs of cpu_config.yaml, which
-# the recipe would replace.
+# choose_learning_rate N CKPT_DIR: adds the recipe for eight devices to OPTIONS, unless the user chose a rate, and sets
+# RATE_REMARK to the reason. On CPU the recipe would replace the small crops and few epochs of cpu_config.yaml.
 choose_learning_rate() {
   local count=$1 name
   RATE_REMARK=""
   for name in learning_rate recipe config_path; do
     if has_option "$name"; then return 0; fi
   done
-  # A run that --resume continues has its own rate. `auto` in a folder without a run starts one.
+  # A resumed run keeps its rate. `--resume auto` in a folder without a run starts a new one.
   if has_option resume && { [ -f "$2/config.yaml" ] || ! [[ " ${OPTIONS[*]}" =~ \ --resume[\ =]auto ]]; }; then
-    RATE_REMARK=", of the run that is resumed"
+    RATE_REMARK=", from the resumed run"
   elif [ "$count" = 8 ] && [ "$DEVICE" != cpu ]; then
     OPTIONS+=(--recipe paper_8p)
-    RATE_REMARK=", of recipe paper_8p, the default on 8 devices; --recipe or --learning_rate choose otherwise"
+    RATE_REMARK=", from recipe paper_8p, the default on 8 devices; --recipe or --learning_rate override it"
   elif [ "$count" != 1 ]; then
-    RATE_REMARK=", as on one device; --learning_rate chooses another"
+    RATE_REMARK=", as on one device; --learning_rate overrides it"
   fi
 }
 
-# describe_training N SCRIPT ARGUMENTS...: prints batch and learning rate of all ranks together. A mistake in the options
-# ends here, in one line, before the ranks start.
+# describe_training N SCRIPT ARGUMENTS...: prints the total batch and the learning rate. An error in the options ends the
+# script here, with one line, before the ranks start.
 describe_training() {
-  [ -x "$VENV_PYTHON" ] || return 0 # a dry run needs none
+  [ -x "$VENV_PYTHON" ] || return 0 # a dry run does not need .venv
   "$VENV_PYTHON" -c '
 import sys
 root, ranks, remark = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -265,7 +264,7 @@ from src.errors import run_main
 def main():
     config = load_config("train", sys.argv[5:])
     batch = config.train_batch_size * config.accumulate_steps
-    print(f"training: batch {batch} on each of {ranks} rank(s), {batch * ranks} in all; "
+    print(f"training: batch {batch} on each of {ranks} rank(s), {batch * ranks} in total; "
           f"learning rate {config.learning_rate:g}{remark}")
 run_main(main)
 ' "$ROOT" "$1" "$RATE_REMARK" "${@:2}" || exit $?
@@ -278,12 +277,12 @@ show_and_end_if_dry() {
   fi
 }
 
-# prepare_device WANTED, a number or `any`: counts the devices before anything is installed, then sees to .venv and to
-# the device's environment. Sets FOUND, what the preflight line says.
+# prepare_device WANTED, a number or `any`: counts the devices before installing anything, then prepares .venv and the
+# device's environment. Sets FOUND for the preflight line.
 prepare_device() {
   local wanted=$1 found
-  FOUND="not looked for"
-  if $DRY_RUN; then # the command is wanted, whatever this machine has
+  FOUND="not checked"
+  if $DRY_RUN; then # prints the command whatever devices this machine has
     [ "$DEVICE" != gpu ] || source_gpu_env
     return 0
   fi
@@ -291,7 +290,7 @@ prepare_device() {
     gpu)
       found=$(nvidia_gpu_count)
       if [ "$wanted" = any ]; then
-        has_nvidia_driver || die "no NVIDIA GPU here (no driver, and nvidia-smi -L lists none); the _cpu script runs anywhere"
+        has_nvidia_driver || die "no NVIDIA GPU found (no driver, and nvidia-smi -L lists none); the _cpu script runs anywhere"
       else
         need_devices "$wanted" "$found" "NVIDIA GPU" "nvidia-smi -L${CUDA_VISIBLE_DEVICES+, CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES}"
       fi
@@ -314,8 +313,8 @@ prepare_device() {
 
 # need_devices WANTED FOUND NAME WHERE_LOOKED
 need_devices() {
-  [ "$2" -gt 0 ] || die "no $3 here (looked at: $4); the _cpu script runs anywhere"
-  [ "$2" -ge "$1" ] || die "$1 ${3}s asked for, $2 found ($4); give $(($2 * ${NNODES:-1})) or less as the third argument"
+  [ "$2" -gt 0 ] || die "no $3 found (checked: $4); the _cpu script runs anywhere"
+  [ "$2" -ge "$1" ] || die "$1 ${3}s requested, $2 found ($4); give $(($2 * ${NNODES:-1})) or fewer as the third argument"
 }
 
 # ---- several ranks ---------------------------------------------------------------------------------------------------
@@ -325,13 +324,13 @@ is_number() {
   [[ $1 =~ ^(0|[1-9][0-9]{0,8})$ ]]
 }
 
-# launch_ranks N CKPT_DIR SCRIPT ARGUMENTS...: one rank on each of N devices. Those of this machine, or of all machines.
+# launch_ranks N CKPT_DIR SCRIPT ARGUMENTS...: starts one rank on each of N devices, counted over all machines.
 launch_ranks() {
   local count=$1 logs="${2%/}_logs" port=${MASTER_PORT:-none} cmd
   shift 2
   check_machines "$count"
   local local_count=$((count / NNODES)) node=${NODE_RANK:-0} name=""
-  [ -z "$HOSTFILE" ] || local_count=any # the slots of the list say how many, Open MPI watches them
+  [ -z "$HOSTFILE" ] || local_count=any # the slots of the list limit them, which Open MPI checks
   prepare_device "$local_count"
   if [ "$port" = none ] && { [ "$LAUNCHER" = msrun ] || [ "$DEVICE" = cpu ]; }; then port=$(free_port); fi
   if [ -n "$MASTER_PORT" ]; then check_meeting_point "$node"; fi
@@ -340,13 +339,13 @@ launch_ranks() {
     mpirun_command "$count" "$logs" "$port" "$@"
   else
     LAUNCHER_PATH="$VENV/bin/msrun"
-    # msrun starts its ranks as plain `python`: ours has to be the first on the PATH.
+    # msrun starts its ranks as `python`, so that of .venv must be first on the PATH.
     export PATH="$VENV/bin:$PATH"
     SHOWN_SETTINGS+="PATH=$(quoted "$VENV/bin"):\$PATH "
     if [ "$NNODES" -gt 1 ] && [ -z "$NODE_RANK" ]; then show_all_nodes_and_end "$count" "$logs" "$port" "$@"; fi
     if [ "$NNODES" -gt 1 ]; then
-      logs+="/node_$node" # the machines may share their disks
-      name="machine: $node of 0-$((NNODES - 1)), which meet at $MASTER_ADDR; "
+      logs+="/node_$node" # because the machines may share their disks
+      name="machine: $node of 0-$((NNODES - 1)), connected through $MASTER_ADDR; "
     fi
     msrun_command "$count" "$logs" "$port" "$node" "$@"
   fi
@@ -354,21 +353,21 @@ launch_ranks() {
   describe_training "$count" "$@"
   show_and_end_if_dry "${cmd[@]}"
 
-  # A closed descriptor would go to the next file that is opened.
+  # The next file to be opened would get a closed descriptor.
   [ -e /dev/fd/1 ] || exec >/dev/null
   [ -e /dev/fd/2 ] || exec 2>/dev/null
-  # Not inside CKPT_DIR: train.py refuses a run folder that already holds something.
-  mkdir -p "$logs" 2>/dev/null || die "cannot make the log folder $logs; give a CKPT_DIR whose parent you may write to"
-  # The command, for the record. Its time tells this run's logs from those of an earlier run.
+  # Not inside CKPT_DIR, because train.py refuses a run folder with contents.
+  mkdir -p "$logs" 2>/dev/null || die "cannot create the log folder $logs; choose a CKPT_DIR with a writable parent"
+  # Records the command. The file's time distinguishes the logs of this run from earlier ones.
   quoted "${cmd[@]}" >"$logs/command.txt"
-  [ "$node" = 0 ] || say "machine 0 shows the progress; this one waits for its end"
+  [ "$node" = 0 ] || say "machine 0 shows the progress; this machine waits until it ends"
   run_in_front "$logs/launcher.txt" "${cmd[@]}"
   [ "$STATUS" -eq 0 ] || (trap '' PIPE && show_failure "$logs") || true
   exit "$STATUS"
 }
 
-# check_machines N: chooses the launcher, and finds mistakes in what was said about the machines. Sets NNODES to a
-# number; it is 1 for mpirun, which knows the machines from its list.
+# check_machines N: chooses the launcher and checks the options for machines. Sets NNODES to a number, which is 1 for
+# mpirun, because that gets the machines from its list.
 check_machines() {
   local count=$1
   if [ -z "$LAUNCHER" ]; then
@@ -387,8 +386,8 @@ check_machines() {
   case $LAUNCHER in
     mpirun)
       [ -z "$NNODES$NODE_RANK$MASTER_ADDR" ] ||
-        die "--nnodes, --node_rank and --master_addr belong to msrun; mpirun is started once and takes --hostfile FILE"
-      [ -z "$MASTER_PORT" ] || [ "$DEVICE" = cpu ] || die "--master_port: on $DEVICE Open MPI chooses its ports by itself"
+        die "--nnodes, --node_rank and --master_addr belong to msrun; mpirun is started once, with --hostfile FILE"
+      [ -z "$MASTER_PORT" ] || [ "$DEVICE" = cpu ] || die "--master_port: on $DEVICE Open MPI chooses its ports automatically"
       [ -z "$HOSTFILE" ] || check_hostfile "$count"
       NNODES=1
       ;;
@@ -402,8 +401,8 @@ check_nodes() {
   [ -z "$HOSTFILE" ] || die "--hostfile belongs to mpirun; msrun is started on each machine," \
     "with --nnodes, --node_rank, --master_addr and --master_port"
   if [ -z "$NNODES" ]; then
-    [ -z "$MASTER_ADDR" ] || die "--master_addr is for several machines: give their number too, --nnodes M"
-    [ -z "$NODE_RANK" ] || die "--node_rank is for several machines: give their number too, --nnodes M"
+    [ -z "$MASTER_ADDR" ] || die "--master_addr is for several machines: also give their number, --nnodes M"
+    [ -z "$NODE_RANK" ] || die "--node_rank is for several machines: also give their number, --nnodes M"
   fi
   NNODES=${NNODES:-1}
   is_number "$NNODES" && [ "$NNODES" -ge 1 ] || die "--nnodes: got '$NNODES', expected a whole number of 1 or more"
@@ -414,29 +413,29 @@ check_nodes() {
   [ "$NNODES" -gt 1 ] || return 0
   [ $((count % NNODES)) -eq 0 ] || die "N, the number of devices on all machines: got $count," \
     "expected a multiple of --nnodes $NNODES"
-  [ -n "$MASTER_ADDR" ] || die "--nnodes $NNODES: give the address of machine 0 too, --master_addr A"
-  [ -n "$MASTER_PORT" ] || die "--nnodes $NNODES: give a port that is free on machine 0 too, the same on all machines:" \
+  [ -n "$MASTER_ADDR" ] || die "--nnodes $NNODES: also give the address of machine 0, --master_addr A"
+  [ -n "$MASTER_PORT" ] || die "--nnodes $NNODES: also give a port that is free on machine 0, the same on all machines:" \
     "--master_port P"
-  [ -n "$NODE_RANK" ] || $DRY_RUN || die "--nnodes $NNODES: give this machine's number too, --node_rank 0 to $((NNODES - 1))"
+  [ -n "$NODE_RANK" ] || $DRY_RUN || die "--nnodes $NNODES: also give this machine's number, --node_rank 0 to $((NNODES - 1))"
 }
 
-# Machines of the list, one a line, without comments: `name slots=4`.
+# The machines of the list, one per line, without comments: `name slots=4`.
 hosts() {
   sed -e 's/#.*//' -e 's/^[[:space:]]*//' -e '/^$/d' "$HOSTFILE"
 }
 
 check_hostfile() {
   local count=$1 slots
-  [ -f "$HOSTFILE" ] && [ -r "$HOSTFILE" ] || die "--hostfile: cannot read a file $HOSTFILE"
-  [ -n "$(hosts)" ] || die "--hostfile: $HOSTFILE names no machine; expected lines like: node-a slots=8"
+  [ -f "$HOSTFILE" ] && [ -r "$HOSTFILE" ] || die "--hostfile: cannot read the file $HOSTFILE"
+  [ -n "$(hosts)" ] || die "--hostfile: $HOSTFILE lists no machines; expected lines such as: node-a slots=8"
   slots=$(hosts | awk '{ n = ""; for (i = 2; i <= NF; i++) if ($i ~ /^slots=[0-9]+$/) n = substr($i, 7)
     if (n == "") open = 1; sum += n } END { if (!open) print sum + 0 }')
   [ -z "$slots" ] || [ "$slots" -ge "$count" ] ||
-    die "--hostfile: $HOSTFILE has $slots slots, but $count ranks are asked for; give $slots or less as the third argument"
+    die "--hostfile: $HOSTFILE has $slots slots, but $count ranks were requested; give $slots or fewer as the third argument"
 }
 
-# check_meeting_point NODE: on machine 0, that the port is free and the address its own; on the others, that it is not
-# theirs: msrun starts a second scheduler on each machine that has the address, and two of them fight.
+# check_meeting_point NODE: checks that machine 0 has the address and a free port, and that the other machines do not
+# have the address, because msrun would start a conflicting second scheduler there.
 check_meeting_point() {
   local node=$1 answer
   if $DRY_RUN || [ -n "$HOSTFILE" ]; then return 0; fi
@@ -456,12 +455,12 @@ except OSError as e:
 ' "${MASTER_ADDR:-127.0.0.1}" "$MASTER_PORT")
   if [ "$NNODES" -gt 1 ]; then
     case $node:$answer in
-      *:unknown) die "--master_addr: no machine of the name $MASTER_ADDR is known here; give its IP address" ;;
-      0:free\ 127.* | 0:free\ ::1) die "--master_addr: $MASTER_ADDR means this machine on every machine; give its address in the network" ;;
-      0:elsewhere) die "--master_addr: $MASTER_ADDR is no address of this machine, but --node_rank 0 is the machine with that address" ;;
+      *:unknown) die "--master_addr: the name $MASTER_ADDR cannot be resolved here; give the IP address" ;;
+      0:free\ 127.* | 0:free\ ::1) die "--master_addr: on every machine $MASTER_ADDR is that machine itself; give the address of machine 0 in the network" ;;
+      0:elsewhere) die "--master_addr: $MASTER_ADDR is not an address of this machine, but --node_rank 0 must have it" ;;
       0:*) ;;
       *:elsewhere) return 0 ;;
-      *) die "--master_addr: $MASTER_ADDR is this machine, but --node_rank is $node and machine 0 is meant" ;;
+      *) die "--master_addr: $MASTER_ADDR is this machine, but it must be machine 0, and --node_rank is $node" ;;
     esac
   fi
   [ "$answer" != taken ] || die "port $MASTER_PORT is in use: choose another --master_port"
@@ -473,27 +472,27 @@ mpirun_command() {
   shift 3
   LAUNCHER_PATH=$(command -v mpirun || true)
   if [ -z "$LAUNCHER_PATH" ]; then
-    $DRY_RUN || die "no mpirun on the PATH: apt-get install openmpi-bin, or use --launcher msrun, which needs nothing"
+    $DRY_RUN || die "no mpirun on the PATH: apt-get install openmpi-bin, or use --launcher msrun, which needs no installation"
     LAUNCHER_PATH="not found"
   fi
-  # No binding: Open MPI would give each rank one core, and the loader's workers need several.
+  # No binding, because Open MPI would give each rank one core, but the loader's workers need several.
   cmd=(mpirun -np "$count" --bind-to none --output-filename "$logs")
   if [ -n "$HOSTFILE" ]; then
     cmd+=(--hostfile "$HOSTFILE")
-    # Ranks on other machines see nothing of this shell but what is named.
+    # Ranks on other machines only get the variables listed here.
     while read -r name; do cmd+=(-x "$name"); done < <(shared_variables)
   else
     cmd+=(--oversubscribe)
   fi
-  # Open MPI alone does not bring CPU ranks together, MindSpore's scheduler does: rank 0 starts it (src/device.py).
+  # CPU ranks connect through MindSpore's scheduler, not through Open MPI; rank 0 starts it (src/device.py).
   if [ "$DEVICE" = cpu ]; then
     host=$(first_host)
     if [[ $host = 127.* ]] && [ -n "$HOSTFILE" ] && [ "$(hosts | awk '{ print $1 }' | sort -u | wc -l)" -gt 1 ]; then
-      die "--hostfile: the first machine's name is $host here, which means each machine itself; write its address there"
+      die "--hostfile: the name of the first machine resolves to $host here, which is each machine itself; write its address instead"
     fi
     cmd+=(-x "MS_SCHED_HOST=$host" -x "MS_SCHED_PORT=$port")
   fi
-  [ "$(id -u)" -ne 0 ] || cmd+=(--allow-run-as-root) # Open MPI refuses root without it
+  [ "$(id -u)" -ne 0 ] || cmd+=(--allow-run-as-root) # otherwise Open MPI refuses to run as root
   cmd+=("$VENV_PYTHON" "$@")
 }
 
@@ -520,12 +519,12 @@ first_host() {
 msrun_command() {
   local count=$1 logs=$2 port=$3 node=$4
   shift 4
-  # Through Python, because the first line of bin/msrun names the folder where .venv was made: it may have moved.
+  # Through Python, because the first line of bin/msrun contains the original path of .venv, which may have moved.
   cmd=("$VENV_PYTHON" "$LAUNCHER_PATH" --worker_num="$count" --local_worker_num="$((count / NNODES))"
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$port")
   [ "$NNODES" -eq 1 ] || cmd+=(--node_rank="$node")
   cmd+=(--log_dir="$logs" --join=True --tail_worker_log=0)
-  # msrun overwrites the variable by its own default, 600 s.
+  # msrun would overwrite the variable with its default, 600 s.
   [ -z "${MS_TOPO_TIMEOUT:-}" ] || cmd+=(--cluster_time_out="$MS_TOPO_TIMEOUT")
   [ "$DEVICE" != ascend ] || cmd+=(--bind_core=True) # each rank on the cores near its device
   cmd+=("$@")
@@ -545,8 +544,8 @@ show_all_nodes_and_end() {
   exit 0
 }
 
-# A port on which nobody listens, below those that the kernel hands out by itself. The scheduler of a broken run may
-# hold its port for a while, and a second cluster on one port fails with "Repeated registration node".
+# A free port below the kernel's ephemeral ports. A random one, because the scheduler of a broken run may hold its port
+# for a while, and a second cluster on it fails with "Repeated registration node".
 free_port() {
   local port
   while true; do
@@ -556,9 +555,9 @@ free_port() {
   echo "$port"
 }
 
-# interrupt_ranks LAUNCHER_PID SIGNAL STATUS: the first time, ask the ranks to finish their step and save: they agree on
-# the step, also with those of other machines. The launchers would kill them at once; the second time they are told to.
-# msrun ends its ranks on SIGINT only: after SIGTERM they would stay behind, holding the devices.
+# interrupt_ranks LAUNCHER_PID SIGNAL STATUS: the first call asks the ranks to finish their step and save; they agree on
+# the step, also across machines. The second call interrupts the launcher, which kills the ranks at once. It gets SIGINT,
+# because after SIGTERM msrun would leave its ranks running and holding the devices.
 interrupt_ranks() {
   local child=$1 again=$INTERRUPTED pid asked=false
   INTERRUPTED=$3
@@ -573,12 +572,12 @@ interrupt_ranks() {
   $asked || kill -INT -- "-$child" 2>/dev/null || true
 }
 
-# Processes below one, as /proc knows them: pgrep is not everywhere.
+# All descendants of a process, from /proc, because pgrep is not always installed.
 descendants() {
   local file line pid parent
   for file in /proc/[0-9]*/stat; do
     read -r line 2>/dev/null <"$file" || continue
-    pid=${line%% *} line=${line##*) } # the name in between may hold anything
+    pid=${line%% *} line=${line##*) } # the name in between may contain any character
     parent=${line#* } parent=${parent%% *}
     if [ "$parent" = "$1" ]; then
       echo "$pid"
@@ -587,19 +586,18 @@ descendants() {
   done
 }
 
-# Copies lines, but not those with which MindSpore's cluster ends on each rank: it writes them at any log level. When
-# nobody reads the copy any more, the ranks work on.
+# Copies lines except those that MindSpore's cluster prints at the end of each rank at any log level. If the output loses
+# its reader, the ranks continue.
 without_farewells() {
   local line
-  trap '' INT TERM HUP PIPE # the ranks have more to say after Ctrl-C
+  trap '' INT TERM HUP PIPE # because the ranks still print after Ctrl-C
   while IFS= read -r line || [ -n "$line" ]; do
     [[ $line = "[INFO] DISTRIBUTED("*"] Event base dispatch success!" ]] || printf '%s\n' "$line" 2>/dev/null || exec >/dev/null
   done
 }
 
-# run_in_front FILE COMMAND...: run a launcher and wait for it; STATUS is its exit status, FILE gets its error messages
-# too. It gets a process group of its own, so that a signal to this script reaches it and everything it started in that
-# group.
+# run_in_front FILE COMMAND...: runs a launcher and waits for it; sets STATUS to its exit status and copies its error
+# messages to FILE. The launcher gets its own process group, through which a signal to this script reaches it and all that it started.
 run_in_front() {
   local child messages=$1 out err pid filters
   shift
@@ -608,21 +606,21 @@ run_in_front() {
   exec {err}> >(trap '' INT TERM HUP && tee "$messages" | without_farewells >&2)
   filters+=" $!"
   set -m
-  # A process in the background may not read from the terminal.
+  # A background process must not read from the terminal.
   "$@" </dev/null >&"$out" 2>&"$err" {out}>&- {err}>&- &
   child=$!
   set +m
   exec {out}>&- {err}>&-
   trap 'interrupt_ranks "$child" TERM 130' INT
   trap 'interrupt_ranks "$child" TERM 143' TERM
-  trap 'interrupt_ranks "$child" HUP 129' HUP # under nohup nobody asks: bash leaves an ignored signal ignored
+  trap 'interrupt_ranks "$child" HUP 129' HUP # no effect under nohup, because bash leaves ignored signals ignored
   STATUS=0 INTERRUPTED=0
   wait "$child" || STATUS=$?
-  while kill -0 "$child" 2>/dev/null; do # a signal to us ends `wait` before the launcher has ended
+  while kill -0 "$child" 2>/dev/null; do # a signal to this script ends `wait` before the launcher ends
     STATUS=0
     wait "$child" || STATUS=$?
   done
-  # The ranks' output goes before ours. Five seconds at most: a process that they left behind may keep the pipe open.
+  # Wait for the output of the ranks, but only five seconds: a process that they left behind may keep the pipe open.
   for pid in $filters; do
     for _ in {1..100}; do
       kill -0 "$pid" 2>/dev/null || break
@@ -633,8 +631,8 @@ run_in_front() {
   [ "$INTERRUPTED" -eq 0 ] || exit "$INTERRUPTED"
 }
 
-# The end of the log of the rank that failed first. Its fellows are killed or fail soon after, so of the logs that hold
-# an error it is the one that was last written to longest ago.
+# Prints the end of the log of the rank that failed first. The other ranks are killed or fail soon after, so it is the
+# log with the oldest modification time among those with an error.
 show_failure() {
   local logs=$1 file first=""
   for file in "$logs"/worker_*.log "$logs"/*/rank.*/std{err,out}; do
@@ -643,17 +641,17 @@ show_failure() {
     fi
   done
   if [ -n "$first" ]; then
-    printf '\nThe first rank that failed, last lines of %s:\n' "$first"
+    printf '\nLast lines of the first rank that failed, from %s:\n' "$first"
     tail -n 20 "$first" | sed 's/^/  | /'
   else
-    printf '\nNo rank wrote an error message: one that is killed, for memory for example, cannot.\n'
+    printf '\nNo rank wrote an error message. A rank that is killed, for example when memory runs out, cannot.\n'
   fi
   printf 'error: %s ended with status %s%s; the logs of all ranks are in %s\n' \
     "$LAUNCHER" "$STATUS" "$(dead_rank "$logs")" "$logs"
 } >&2
 
-# ", rank 1 with -9", a signal's number being negative, if the launcher said which rank was the first to end: mpirun by
-# its number, msrun by its process, which the rank's own log names.
+# ", rank 1 with -9", where a signal has a negative number, if the launcher reports which rank ended first: mpirun by its
+# number, msrun by its process, which the log of the rank identifies.
 dead_rank() {
   local logs=$1 text pid rank
   text=$(cat "$logs/launcher.txt" 2>/dev/null) || return 0

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The main job, small: make a sample set, preprocess it, fine-tune, evaluate, export, and show the result.
+# A small demonstration: create a sample set, preprocess it, fine-tune, evaluate, export, and print the result.
 #   bash scripts/run_demo.sh                   # fine-tunes weights_pretrained/MIMO-UNet_sample.ckpt
 #   bash scripts/run_demo.sh --from_scratch    # starts from random weights
-# Everything it makes lies in ./demo of the repository. Runs on two CPU cores in under 6 minutes.
+# All output goes to ./demo in the repository. Takes less than 6 minutes on two CPU cores.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 

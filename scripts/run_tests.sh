@@ -16,7 +16,7 @@ done
 started=$SECONDS
 bash "$ROOT/scripts/setup.sh" --dev
 
-# Every step runs, also after a failure: one round shows all that is wrong.
+# Every step runs, even after a failure, so that one call shows all problems.
 failed=()
 step() {
   local name=$1
@@ -24,13 +24,13 @@ step() {
   echo "== $name"
   "$@" || failed+=("$name")
 }
-cd "$ROOT" # where pyproject.toml has the settings of all these tools; a file named for pytest is relative to it
+cd "$ROOT" # the tools read pyproject.toml there, and test files are relative to it
 step "ruff check" "$VENV_PYTHON" -m ruff check .
 step "ruff format" "$VENV_PYTHON" -m ruff format --check .
 step "mypy" "$VENV_PYTHON" -m mypy
 step "imports" "$VENV_PYTHON" -m importlinter.cli lint
-# Two tests at a time, a thread each: most of their time goes to starting processes, and OpenMP's threads wait for each other
-# by spinning, which two processes on the same cores cannot afford. -n 0 among the arguments: one after the other.
+# Two tests at a time with one thread each, because they mostly start processes, and because spinning OpenMP threads of two
+# processes slow each other down. The argument -n 0 runs one test at a time.
 export OMP_NUM_THREADS=1
 step "pytest" "$VENV_PYTHON" -m pytest -n 2 --dist worksteal "${selection[@]}" "${arguments[@]}"
 

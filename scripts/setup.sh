@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Makes .venv at the root of the repository, or completes it: bash scripts/setup.sh [options], --help lists them.
+# Creates or completes .venv at the root of the repository: bash scripts/setup.sh [options], --help lists them.
 #
-# .venv/setup_stamp says what is installed: the Python and the checksum of each requirements file. A file that is not in
-# it, or has changed, is installed; what an earlier call with other options installed stays. While this script works,
-# the stamp is replaced by .venv/setup_unfinished: a .venv with that file and nobody at work was cut off, and is made anew.
+# .venv/setup_stamp records the Python version and the checksum of each installed requirements file. New and changed
+# files are installed; packages from earlier calls with other options stay. While this script works, the stamp is replaced
+# by .venv/setup_unfinished; a .venv with that file and no running setup.sh is incomplete and is created again.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# In an activated .venv the first python3.11 on the PATH is its own, which goes when .venv is made anew.
+# Do not use the Python of an activated .venv, which is removed when .venv is created again.
 PATH=":$PATH:"
 PATH=${PATH//":$VENV/bin:"/:}
 PATH=${PATH#:} PATH=${PATH%:}
@@ -15,22 +15,22 @@ PATH=${PATH#:} PATH=${PATH%:}
 STAMP="$VENV/setup_stamp"
 LOG="$VENV/setup.log"
 PYTHONS_WANTED="3.10, 3.11 or 3.12" # the wheels that MindSpore 2.10 has
-# What mindspore/run_check of 2.10 accepts; its own Ascend operators were compiled with the last one.
+# The versions that mindspore/run_check of 2.10 accepts; its Ascend operators were compiled with the last one.
 CANN_VERSIONS="8.2 8.3 8.5 9.0 9.1"
 
 usage() {
   cat <<END
 usage: bash scripts/setup.sh [--dev] [--gpu] [--ascend] [--torch] [--fast] [--app] [--system]
-Makes .venv with what training, evaluation and export need on CPU. Options add to what is there already:
-  --dev     tests, formatter and type checker, with PyTorch, ONNX, OpenVINO and the web page, which they cover
-  --gpu     CUDA 11 libraries from wheels (2.8 GB unpacked); needs only an NVIDIA driver
+Creates .venv for training, evaluation and export on CPU. Options add packages to it:
+  --dev     tests, formatter and type checker, with PyTorch, ONNX, OpenVINO and Gradio for the tests
+  --gpu     CUDA 11 libraries from wheels (2.8 GB unpacked); only needs an NVIDIA driver
   --ascend  Python packages of the CANN toolkit, which must be installed
   --torch   PyTorch, to convert .pkl weights
   --fast    ONNX and OpenVINO: export to .onnx, and inference several times faster on CPU
   --app     Gradio: the web page, app.py
   --system  Debian packages: a C++ compiler (native convolutions), a C compiler with binutils, mpirun and a browser
             (slow tests), by apt-get
-PYTHON=/path/to/python chooses the Python, which must be $PYTHONS_WANTED.
+PYTHON=/path/to/python selects the Python, which must be $PYTHONS_WANTED.
 END
 }
 
@@ -54,13 +54,13 @@ main() {
     esac
   done
 
-  # What cannot succeed says so before the long downloads.
+  # Check before the long downloads.
   case " $* " in *" --gpu "*) check_nvidia_driver ;; esac
   case " $* " in *" --ascend "*) check_ascend ;; esac
   if $with_system; then install_system_packages; fi
 
   take_lock
-  # What earlier calls installed, or were about to, is kept up to date too, and comes back when .venv is made anew.
+  # Also update what earlier calls installed or began to install, and install it again in a new .venv.
   while read -r file; do
     if [ -f "$ROOT/$file" ]; then want "$file"; fi
   done < <(cat "$STAMP" "$UNFINISHED" 2>/dev/null | awk 'NF == 3 { print $3 }')
@@ -87,8 +87,8 @@ want() {
 # ---- checks before anything is installed -----------------------------------------------------------------------------
 
 check_nvidia_driver() {
-  has_nvidia_driver || die "--gpu: no NVIDIA driver here (no /proc/driver/nvidia/version, and nvidia-smi lists no GPU);" \
-    "install the driver of your distribution first, or leave --gpu out for CPU"
+  has_nvidia_driver || die "--gpu: no NVIDIA driver found (no /proc/driver/nvidia/version, and nvidia-smi lists no GPU);" \
+    "install the driver of your distribution first, or omit --gpu for CPU"
 }
 
 check_ascend() {
@@ -98,8 +98,8 @@ check_ascend() {
   home=$(cann_home) || true
   if [ "$(ascend_count)" -gt 0 ] || command -v npu-smi >/dev/null; then device="$(ascend_count) device(s)"; fi
   [ -n "$home$device" ] || die "--ascend: neither a CANN toolkit (ASCEND_HOME_PATH, /usr/local/Ascend)" \
-    "nor a device (npu-smi, /dev/davinci*) here; $need"
-  [ -n "$home" ] || die "--ascend: $device here, but no CANN toolkit (ASCEND_HOME_PATH, /usr/local/Ascend); $need"
+    "nor a device (npu-smi, /dev/davinci*) found; $need"
+  [ -n "$home" ] || die "--ascend: $device found, but no CANN toolkit (ASCEND_HOME_PATH, /usr/local/Ascend); $need"
   [ -n "$device" ] || die "--ascend: a CANN toolkit in $home, but no device (no npu-smi, no /dev/davinci*):" \
     "install the driver and firmware"
   version=$(sed -n 's/^[Vv]ersion=//p' "$home/compiler/version.info" 2>/dev/null | head -n 1) || true
@@ -109,8 +109,7 @@ check_ascend() {
   fi
 }
 
-# The slow tests start ranks by mpirun, compile a stand-in for CUDA and look at the web page through a browser; native
-# convolutions are compiled.
+# Native convolutions need a compiler; the slow tests need mpirun, a compiler and a browser.
 install_system_packages() {
   local packages=() as_root=() log
   command -v mpirun >/dev/null || packages+=(openmpi-bin)
@@ -121,39 +120,39 @@ install_system_packages() {
   command -v gcc >/dev/null || packages+=(gcc)
   command -v nm >/dev/null || packages+=(binutils)
   if [ ${#packages[@]} -eq 0 ]; then
-    say "system packages are there: mpirun, a browser and its driver, C and C++ compilers, binutils"
+    say "the system packages are installed: mpirun, a browser and its driver, C and C++ compilers, binutils"
     return
   fi
   command -v apt-get >/dev/null || die "--system: this system has no apt-get;" \
-    "install by its own means what corresponds to: ${packages[*]}"
+    "install the equivalents of: ${packages[*]}"
   if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || die "--system: you are not root and there is no sudo;" \
-      "ask an administrator for: apt-get install ${packages[*]}"
+      "ask an administrator to run: apt-get install ${packages[*]}"
     as_root=(sudo)
   fi
-  say "installing ${packages[*]} by apt-get"
+  say "installing ${packages[*]} with apt-get"
   log=$(mktemp)
   if ! { "${as_root[@]}" apt-get update -q && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -q --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
     tail -n 15 "$log" >&2
-    fail "--system: apt-get failed, its last lines are above, all of it is in $log"
+    fail "--system: apt-get failed, see its last lines above and the full log in $log"
   fi
   rm -f "$log"
 }
 
-# Two calls at a time would write into one .venv: the second waits. The lock ends with the process that holds it.
+# A second call waits, because both would write into .venv. The lock ends with the process that holds it.
 take_lock() {
-  command -v flock >/dev/null || return 0 # macOS has none; there two at a time are the user's care
+  command -v flock >/dev/null || return 0 # macOS has none, so the user must avoid two calls at a time
   exec 9<"$ROOT/scripts/setup.sh"
   if ! flock -n 9; then
-    say "another setup.sh is at work on this folder, waiting for it"
+    say "waiting for another setup.sh in this folder"
     flock 9
   fi
 }
 
 # ---- Python ----------------------------------------------------------------------------------------------------------
 
-# "3.11" for a Python that starts and is CPython, else what it said, or nothing. -I: no user's sitecustomize.
+# Prints "3.11" for a CPython that starts, otherwise its output, if any. -I ignores the user's sitecustomize.
 python_version() {
   local answer
   answer=$("$1" -I -c 'import platform as p; print(p.python_implementation(), p.python_version())' 2>/dev/null </dev/null) || return 0
@@ -165,7 +164,7 @@ is_fit() {
   [[ $1 =~ ^3\.1[012]$ ]]
 }
 
-# Sets CHOSEN to the first fit Python. One named by PYTHON is taken or refused, never passed over in silence.
+# Sets CHOSEN to the first suitable Python. If PYTHON is set, only that one is considered.
 choose_python() {
   local name version found="" candidates=(python3.11 python3.12 python3.10 python3 python)
   if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
@@ -180,15 +179,15 @@ choose_python() {
   if [ -n "${PYTHON:-}" ]; then
     die "PYTHON: ${found:-$PYTHON does not start}, but MindSpore 2.10 needs Python $PYTHONS_WANTED"
   fi
-  die "found no fit Python (${found:-none on the PATH}), MindSpore 2.10 needs Python $PYTHONS_WANTED;" \
-    "install one, or name it: PYTHON=/path/to/python3.11 bash scripts/setup.sh"
+  die "found no suitable Python (${found:-none on the PATH}), MindSpore 2.10 needs Python $PYTHONS_WANTED;" \
+    "install one, or select it with PYTHON=/path/to/python3.11 bash scripts/setup.sh"
 }
 
-# Why the present .venv cannot be kept; nothing when it can.
+# Prints why the present .venv cannot be kept, if so.
 fault_of_venv() {
   local version asked=""
   if [ -e "$UNFINISHED" ]; then
-    echo "an earlier setup was cut off"
+    echo "an earlier setup was interrupted"
     return
   fi
   version=$(python_version "$VENV_PYTHON")
@@ -196,11 +195,11 @@ fault_of_venv() {
   if ! is_fit "$version"; then
     echo "its Python is ${version:-broken}"
   elif [ ! -d "$VENV/lib/python$version/site-packages" ] || { [ -e "$STAMP" ] && ! grep -qx "python $version" "$STAMP"; }; then
-    echo "it was made with another Python than its present $version"
+    echo "it was created with another Python than its present $version"
   elif [ -n "$asked" ] && [ "$asked" != "$version" ]; then
-    echo "it has Python $version, PYTHON asks for $asked"
+    echo "it has Python $version, PYTHON is $asked"
   elif [ -e "$STAMP" ] && [ ! -d "$VENV/lib/python$version/site-packages/mindspore" ]; then
-    echo "MindSpore has gone from it"
+    echo "MindSpore is missing from it"
   elif [ ! -d "$VENV/lib/python$version/site-packages/pip" ]; then
     echo "it has no pip"
   fi
@@ -208,40 +207,40 @@ fault_of_venv() {
 
 make_venv_if_needed() {
   local fault file
-  # Looked at even when .venv is complete: a PYTHON that is asked for and unfit must not go unnoticed.
+  # Also checked if .venv is complete, so that an unsuitable PYTHON is reported.
   if [ -n "${PYTHON:-}" ]; then choose_python; fi
   if [ -e "$VENV" ] || [ -L "$VENV" ]; then
     fault=$(fault_of_venv)
     [ -n "$fault" ] || return 0
-    say "making .venv anew: $fault"
+    say "creating .venv again: $fault"
   fi
   choose_python
-  "$CHOSEN" -c 'import venv, ensurepip' 2>/dev/null || die "$CHOSEN cannot make a virtual environment (no ensurepip):" \
+  "$CHOSEN" -c 'import venv, ensurepip' 2>/dev/null || die "$CHOSEN cannot create a virtual environment (no ensurepip):" \
     "apt-get install python3-venv (or python$(python_version "$CHOSEN")-venv), then run this again"
   rm -rf "$VENV"
   mkdir "$VENV" 2>/dev/null || die "cannot write into $ROOT"
   for file in "${WANTED[@]}"; do checksum "$file"; done >"$UNFINISHED"
-  say "making .venv with $CHOSEN ($(python_version "$CHOSEN"))"
-  "$CHOSEN" -m venv "$VENV" >"$LOG" 2>&1 || fail "$CHOSEN -m venv failed: $(tail -n 1 "$LOG") (all of it is in $LOG)"
+  say "creating .venv with $CHOSEN ($(python_version "$CHOSEN"))"
+  "$CHOSEN" -m venv "$VENV" >"$LOG" 2>&1 || fail "$CHOSEN -m venv failed: $(tail -n 1 "$LOG") (full log: $LOG)"
 }
 
 # ---- packages --------------------------------------------------------------------------------------------------------
 
 checksum() {
-  (cd "$ROOT" && cksum "$1") # `sum bytes name`; POSIX, so it is everywhere
+  (cd "$ROOT" && cksum "$1") # prints `sum bytes name`; part of POSIX
 }
 
 stamp_has() {
   [ -e "$STAMP" ] && grep -qxF "$(checksum "$1")" "$STAMP"
 }
 
-# Everything of the project imports, and no two packages contradict each other.
+# Checks that the packages import and do not conflict.
 installation_works() {
   "$VENV_PYTHON" -m pip --disable-pip-version-check check >>"$LOG" 2>&1 &&
     "$VENV_PYTHON" -c 'import mindspore, numpy, PIL, skimage, yaml, tqdm, tensorboardX, matplotlib' >>"$LOG" 2>&1
 }
 
-# install FILE...: pip installs the requirements files, the stamp gets their checksums.
+# install FILE...: installs the requirements files and records their checksums in the stamp.
 install() {
   local file old_stamp sum size
   old_stamp=$(cat "$STAMP" 2>/dev/null) || true
@@ -252,10 +251,10 @@ install() {
   rm -f "$STAMP"
   for file in "$@"; do
     case $file in
-      requirements.txt) say "installing $file (MindSpore is 2.4 GB unpacked: one to two minutes on a fast line)" ;;
+      requirements.txt) say "installing $file (MindSpore is 2.4 GB unpacked: one to two minutes with a fast connection)" ;;
       *) say "installing $file" ;;
     esac
-    # -c: an addition may not move what the base has pinned, numpy below 2 above all.
+    # -c keeps the versions that requirements.txt pins, above all numpy below 2.
     if ! "$VENV_PYTHON" -m pip --disable-pip-version-check --no-input install --quiet \
       -r "$ROOT/$file" -c "$ROOT/requirements.txt" >>"$LOG" 2>&1; then
       give_up "$old_stamp" "pip could not install $file: $(grep -E '^ERROR' "$LOG" | tail -n 1)"
@@ -268,7 +267,7 @@ install() {
   {
     echo "python $(python_version "$VENV_PYTHON")"
     for file in "$@"; do checksum "$file"; done
-    # The files of earlier calls, unless just installed.
+    # Also the files of earlier calls that were not installed now.
     while read -r sum size file; do
       if [ -n "$file" ] && [[ " $* " != *" $file "* ]]; then echo "$sum $size $file"; fi
     done <<<"$old_stamp"
@@ -277,24 +276,23 @@ install() {
   rm -f "$UNFINISHED"
 }
 
-# give_up OLD_STAMP MESSAGE: pip stopped by itself, mostly before it changed anything. If what was there before still
-# works, it stays claimed; otherwise the mark of an unfinished .venv stays, and the next call makes it anew.
+# give_up OLD_STAMP MESSAGE: pip failed, usually before it changed anything. If the old installation still works, its
+# stamp is restored; otherwise .venv stays marked as incomplete, and the next call creates it again.
 give_up() {
   if [ -n "$1" ] && installation_works; then
     printf '%s\n' "$1" >"$STAMP"
     rm -f "$UNFINISHED"
   fi
-  fail "$2 (all of it is in $LOG)"
+  fail "$2 (full log: $LOG)"
 }
 
-# MindSpore asks $CUDA_HOME/bin/nvcc which CUDA is there and picks its plug-in by the answer; it compiles nothing with
-# it. The wheels bring no compiler, so this answers for them: 11.6 is the newest that the plug-in exists for, and CUDA 11
-# libraries of later minor versions serve it.
+# MindSpore runs $CUDA_HOME/bin/nvcc only to get the CUDA version for choosing its plug-in. The wheels have no compiler, so
+# this script replaces it: 11.6 is the newest version with a plug-in, which also works with later CUDA 11 libraries.
 write_nvcc() {
   mkdir -p "$VENV/cuda/bin"
   printf '#!/bin/sh\necho "Cuda compilation tools, release 11.6, V11.6.124"\n' >"$VENV/cuda/bin/nvcc"
   chmod +x "$VENV/cuda/bin/nvcc"
 }
 
-# Called on the last line, so that bash has read the whole file before a `git pull` can change it.
+# On the last line, so that bash reads the whole file before a `git pull` can change it.
 main "$@"

@@ -122,7 +122,7 @@ def test_check_finds_a_new_result(copy_of_readmes):
     changed = copy.deepcopy(RESULTS["step"])
     changed["contestants"]["torch"]["step_s"]["median"] = 1.9
     measure.write_json(copy_of_readmes / "benchmarks/results/step.json", "step", changed)
-    with pytest.raises(UserError, match="tables are not"):
+    with pytest.raises(UserError, match="tables differ"):
         report.main(["--check"], copy_of_readmes)
 
 

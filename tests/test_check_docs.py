@@ -166,4 +166,4 @@ def test_skipped_commands_are_counted_by_reason(document, monkeypatch, capsys):
     assert check_docs.main([str(path), "--run"]) == 1
     out = capsys.readouterr().out
     assert "page.md:7: FAILED: python eval.py\noh\n" in out
-    assert "1 needs the whole GOPRO_Large, 1 has tests of its own, 1 ran (1 failed)" in out
+    assert "1 needs the whole GOPRO_Large, 1 has separate tests, 1 ran (1 failed)" in out

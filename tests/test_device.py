@@ -175,7 +175,7 @@ def test_micro_batches_of_native_convolutions(batch, crop, parts):
 @pytest.mark.parametrize(
     "runtime, is_float16, debug, reason",
     [
-        (device.Runtime("GPU"), False, False, "this is GPU"),
+        (device.Runtime("GPU"), False, False, "this device is GPU"),
         (device.Runtime("CPU"), True, False, "--amp_level O0"),
         (device.Runtime("CPU"), False, True, "--debug"),
     ],

@@ -134,7 +134,7 @@ def test_pictures_are_the_middle_of_the_strips(work):
 
 
 def test_run_of_another_recipe_is_refused(work):
-    with pytest.raises(UserError, match="--run weights_cpu: the run was made with another crop_size, seed than"):
+    with pytest.raises(UserError, match="--run weights_cpu: the run has another crop_size, seed than"):
         record_weights.main(options(work, seed=7, crop_size=64), work / "card")
     assert not (work / "card" / model_card.FIGURES).exists()
 

@@ -182,17 +182,17 @@ def test_distributed_command(device, launcher):
 def test_batch_and_learning_rate_of_all_ranks(device, options, batch, rate, remark):
     result = bash(f"run_distribute_train_{device}.sh", "d", "c", *options, "--dry_run")
     line = next(line for line in result.stdout.splitlines() if line.startswith("training: "))
-    assert f"on each of {batch} in all; learning rate {rate}{', ' if remark else ''}" in line
+    assert f"on each of {batch} in total; learning rate {rate}{', ' if remark else ''}" in line
     assert remark in line and (remark or line.endswith(rate))
 
 
 def test_a_resumed_run_keeps_its_learning_rate(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 1\nlearning_rate: 0.0003\n")
     result = bash("run_distribute_train_gpu.sh", "d", str(tmp_path), "--resume", "auto", "--dry_run")
-    assert "learning rate 0.0003, of the run that is resumed" in result.stdout
+    assert "learning rate 0.0003, from the resumed run" in result.stdout
     assert "paper_8p" not in result.stdout
     result = bash("run_distribute_train_gpu.sh", "d", str(tmp_path / "new"), "--resume", "auto", "--dry_run")
-    assert "learning rate 0.0005, of recipe paper_8p" in result.stdout  # nothing to resume: a new run starts
+    assert "learning rate 0.0005, from recipe paper_8p" in result.stdout  # nothing to resume: a new run starts
 
 
 def test_a_mistake_in_the_options_ends_before_the_ranks_start(fake_msrun, tmp_path):
@@ -242,7 +242,7 @@ def test_commands_of_all_machines(device):
     result = bash(f"run_distribute_train_{device}.sh", "d", "runs/x", "4", *NODES, "--dry_run", "--seed", "3")
     assert result.returncode == 0, result.stderr
     first, training, label_0, node_0, label_1, node_1 = result.stdout.splitlines()
-    assert training.startswith("training: batch 4 on each of 4 rank(s), 16 in all")
+    assert training.startswith("training: batch 4 on each of 4 rank(s), 16 in total")
     assert first.startswith("preflight: machines: 2; ranks: 4, 2 on each; ")
     assert (label_0, label_1) == ("# machine 0, 10.0.0.1:", "# machine 1:")
     meeting = "--worker_num=4 --local_worker_num=2 --master_addr=10.0.0.1 --master_port=2300"
@@ -297,9 +297,9 @@ def test_list_of_machines(tmp_path):
     file = tmp_path / "hosts"
     file.write_text("# none yet\n\n   # nor here\n")
     arguments = ["d", "c", "6", "--hostfile", str(file), "--dry_run"]
-    assert_one_line_error(bash("run_distribute_train_cpu.sh", *arguments), "names no machine", "slots=8")
+    assert_one_line_error(bash("run_distribute_train_cpu.sh", *arguments), "lists no machines", "slots=8")
     file.write_text("192.0.2.7 slots=4 # the first\n192.0.2.8 slots=1\n")
-    assert_one_line_error(bash("run_distribute_train_cpu.sh", *arguments), "has 5 slots, but 6 ranks", "give 5 or less")
+    assert_one_line_error(bash("run_distribute_train_cpu.sh", *arguments), "has 5 slots, but 6 ranks", "give 5 or fewer")
     file.write_text("# two\nme@192.0.2.7 slots=4 max_slots=4\n192.0.2.8 slots=2\n")
     command = command_of(bash("run_distribute_train_cpu.sh", *arguments, HCCL_CONNECT_TIMEOUT="600"))
     assert command[:3] == ["mpirun", "-np", "6"] and command[command.index("--hostfile") + 1] == str(file)
@@ -345,9 +345,9 @@ def test_fewer_gpus_than_ranks(tree, tmp_path):
     executable(tmp_path / "bin/nvidia-smi", "#!/bin/sh\n" + smi)
     env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     script = tree / "scripts/run_distribute_train_gpu.sh"
-    assert_one_line_error(bash(script, "d", "c", **env, CUDA_VISIBLE_DEVICES="0,1"), "8 NVIDIA GPUs asked for, 2 found")
+    assert_one_line_error(bash(script, "d", "c", **env, CUDA_VISIBLE_DEVICES="0,1"), "8 NVIDIA GPUs requested, 2 found")
     assert_one_line_error(
-        bash(script, "d", "c", "2", **env, CUDA_VISIBLE_DEVICES="1"), "2 NVIDIA GPUs asked for, 1 found"
+        bash(script, "d", "c", "2", **env, CUDA_VISIBLE_DEVICES="1"), "2 NVIDIA GPUs requested, 1 found"
     )
 
 
@@ -525,7 +525,7 @@ def test_logs_of_a_machine_have_a_folder_of_their_own(fake_msrun, tmp_path):
     arguments = ["4", "--nnodes", "2", "--node_rank", "1", "--master_addr", "192.0.2.77", "--master_port", "2309"]
     script = fake_msrun / "scripts/run_distribute_train_cpu.sh"
     result = bash(script, "d", "c", *arguments, cwd=tmp_path, FAKE_STATUS="3")
-    assert result.returncode == 3 and "machine: 1 of 0-1, which meet at 192.0.2.77; " in result.stdout
+    assert result.returncode == 3 and "machine: 1 of 0-1, connected through 192.0.2.77; " in result.stdout
     assert "c_logs/node_1/worker_1.log" in result.stderr
     assert "--node_rank=1" in (tmp_path / "c_logs/node_1/command.txt").read_text()
 
@@ -653,7 +653,7 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
         assert result.returncode == 0, result
         return result.stdout
 
-    assert "making .venv" in setup("--app")
+    assert "creating .venv" in setup("--app")
     assert installed_files(tmp_path) == ["requirements.txt", "requirements-app.txt"]
     setup("--dev")
     assert installed_files(tmp_path) == [f"requirements{x}.txt" for x in ("-torch", "-fast", "-dev")]
@@ -667,7 +667,7 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
 
     # Cut off in the middle: everything comes back.
     (tree / ".venv/setup_stamp").rename(tree / ".venv/setup_unfinished")
-    assert "making .venv anew: an earlier setup was cut off" in setup()
+    assert "creating .venv again: an earlier setup was interrupted" in setup()
     assert sorted(installed_files(tmp_path)) == sorted(
         f"requirements{x}.txt" for x in ("", "-app", "-dev", "-fast", "-torch")
     )
@@ -691,7 +691,7 @@ def test_a_broken_first_install_is_not_claimed_good(tree, tmp_path, fake_python)
     assert bash(tree / "scripts/setup.sh", **fake_python).returncode == 1
     assert not (tree / ".venv/setup_stamp").exists() and (tree / ".venv/setup_unfinished").exists()
     Path(fake_python["PYTHON"]).write_text(text)
-    assert "making .venv anew" in bash(tree / "scripts/setup.sh", **fake_python).stdout
+    assert "creating .venv again" in bash(tree / "scripts/setup.sh", **fake_python).stdout
 
 
 def test_gpu_libraries_are_found(tree):
