@@ -72,7 +72,7 @@ def parse_options(argv: list[str] | None):
     parser.add_argument(
         "--count", type=int, low=1, default=24, metavar="INT", help="pairs to make without a folder [24]"
     )
-    parser.add_argument("--batch", type=int, low=1, default=4, metavar="INT", help="crops a step [4]")
+    parser.add_argument("--batch", type=int, low=1, default=4, metavar="INT", help="crops per step [4]")
     size_help = "side of the square crops, pixels [256]"
     parser.add_argument("--size", type=int, low=16, default=256, metavar="INT", help=size_help)
     parser.add_argument("--rounds", type=int, low=1, default=5, metavar="INT", help="timed turns of each [5]")

@@ -53,8 +53,8 @@ WORDS = {
     "speed, PyTorch = 1": "速度，PyTorch = 1",
     "rms difference from PyTorch": "与 PyTorch 的均方根误差",
     "processes": "进程数",
-    "seconds a step": "每步秒数",
-    "samples a second": "每秒样本数",
+    "seconds per step": "每步秒数",
+    "samples per second": "每秒样本数",
     "efficiency": "效率",
     "Training step": "训练一步",
     "Restoring an image": "复原一张图像",
@@ -63,21 +63,21 @@ WORDS = {
     "MindSpore, its own convolutions": "MindSpore，框架自带卷积",
     "MindSpore, native convolutions, bfloat16": "MindSpore，原生卷积，bfloat16",
     "Loading training pairs": "读取训练样本对",
-    "pairs a second": "每秒样本对",
+    "pairs per second": "每秒样本对",
     "times PNG's": "与 PNG 之比",
     "frames of": "原图",
     "batch": "批大小",
     "threads": "线程",
     "cores": "核",
     "cores each": "核每进程",
-    "MB of gradients reduced a step": "MB 梯度每步归约",
+    "MB of gradients reduced per step": "MB 梯度每步归约",
     "median (least to most)": "中位数（最小至最大）",
 }
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = ArgumentParser("Writes the benchmark tables of READMEs and docs from benchmarks/results/*.json.")
-    parser.add_argument("--check", action="store_true", help="only say whether the pages agree with the JSON files")
+    parser.add_argument("--check", action="store_true", help="only check whether the pages agree with the JSON files")
     check = parser.parse_args(argv).check
     results = read_results(root / "benchmarks/results")
     for name, (language, of_variants) in PAGES.items():
@@ -198,9 +198,9 @@ def scaling_table(results: dict, say: Callable[[str], str]) -> Table:
         [count, spread(found["step_s"]), f"{found['samples_per_s']:.2f}", f"{found['efficiency']:.0%}"]
         for count, found in results["processes"].items()
     ]
-    reduced = f"{results['bytes_reduced'] / 1e6:.1f} {say('MB of gradients reduced a step')}"
+    reduced = f"{results['bytes_reduced'] / 1e6:.1f} {say('MB of gradients reduced per step')}"
     place = f"{times(results['shape'])}, {results['threads']} {say('cores each')}, {reduced}"
-    header = list(map(say, ("processes", "seconds a step", "samples a second", "efficiency")))
+    header = list(map(say, ("processes", "seconds per step", "samples per second", "efficiency")))
     return f"{say('Training in several processes')}, {place}", header, rows
 
 
@@ -211,7 +211,7 @@ def loader_table(results: dict, say: Callable[[str], str]) -> Table:
     ]
     place = f"{results['size']}x{results['size']}, {say('frames of')} {times(reversed(results['frame']))}"
     caption = f"{say('Loading training pairs')}, {place}, {say('batch')} {results['batch']}"
-    header = ["", *map(say, ("pairs a second", "times PNG's"))]
+    header = ["", *map(say, ("pairs per second", "times PNG's"))]
     return f"{caption}, {results['threads']} {say('threads')}", header, rows
 
 

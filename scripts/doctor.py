@@ -410,11 +410,20 @@ def guarded(name: str, check: Callable[[], Row | list[Row]]) -> list[Row]:
 
 def examine(quick: bool) -> Iterable[Row]:
     checks: dict[str, Callable[[], Row | list[Row]]] = {
-        "Python": check_python, "packages": check_packages, "import mindspore": check_import, "GPU": check_gpu,
-        "Ascend": check_ascend, "CPU": check_cpu, "cores and memory": check_cores_and_memory,
-        "shared memory": check_shared_memory, "limits": check_limits, "mpirun": check_mpi, "msrun": check_msrun,
-        "current folder": check_folder, "repository": check_repository,
-    }  # fmt: skip
+        "Python": check_python,
+        "packages": check_packages,
+        "import mindspore": check_import,
+        "GPU": check_gpu,
+        "Ascend": check_ascend,
+        "CPU": check_cpu,
+        "cores and memory": check_cores_and_memory,
+        "shared memory": check_shared_memory,
+        "limits": check_limits,
+        "mpirun": check_mpi,
+        "msrun": check_msrun,
+        "current folder": check_folder,
+        "repository": check_repository,
+    }
     if not quick:
         checks["devices"] = check_devices
     for name, check in checks.items():

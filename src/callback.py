@@ -5,6 +5,7 @@ are its parts, with one task each.
 """
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -22,7 +23,7 @@ from src.drawing import save_curves
 from src.errors import UserError
 from src.files import whole_file
 from src.interrupts import Interrupts, describe, say
-from src.run_folder import age, checkpoint_name, numbered_checkpoints
+from src.run_folder import age, run_checkpoints
 from src.run_log import TIMES, Decoration, RunLog, read_log, why_not_importable
 from src.train_step import VALUES
 
@@ -370,12 +371,14 @@ class Checkpoints:
     def __init__(self, folder: Path, model_name: str, keep: int, protected: Path | None = None):
         self.folder, self.model_name, self.keep = folder, model_name, keep
         self.protected = protected and protected.resolve()
+        name = re.compile(rf"{re.escape(model_name)}_([0-9]+)_([0-9]+)\.ckpt")
+        found = [(age(path), int(m[2]), path) for path in run_checkpoints(folder) if (m := name.fullmatch(path.name))]
         # Oldest first. New ones are appended whatever their numbers: a run resumed from an older step writes smaller
         # numbers than those it finds.
-        self.numbered = sorted(numbered_checkpoints(folder, model_name), key=age)
+        self.numbered = [path for _, _, path in sorted(found)]
 
     def path(self, state: RunState) -> Path:
-        return self.folder / checkpoint_name(self.model_name, state.epoch, state.step)
+        return self.folder / f"{self.model_name}_{state.epoch}_{state.step}.ckpt"
 
     def rotate(self, newest: Path) -> None:
         """Make `newest` the `last.ckpt`, a copy where the file system has no links, and remove the oldest beyond

@@ -111,8 +111,6 @@ ADVICE = {
     errno.ESTALE: "The network share was remounted: run the command again",
     errno.ETIMEDOUT: "The network share does not respond: check its connection",
     errno.EBUSY: "Another program is using it: end that program first",
-    errno.ETXTBSY: "Another program is running it: end that program first",
-    errno.EXDEV: "Both must be on the same disk: choose another folder",
     errno.EAGAIN: "There are too many processes: end other programs, or allow more with `ulimit -u`",
     errno.ENOMEM: "End other programs, or use smaller images and batches",
 }

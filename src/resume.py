@@ -22,6 +22,7 @@ from src.checkpoint import read_checkpoint, save_checkpoint
 from src.config import ROOT, option_fields
 from src.data.pairs import Pair
 from src.errors import UserError, first_few
+from src.formats.weights import read_meta
 from src.run_log import SavedAt
 from src.train_step import HISTORY
 
@@ -168,8 +169,8 @@ def make_plan(
         lines.append(f"nothing left to do: step {first_step} of {stop_step} is done (--epochs_num, --max_steps)")
     if lines and not quiet:
         print(*lines, sep="\n", flush=True)
-    launch = run_folder.next_launch(folder) if found else 1
-    description = {**description, "run": run or secrets.token_hex(8), "launch": launch}
+    launches = [read_meta(path).get("launch", 0) for path in run_folder.run_checkpoints(folder)] if found else []
+    description = {**description, "run": run or secrets.token_hex(8), "launch": 1 + max(launches, default=0)}
     return Plan(folder, steps, first_step, stop_step, last_step, best, description, path, saved, log_part)
 
 

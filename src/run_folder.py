@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -144,17 +143,6 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def checkpoint_name(model_name: str, epoch: int, step: int) -> str:
-    return f"{model_name}_{epoch}_{step}.ckpt"
-
-
-def numbered_checkpoints(folder: Path, model_name: str) -> list[Path]:
-    """Numbered checkpoints of a run, sorted by step and epoch."""
-    name = re.compile(rf"{re.escape(model_name)}_([0-9]+)_([0-9]+)\.ckpt")
-    found = [(int(m[2]), int(m[1]), path) for path in folder.glob("*.ckpt") if (m := name.fullmatch(path.name))]
-    return [path for _, _, path in sorted(found)]
-
-
 def run_checkpoints(folder: Path) -> list[Path]:
     """All checkpoints in a run folder except those that a crash left unfinished."""
     return list(folder.glob("[!.]*.ckpt"))
@@ -173,8 +161,3 @@ def age(path: Path) -> tuple[int, bool, float, bool]:
         return -1, False, 0.0, False
     launch = meta.get("launch", 0)
     return launch, is_last and not launch, meta["step"] / meta.get("steps_per_epoch", 1), is_last
-
-
-def next_launch(folder: Path) -> int:
-    """The number of the next launch of the run in a folder."""
-    return 1 + max((read_meta(path).get("launch", 0) for path in run_checkpoints(folder)), default=0)

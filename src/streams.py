@@ -13,8 +13,6 @@ import select
 import sys
 from typing import Any, NoReturn
 
-READER_GONE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
-
 
 class _Output(io.FileIO):
     """Descriptor 1 or 2, replaced by `spare`, /dev/null, after the first failure, also for compiled code and child
@@ -45,7 +43,7 @@ class _Output(io.FileIO):
     def end(self) -> NoReturn:
         """End the script; silently if the reader has gone, as other programs do, because `| head` is not an error."""
         if self.lost == errno.EPIPE:
-            raise SystemExit(READER_GONE)
+            raise SystemExit(128 + 13)  # as for a program that SIGPIPE ended
         print(
             f"error: stdout cannot be written ({self.reason()}), but it is the only output of this command. Send "
             "it to a terminal or to a file on a disk with free space.",

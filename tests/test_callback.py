@@ -443,6 +443,25 @@ def checkpoints(folder, keep=99, protected=None):
     return Checkpoints(folder, "MIMO-UNet", keep, protected)
 
 
+def test_numbered_checkpoints_are_sorted_by_number(tmp_path):
+    for numbers in ("10_1000", "3_200", "2_200", "1_99", "9_900"):
+        (tmp_path / f"MIMO-UNet_{numbers}.ckpt").touch()
+    found = [p.name for p in checkpoints(tmp_path).numbered]
+    assert found == [f"MIMO-UNet_{n}.ckpt" for n in ("1_99", "2_200", "3_200", "9_900", "10_1000")]
+
+
+@pytest.mark.parametrize(
+    "name", ["last.ckpt", "best.ckpt", "MIMO-UNetPlus_1_10.ckpt", "MIMO-UNet_1_x.ckpt", "MIMO-UNet_1_10.ckpt.bak",
+             "MIMO-UNet_5_.ckpt", "MIMO-UNet__5.ckpt", "MIMO-UNet_1_2_3.ckpt", "MIMO-UNet_1_².ckpt",
+             "old_MIMO-UNet_1_10.ckpt", ".MIMO-UNet_1_10.tmp.ckpt", "MIMO-UNet_10.ckpt",
+             "MIMO-UNet_1_10.ckpt.ckpt"],
+)  # fmt: skip
+def test_other_names_are_no_numbered_checkpoints(tmp_path, name):
+    (tmp_path / name).touch()
+    (tmp_path / "MIMO-UNet_1_10.ckpt").touch()
+    assert [p.name for p in checkpoints(tmp_path).numbered] == ["MIMO-UNet_1_10.ckpt"]
+
+
 def test_checkpoints_every_epoch_and_at_the_end(tmp_path):
     run = Run(tmp_path, [result()] * 9, epoch=4, save=(4, 0))()
     assert run.saves.calls == [("MIMO-UNet_1_4.ckpt", 1, 4), ("MIMO-UNet_2_8.ckpt", 2, 8), ("MIMO-UNet_3_9.ckpt", 3, 9)]

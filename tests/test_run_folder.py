@@ -11,7 +11,7 @@ from src import __version__, run_folder
 from src.config import Config, load_config
 from src.errors import UserError
 from src.formats.weights import write_safetensors
-from src.run_folder import begin, check, checkpoint_name, holds_run, numbered_checkpoints
+from src.run_folder import begin, check, holds_run
 from src.run_log import RunLog, SavedAt, read_log
 
 DESCRIPTION = ["config.yaml", "versions.json"]
@@ -161,38 +161,6 @@ def test_begin_cuts_at_a_resume_and_claims_for_a_new_run(tmp_path):
     begin(log.folder, "seed: 2\n", "2")
     assert names(log.folder) == ["config.yaml", "versions.json"]
     assert read_log(log.folder.with_name(log.folder.name + ".old1") / "log.csv")["step"] == [10]
-
-
-# ---- numbered checkpoints
-
-
-def test_checkpoints_are_sorted_by_number(tmp_path):
-    for epoch, step in ((10, 1000), (2, 200), (1, 99), (9, 900)):
-        (tmp_path / checkpoint_name("MIMO-UNet", epoch, step)).touch()
-    found = [p.name for p in numbered_checkpoints(tmp_path, "MIMO-UNet")]
-    assert found == [f"MIMO-UNet_{n}.ckpt" for n in ("1_99", "2_200", "9_900", "10_1000")]
-
-
-@pytest.mark.parametrize(
-    "name", ["last.ckpt", "best.ckpt", "MIMO-UNetPlus_1_10.ckpt", "MIMO-UNet_1_x.ckpt", "MIMO-UNet_1_10.ckpt.bak",
-             "MIMO-UNet_5_.ckpt", "MIMO-UNet__5.ckpt", "MIMO-UNet_1_2_3.ckpt", "MIMO-UNet_1_².ckpt",
-             "old_MIMO-UNet_1_10.ckpt", ".MIMO-UNet_1_10.tmp.ckpt", "MIMO-UNet_10.ckpt",
-             "MIMO-UNet_1_10.ckpt.ckpt"],
-)  # fmt: skip
-def test_other_names_are_no_numbered_checkpoints(tmp_path, name):
-    (tmp_path / name).touch()
-    (tmp_path / "MIMO-UNet_1_10.ckpt").touch()
-    assert [p.name for p in numbered_checkpoints(tmp_path, "MIMO-UNet")] == ["MIMO-UNet_1_10.ckpt"]
-
-
-def test_checkpoints_of_one_step_are_all_found(tmp_path):
-    for epoch in (3, 2):
-        (tmp_path / checkpoint_name("MIMO-UNet", epoch, 100)).touch()
-    assert [p.stem for p in numbered_checkpoints(tmp_path, "MIMO-UNet")] == ["MIMO-UNet_2_100", "MIMO-UNet_3_100"]
-
-
-def test_no_folder_no_checkpoints(tmp_path):
-    assert numbered_checkpoints(tmp_path / "none", "MIMO-UNet") == []
 
 
 # ---- whose checkpoint

@@ -299,7 +299,9 @@ def test_list_of_machines(tmp_path):
     arguments = ["d", "c", "6", "--hostfile", str(file), "--dry_run"]
     assert_one_line_error(bash("run_distribute_train_cpu.sh", *arguments), "lists no machines", "slots=8")
     file.write_text("192.0.2.7 slots=4 # the first\n192.0.2.8 slots=1\n")
-    assert_one_line_error(bash("run_distribute_train_cpu.sh", *arguments), "has 5 slots, but 6 ranks", "give 5 or fewer")
+    assert_one_line_error(
+        bash("run_distribute_train_cpu.sh", *arguments), "has 5 slots, but 6 ranks", "give 5 or fewer"
+    )
     file.write_text("# two\nme@192.0.2.7 slots=4 max_slots=4\n192.0.2.8 slots=2\n")
     command = command_of(bash("run_distribute_train_cpu.sh", *arguments, HCCL_CONNECT_TIMEOUT="600"))
     assert command[:3] == ["mpirun", "-np", "6"] and command[command.index("--hostfile") + 1] == str(file)

@@ -28,7 +28,7 @@ PICTURED = "sample"  # the only set whose images may be published here
 
 def main(argv: list[str] | None = None, folder: Path = FOLDER) -> None:
     parser = ArgumentParser("Writes the figures of the sample weights' model card from their JSON.")
-    parser.add_argument("--check", action="store_true", help="only say whether card, JSON and weights agree")
+    parser.add_argument("--check", action="store_true", help="only check whether card, JSON and weights agree")
     check = parser.parse_args(argv).check
     try:
         figures = parse_json((folder / FIGURES).read_bytes())
@@ -66,7 +66,7 @@ def tables(figures: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
     header = ["held out", "images", "PSNR of the blurred input, dB", "restored, dB", "gain, dB"]
     scores = markdown([*header, "SSIM of the input", "restored"], [score_row(*f) for f in figures["held_out"].items()])
-    header = ["recipe", "steps", "crops a step", "learning rate", "schedule", "synthetic blur", "seed", "hours"]
+    header = ["recipe", "steps", "crops per step", "learning rate", "schedule", "synthetic blur", "seed", "hours"]
     parts = [
         f"`{figures['file']}`: {figures['bytes'] / 1e6:.1f} MB, network only, moving average of the weights; sha256\n"
         f"`{figures['sha256']}`",

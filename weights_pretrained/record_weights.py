@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None, folder: Path = model_card.FOLDER) -> Non
     parser = ArgumentParser("Records the sample weights' scores, training and pictures in weights_pretrained.")
     add = parser.add_argument
     add("--reports", required=True, metavar="FOLDER", help="NAME.json, NAME.csv, NAME_strips of each held-out set")
-    add("--run", required=True, action="append", metavar="RECIPE=FOLDER", help="a stage and its run, in their order")
+    add("--run", required=True, action="append", metavar="RECIPE=FOLDER", help="a stage and its run, in order")
     add("--hardware", required=True, metavar="TEXT", help="what the training ran on")
     args = parser.parse_args(argv)
     record(Path(args.reports), [run.partition("=")[::2] for run in args.run], args.hardware, folder)
