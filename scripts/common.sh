@@ -4,7 +4,8 @@
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 VENV="$ROOT/.venv"
 VENV_PYTHON="$VENV/bin/python"
-# Exists while setup.sh installs into .venv, and lists what it installs. Without a running setup.sh it marks an incomplete installation.
+# Exists while setup.sh installs into .venv, and lists what it installs. Without a running setup.sh it marks an
+# incomplete installation.
 UNFINISHED="$VENV/setup_unfinished"
 
 # Reports an error on one line and exits with 2, as the Python scripts do.
@@ -251,8 +252,8 @@ choose_learning_rate() {
   fi
 }
 
-# describe_training N SCRIPT ARGUMENTS...: prints the total batch and the learning rate. An error in the options ends the
-# script here, with one line, before the ranks start.
+# describe_training N SCRIPT ARGUMENTS...: prints the total batch and the learning rate. An error in the options ends
+# the script here, with one line, before the ranks start.
 describe_training() {
   [ -x "$VENV_PYTHON" ] || return 0 # a dry run does not need .venv
   "$VENV_PYTHON" -c '
@@ -556,8 +557,8 @@ free_port() {
 }
 
 # interrupt_ranks LAUNCHER_PID SIGNAL STATUS: the first call asks the ranks to finish their step and save; they agree on
-# the step, also across machines. The second call interrupts the launcher, which kills the ranks at once. It gets SIGINT,
-# because after SIGTERM msrun would leave its ranks running and holding the devices.
+# the step, also across machines. The second call interrupts the launcher, which kills the ranks at once. It gets
+# SIGINT, because after SIGTERM msrun would leave its ranks running and holding the devices.
 interrupt_ranks() {
   local child=$1 again=$INTERRUPTED pid asked=false
   INTERRUPTED=$3
@@ -586,8 +587,8 @@ descendants() {
   done
 }
 
-# Copies lines except those that MindSpore's cluster prints at the end of each rank at any log level. If the output loses
-# its reader, the ranks continue.
+# Copies lines except those that MindSpore's cluster prints at the end of each rank at any log level. If the output
+# loses its reader, the ranks continue.
 without_farewells() {
   local line
   trap '' INT TERM HUP PIPE # because the ranks still print after Ctrl-C
@@ -597,7 +598,8 @@ without_farewells() {
 }
 
 # run_in_front FILE COMMAND...: runs a launcher and waits for it; sets STATUS to its exit status and copies its error
-# messages to FILE. The launcher gets its own process group, through which a signal to this script reaches it and all that it started.
+# messages to FILE. The launcher gets its own process group, through which a signal to this script reaches it and all
+# that it started.
 run_in_front() {
   local child messages=$1 out err pid filters
   shift
@@ -650,8 +652,8 @@ show_failure() {
     "$LAUNCHER" "$STATUS" "$(dead_rank "$logs")" "$logs"
 } >&2
 
-# ", rank 1 with -9", where a signal has a negative number, if the launcher reports which rank ended first: mpirun by its
-# number, msrun by its process, which the log of the rank identifies.
+# ", rank 1 with -9", where a signal has a negative number, if the launcher reports which rank ended first: mpirun by
+# its number, msrun by its process, which the log of the rank identifies.
 dead_rank() {
   local logs=$1 text pid rank
   text=$(cat "$logs/launcher.txt" 2>/dev/null) || return 0

@@ -29,8 +29,8 @@ step "ruff check" "$VENV_PYTHON" -m ruff check .
 step "ruff format" "$VENV_PYTHON" -m ruff format --check .
 step "mypy" "$VENV_PYTHON" -m mypy
 step "imports" "$VENV_PYTHON" -m importlinter.cli lint
-# Two tests at a time with one thread each, because they mostly start processes, and because spinning OpenMP threads of two
-# processes slow each other down. The argument -n 0 runs one test at a time.
+# Two tests at a time with one thread each, because they mostly start processes, and because spinning OpenMP threads of
+# two processes slow each other down. The argument -n 0 runs one test at a time.
 export OMP_NUM_THREADS=1
 step "pytest" "$VENV_PYTHON" -m pytest -n 2 --dist worksteal "${selection[@]}" "${arguments[@]}"
 

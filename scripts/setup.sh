@@ -2,8 +2,8 @@
 # Creates or completes .venv at the root of the repository: bash scripts/setup.sh [options], --help lists them.
 #
 # .venv/setup_stamp records the Python version and the checksum of each installed requirements file. New and changed
-# files are installed; packages from earlier calls with other options stay. While this script works, the stamp is replaced
-# by .venv/setup_unfinished; a .venv with that file and no running setup.sh is incomplete and is created again.
+# files are installed; packages from earlier calls with other options stay. While this script works, the stamp is
+# replaced by .venv/setup_unfinished; a .venv with that file and no running setup.sh is incomplete and is created again.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -286,8 +286,8 @@ give_up() {
   fail "$2 (full log: $LOG)"
 }
 
-# MindSpore runs $CUDA_HOME/bin/nvcc only to get the CUDA version for choosing its plug-in. The wheels have no compiler, so
-# this script replaces it: 11.6 is the newest version with a plug-in, which also works with later CUDA 11 libraries.
+# MindSpore runs $CUDA_HOME/bin/nvcc only to get the CUDA version for choosing its plug-in. The wheels have no compiler,
+# so this script replaces it: 11.6 is the newest version with a plug-in, which also works with later CUDA 11 libraries.
 write_nvcc() {
   mkdir -p "$VENV/cuda/bin"
   printf '#!/bin/sh\necho "Cuda compilation tools, release 11.6, V11.6.124"\n' >"$VENV/cuda/bin/nvcc"
