@@ -126,7 +126,7 @@ def test_figures_changed_by_hand_are_found(copy, name):
     figures = json.loads((copy / FIGURES).read_text(encoding="utf-8"))
     figures["held_out"][name]["rows"][-1]["psnr"] += 0.1
     (copy / FIGURES).write_text(json.dumps(figures), encoding="utf-8")
-    with pytest.raises(UserError, match="tables are not"):
+    with pytest.raises(UserError, match="tables differ"):
         model_card.main(["--check"], copy)
 
 

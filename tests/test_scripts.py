@@ -277,8 +277,8 @@ def test_a_cluster_may_be_given_more_time_to_meet():
         (["--node_rank", "0"], ["--node_rank", "--nnodes M"]),
         (["--master_port", "80"], ["--master_port: got '80'", "1024 to 65535"]),
         (["--master_port", "http"], ["--master_port: got 'http'"]),
-        (["--hostfile", "no such file"], ["--hostfile: cannot read a file no such file"]),
-        (["--hostfile", "/dev/null"], ["--hostfile: cannot read a file /dev/null"]),
+        (["--hostfile", "no such file"], ["--hostfile: cannot read the file no such file"]),
+        (["--hostfile", "/dev/null"], ["--hostfile: cannot read the file /dev/null"]),
         (["--hostfile", "x", "--launcher", "msrun"], ["--hostfile belongs to mpirun"]),
         (["--hostfile", "x", *NODES], ["--hostfile belongs to mpirun"]),
         (["--launcher", "mpirun", *NODES], ["belong to msrun", "--hostfile FILE"]),
@@ -331,14 +331,14 @@ def test_mpirun_on_cpu_gets_the_port_of_the_preflight():
 @pytest.mark.skipif(ON_GPU_MACHINE, reason="this machine has a GPU")
 @pytest.mark.parametrize("script", [name for name in LAUNCHERS if "gpu" in name])
 def test_gpu_scripts_without_a_gpu(tree, script, tmp_path):
-    assert_one_line_error(bash(tree / "scripts" / script, "d", "c", cwd=tmp_path), "no NVIDIA GPU here")
+    assert_one_line_error(bash(tree / "scripts" / script, "d", "c", cwd=tmp_path), "no NVIDIA GPU found")
     assert not (tree / ".venv").exists() and not (tmp_path / "c_logs").exists()
 
 
 @pytest.mark.skipif(ON_ASCEND_MACHINE, reason="this machine has an Ascend device")
 @pytest.mark.parametrize("script", [name for name in LAUNCHERS if "ascend" in name])
 def test_ascend_scripts_without_ascend(tree, script):
-    assert_one_line_error(bash(tree / "scripts" / script, "d", "c"), "no Ascend device here")
+    assert_one_line_error(bash(tree / "scripts" / script, "d", "c"), "no Ascend device found")
     assert not (tree / ".venv").exists()
 
 
@@ -510,10 +510,10 @@ def test_port_in_use(launcher, fake_msrun, tmp_path):
 @pytest.mark.parametrize(
     "node, address, message",
     [
-        ("0", "127.0.0.1", "give its address in the network"),
-        ("1", "127.0.0.1", "is this machine, but --node_rank is 1"),
-        ("0", "192.0.2.77", "no address of this machine"),
-        ("1", "no-such-machine.invalid", "give its IP address"),
+        ("0", "127.0.0.1", "give the address of machine 0 in the network"),
+        ("1", "127.0.0.1", "is this machine, but it must be machine 0, and --node_rank is 1"),
+        ("0", "192.0.2.77", "not an address of this machine"),
+        ("1", "no-such-machine.invalid", "give the IP address"),
     ],
 )
 def test_machine_0_is_where_the_others_meet(fake_msrun, tmp_path, node, address, message):
@@ -599,7 +599,7 @@ def test_python_without_the_venv_module(tree, bare_path):
 
 @pytest.mark.skipif(ON_GPU_MACHINE, reason="this machine has a GPU")
 def test_setup_for_gpu_without_a_driver_ends_before_the_download(tree):
-    assert_one_line_error(bash(tree / "scripts/setup.sh", "--gpu"), "--gpu: no NVIDIA driver here")
+    assert_one_line_error(bash(tree / "scripts/setup.sh", "--gpu"), "--gpu: no NVIDIA driver found")
     assert not (tree / ".venv").exists()
 
 
