@@ -6,7 +6,6 @@ when a run is resumed.
 """
 
 import math
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -14,6 +13,40 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 VALUES = ("loss", "content", "fft", "lr", "scale", "grad_norm", "finite")  # what a step returns, in order
 HISTORY = "history"  # parameter with the results of past steps, which a resumed run does not need
+
+
+# The framework's way to apply a function to every tensor of a tuple inside a compiled graph.
+_each = ops.HyperMap()
+_add = ops.MultitypeFuncGraph("add")
+_scale = ops.MultitypeFuncGraph("scale")
+_zero = ops.MultitypeFuncGraph("zero")
+_square_sum = ops.MultitypeFuncGraph("square_sum")
+_average = ops.MultitypeFuncGraph("average")
+
+
+@_add.register("Tensor", "Tensor")
+def _add_one(total: Parameter, gradient: Tensor) -> Tensor:
+    return ops.assign_add(total, gradient)
+
+
+@_scale.register("Tensor", "Tensor")
+def _scale_one(factor: Tensor, gradient: Tensor) -> Tensor:
+    return gradient * factor
+
+
+@_zero.register("Tensor")
+def _zero_one(total: Parameter) -> Tensor:
+    return ops.assign(total, ops.zeros_like(total))
+
+
+@_square_sum.register("Tensor")
+def _square_sum_one(gradient: Tensor) -> Tensor:
+    return ops.sum(ops.square(gradient))
+
+
+@_average.register("Tensor", "Tensor", "Tensor")
+def _average_one(decay: Tensor, average: Parameter, value: Parameter) -> Tensor:
+    return ops.assign(average, average * decay + value * (1 - decay))
 
 
 def make_scaler(loss_scale: str) -> ms.amp.LossScaler:
@@ -47,9 +80,9 @@ class Adam(nn.Cell):
         eps = self.eps * ops.sqrt(1 - beta2_power)
         done = True
         for i in range(len(self.parameters)):
-            state = self.parameters[i], self.moment1[i], self.moment2[i]
-            rates = beta1_power, beta2_power, learning_rate, self.beta1, self.beta2, eps
-            done = ops.depend(done, self.update(*state, *rates, gradients[i]))
+            state = (self.parameters[i], self.moment1[i], self.moment2[i], beta1_power, beta2_power, learning_rate)
+            updated = self.update(*state, self.beta1, self.beta2, eps, gradients[i])
+            done = ops.depend(done, updated)
         return done
 
 
@@ -182,8 +215,8 @@ class TrainStep(nn.Cell):
         self.forward_loss = ForwardLoss(network, loss)
         # has_aux: differentiate only the scaled total, not the sum of all outputs.
         self.value_and_grad = ms.value_and_grad(self.forward_loss, None, optimizer.parameters, has_aux=True)
-        self.totals: Any = optimizer.parameters.clone("gradient", "zeros") if micro_batches > 1 else None
-        self.ema: Any = optimizer.parameters.clone("ema", "same") if ema_decay > 0 else None
+        self.totals = optimizer.parameters.clone("gradient", "zeros") if micro_batches > 1 else None
+        self.ema = optimizer.parameters.clone("ema", "same") if ema_decay > 0 else None
         self.reduce = None
         if world_size > 1:
             each = optimizer.parameters
@@ -206,23 +239,20 @@ class TrainStep(nn.Cell):
             losses = ops.stack(values[1:])
         if self.reduce is not None:
             losses, gradients = self.reduce(losses, gradients)
-        unscale = 1.0 / (scale * self.micro_batches)
-        gradients = [gradient * unscale for gradient in gradients]
+        gradients = _each(ops.partial(_scale, 1.0 / (scale * self.micro_batches)), gradients)
         losses = losses / self.micro_batches  # (3,)
         learning_rate = self.schedule(self.global_step)
 
-        norm = ops.sqrt(ops.addn([ops.sum(ops.square(gradient)) for gradient in gradients]))
+        norm = ops.sqrt(ops.addn(_each(_square_sum, gradients)))
         finite = ops.isfinite(norm)
         if self.clip_norm > 0:
-            factor = ops.minimum(self.clip_norm / (norm + 1e-6), norm * 0 + 1)
-            gradients = [gradient * factor for gradient in gradients]
+            gradients = _each(ops.partial(_scale, ops.minimum(self.clip_norm / (norm + 1e-6), norm * 0 + 1)), gradients)
         step = self.global_step.astype(ms.float32)
         if finite:
             losses = ops.depend(losses, self.optimizer(gradients, learning_rate, step))
             if self.ema_decay > 0:
                 decay = ops.minimum((1 + step) / (10 + step), Tensor(self.ema_decay, ms.float32))
-                for average, weight in zip(self.ema, self.optimizer.parameters):  # noqa: B905
-                    losses = ops.depend(losses, ops.assign(average, average * decay + weight * (1 - decay)))
+                losses = ops.depend(losses, _each(ops.partial(_average, decay), self.ema, self.optimizer.parameters))
         else:
             losses = ops.depend(losses, ops.assign_add(self.skipped, Tensor(1, ms.int32)))
         scale = scale * 1  # a copy, taken before the adjustment for the next step
@@ -246,17 +276,13 @@ class TrainStep(nn.Cell):
         The loop is part of the graph and not unrolled, so all parts share one set of buffers.
         """
         size = blur.shape[0] // self.micro_batches
-        losses = ops.zeros((3,), ms.float32)
-        for total in self.totals:
-            losses = ops.depend(losses, ops.assign(total, ops.zeros_like(total)))
+        losses = ops.depend(ops.zeros((3,), ms.float32), _each(_zero, self.totals))
         part = Tensor(0, ms.int32)
         while part < self.micro_batches:
             rows = part * size + ops.arange(0, size, dtype=ms.int32)
             values, gradients = self.value_and_grad(
                 ops.gather(blur, rows, 0), ops.gather(sharp, rows, 0), ops.gather(channel_mask, rows, 0), scale
             )
-            losses = losses + ops.stack(values[1:])
-            for total, gradient in zip(self.totals, gradients):  # noqa: B905
-                losses = ops.depend(losses, ops.assign_add(total, gradient))
+            losses = ops.depend(losses + ops.stack(values[1:]), _each(_add, self.totals, gradients))
             part = part + 1
         return losses, self.totals
