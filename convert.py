@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from src import device
-from src.config import ArgumentParser
+from src.command_line import ArgumentParser
 from src.errors import UserError, need_writable_folder, run_main
 from src.files import need_apart
 from src.formats.state_dicts import find_network

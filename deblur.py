@@ -1,17 +1,17 @@
 """Deblur photos.
 
-    python deblur.py INPUT... --model FILE --output DIR
-    python deblur.py holiday 'scans/*.tif' --model runs/gpu/best.ckpt --output deblurred --compare
+    python deblur.py INPUT... --ckpt_file FILE --output DIR
+    python deblur.py holiday 'scans/*.tif' --ckpt_file runs/gpu/best.ckpt --output deblurred --compare
 
-An INPUT is a file, a folder with its sub-folders, or a pattern in quotes. PNG, JPEG, TIFF, WebP and BMP of any size, 8
-and 16 bits; transparency, colour profile, EXIF and resolution are kept. A second run does what is missing. Exit status:
-0, 1 if a photo failed, 2 for a mistake in the command.
+An INPUT is a file, a folder with its sub-folders, or a pattern in quotes: PNG, JPEG, TIFF, WebP and BMP of any size, 8
+and 16 bits. Results keep transparency, colour profile, EXIF and resolution. Re-running the command restores only the
+missing photos. Exit status: 0, 1 if a photo failed, 2 for a mistake in the command.
 """
 
 import sys
 from pathlib import Path
 
-from src.config import ArgumentParser
+from src.command_line import ArgumentParser
 from src.errors import need_writable_folder, printable, run_main
 from src.formats.weights import sha256_of
 from src.interrupts import Interrupts, interrupt_main
@@ -28,10 +28,10 @@ def make_parser() -> ArgumentParser:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder (with its sub-folders) or pattern in quotes")
     add("--output", required=True, metavar="DIR", help="folder for the results; names and sub-folders are kept")
-    add("--format", default="same", choices=FORMAT_NAMES, help="file format of the results [same as each input]")
-    add("--compare", action="store_true", help="also write NAME_compare.png: before and after, side by side")
-    add("--overwrite", action="store_true", help="also photos that an earlier run has done")
-    add("--verify_tiles", action="store_true", help="also restore without tiles, and print the difference in dB")
+    add("--format", default="same", choices=FORMAT_NAMES, help="file format of the results [that of each input]")
+    add("--compare", action="store_true", help="additional NAME_compare.png with before and after side by side")
+    add("--overwrite", action="store_true", help="photos of an earlier run too")
+    add("--verify_tiles", action="store_true", help="second restoration without tiles, and the difference in dB")
     add_options(parser)
     return parser
 
@@ -39,7 +39,7 @@ def make_parser() -> ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     check_overlap(args)
-    model, why = choose_model(args.model)
+    model, why = choose_model(args.ckpt_file)
     print(f"model: {model}{why}", flush=True)
     found = find_photos(args.inputs, Path(args.output))
     output = need_writable_folder(args.output, "--output")
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in found.failures:
         print(f"failed: {printable(line)}", file=sys.stderr)
     made_by = {"weights": sha256_of(model), "self_ensemble": args.self_ensemble, "quality": args.quality}
-    # Tiles are left out: they hardly show, and a photo that failed for lack of memory asks for smaller ones.
+    # Without the tiles: they hardly change a photo, and one that failed for lack of memory needs smaller ones.
     index = Index(output, made_by | {"precision": args.precision})
     earlier = index.sort([] if args.overwrite else jobs)
     todo = jobs if args.overwrite else earlier.todo

@@ -120,6 +120,7 @@ class Loader:
     """`rate` starts a new loader, so that none works while others are timed."""
 
     def __init__(self, root: Path, settings: dict):
+        from src.config import Data
         from src.data.datasets import choose_pairs
         from src.data_load import TrainPairs
 
@@ -130,7 +131,7 @@ class Loader:
                 0
             ]  # now it is cached in memory
         pairs = (pairs * -(-EPOCH // len(pairs)))[:EPOCH]
-        self.source = TrainPairs(pairs, settings["size"], 1, MASK_CHANNELS, DROPOUT)
+        self.source = TrainPairs(pairs, Data(crop_size=settings["size"]), 1, DROPOUT)
 
     def frame(self) -> tuple[int, int]:
         """(height, width) of a frame."""

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from src import device, run_folder
-from src.config import DEVICES, ArgumentParser
+from src.command_line import ArgumentParser
+from src.config import DEVICES
 from src.errors import UserError, nearest, need_writable_folder
 from src.files import write_whole
 from src.streams import need_reader

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees benchmarks/ only
 
 from benchmarks.measure import LITE, split_name  # noqa: E402
-from src.config import ArgumentParser  # noqa: E402
+from src.command_line import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.files import write_whole  # noqa: E402
 

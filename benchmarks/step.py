@@ -131,12 +131,12 @@ class MindSporeStep:
         is_lite: bool = False,
         distributed: bool = False,
     ):
-        import train
         from src import device
         from src.config import load_config
 
         runtime = device.setup(target, distributed=distributed)  # before the import of MindSpore, to hide its warnings
         from src.mimo_unet import MASK_CHANNELS
+        from src.training import build_step
 
         options = {
             "device_target": target,
@@ -149,7 +149,7 @@ class MindSporeStep:
         }
         config = load_config("train", [f"--{name}={value}" for name, value in options.items()])
         self.target = target
-        self.train_step = train.build_step(config, runtime, steps=525)
+        self.train_step = build_step(config, runtime, steps_per_epoch=525)
         self.inputs = *batch(shape), np.ones((shape[0], MASK_CHANNELS), np.float32)
 
     def weights(self) -> dict[str, np.ndarray]:

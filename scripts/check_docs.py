@@ -35,7 +35,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 
-from src.config import ArgumentParser, load_config  # noqa: E402
+from src.command_line import ArgumentParser  # noqa: E402
+from src.config import load_config  # noqa: E402
 from src.data.gopro import arrange  # noqa: E402
 from src.data.sample_data import find_photographs, make_sample_set  # noqa: E402
 from src.errors import UserError, nearest, run_main  # noqa: E402

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 
-from src.config import ArgumentParser  # noqa: E402
+from src.command_line import ArgumentParser  # noqa: E402
 from src.drawing import save_curves  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.files import need_apart  # noqa: E402

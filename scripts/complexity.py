@@ -14,7 +14,7 @@ from mindspore import Tensor, nn, ops
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, Python sees scripts/ only
 
 from src import device  # noqa: E402
-from src.config import ArgumentParser  # noqa: E402
+from src.command_line import ArgumentParser  # noqa: E402
 from src.errors import run_main  # noqa: E402
 from src.mimo_unet import MODELS, MIMOUNet, build_net  # noqa: E402
 from src.streams import need_reader  # noqa: E402

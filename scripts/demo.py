@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 
-from src.config import ArgumentParser  # noqa: E402
+from src.command_line import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.formats.weights import sample_model  # noqa: E402
 from src.run_log import read_log  # noqa: E402

@@ -437,7 +437,7 @@ def line(row: Row) -> str:
 
 def make_parser():
     try:
-        from src.config import ArgumentParser
+        from src.command_line import ArgumentParser
     except ImportError:  # its packages may be missing
         from argparse import ArgumentParser
     parser = ArgumentParser(

@@ -16,9 +16,11 @@ import mindspore.dataset as ds
 import numpy as np
 
 from src import data_augment as augment
+from src.config import Data
 from src.data.pairs import Pair, SharpPhoto
 from src.data.synthetic_blur import random_pair, read_sharp_photo
 from src.errors import UserError
+from src.mimo_unet import MASK_CHANNELS
 
 COLUMNS = ["blur", "sharp", "channel_mask"]
 PREFETCH = 4  # batches waiting in each queue; the default of 16 would only use memory
@@ -32,12 +34,9 @@ class TrainPairs:
     """
 
     pairs: Sequence[Pair]
-    crop_size: int
+    data: Data
     seed: int
-    mask_channels: int
     dropout: float
-    rotate90: bool = False
-    rgb_permutation: bool = False
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -46,17 +45,17 @@ class TrainPairs:
         """Blur and sharp, (crop, crop, 3) uint8, possibly views, and the channel mask."""
         epoch, index = divmod(int(item), len(self.pairs))
         rng = augment.sample_rng(self.seed, epoch, index)
-        pair, size = self.pairs[index], self.crop_size
+        pair, size = self.pairs[index], self.data.crop_size
         if isinstance(pair, SharpPhoto):
             blur, sharp = random_pair(rng, read_sharp_photo(pair.sharp, size), size, size)
         else:
             blur, sharp = augment.paired_crop(*pair.read(), size, rng)
         blur, sharp = augment.paired_flip(blur, sharp, rng)
-        if self.rotate90:
+        if self.data.random_rotate90:
             blur, sharp = augment.paired_rotate90(blur, sharp, rng)
-        if self.rgb_permutation:
+        if self.data.random_rgb_permutation:
             blur, sharp = augment.paired_rgb_permutation(blur, sharp, rng)
-        return blur, sharp, augment.draw_channel_mask(rng, self.mask_channels, self.dropout)
+        return blur, sharp, augment.draw_channel_mask(rng, MASK_CHANNELS, self.dropout)
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,10 @@ class TrainBatches:
         return [str(self.source.pairs[item % len(self.source)].blur) for item in self.items(step)]
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        size = self.source.crop_size
+        size = self.source.data.crop_size
         blur = np.empty((self.batch_size, 3, size, size), np.uint8)
         sharp = np.empty_like(blur)
-        mask = np.empty((self.batch_size, self.source.mask_channels), np.float32)
+        mask = np.empty((self.batch_size, MASK_CHANNELS), np.float32)
         for k, item in enumerate(self.items(step)):
             b, s, mask[k] = self.source[item]
             blur[k], sharp[k] = b.transpose(2, 0, 1), s.transpose(2, 0, 1)  # the only copy of the pixels

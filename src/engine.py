@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # importing MindSpore takes seconds, and .onnx files do witho
     from src.mimo_unet import MIMOUNet
 
 SUFFIXES = CHECKPOINT_SUFFIXES + EXPORTED_SUFFIXES
-PRECISIONS = ("auto", "fp32", "bf16")
 # OpenVINO keeps the compiled kernels of each image size, 3.5 MB per size, thousands of kernels by default. A size needs
 # about 25, so this is enough for four sizes in turn.
 KERNEL_CACHE = 100
@@ -39,6 +38,8 @@ class Engine:
 
     description: str = ""
     """One line for the user: file, variant, runtime, precision."""
+    variant: str = ""
+    """Name of the file's variant."""
     name: str = "the network"
     """In messages: the file's path."""
     bytes_per_pixel: int = 4500
@@ -116,9 +117,9 @@ class ExportedEngine(Engine):
     def take(self, path: Path | str, described: Description, model_name: str, runtime: str) -> None:
         """Set the attributes from the file's description; `model_name` is the expected variant, '' takes any."""
         self.fixed_batch, self.fixed_size, self.multiple = check_export(path, described, model_name)
-        self.name = str(path)
+        self.name, self.variant = str(path), described.metadata["variant"]
         checked = "" if CRC in described.metadata else ", without a checksum"
-        self.description = f"{path}: {described.metadata['variant']}, {runtime}{checked}"
+        self.description = f"{path}: {self.variant}, {runtime}{checked}"
 
 
 class MindSporeEngine(Engine):
@@ -257,7 +258,9 @@ def load_engine(
     network, meta, left_out = load_network(path, model_name, weights)
     loading = describe_loading(path, meta, left_out)
     described = loading.replace(f"{path}:", f"{path}: {meta['variant']}, MindSpore, fp32,", 1)
-    return MindSporeEngine(network, described, str(path))
+    engine = MindSporeEngine(network, described, str(path))
+    engine.variant = meta["variant"]
+    return engine
 
 
 def runs_on_mindspore(path: Path | str) -> bool:

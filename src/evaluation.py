@@ -5,7 +5,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
@@ -186,6 +186,23 @@ def summarize(rows: Sequence[ScoreRow]) -> dict[str, float | None]:
         if len(finite) < len(values):
             summary[f"{name}_inf"] = len(values) - len(finite)
     return summary
+
+
+def summary_lines(summary: Mapping[str, Any], metrics: Sequence[str], protocol: Mapping[str, Any]) -> list[str]:
+    """A `summarize` for people; settings of `protocol` that change the scores stand beside each of them."""
+    changed = [f"{name} {value}" for name, value in protocol.items() if value not in (0, "none")]
+    settings = f" [{', '.join(changed)}]" if changed else ""
+    lines = []
+    for metric in metrics:
+        values = (summary[f"{metric}{part}"] for part in ("_input", "", "_gain"))
+        blurred, restored, gain = ("no finite score" if value is None else f"{value:.4f}" for value in values)
+        left_out = summary.get(f"{metric}_inf", 0)
+        note = f" ({left_out} images without a finite score are not in the mean)" if left_out else ""
+        lines.append(f"{metric}{settings}: {restored} (blurred input {blurred}, gain {gain}){note}")
+    alone = f"the network alone {summary['network_seconds_per_image']:.4f} s"
+    if summary["warm_up_images"]:
+        alone += f" (without warm-up, the first {summary['warm_up_images']})"
+    return [*lines, f"{summary['images']} images, {summary['seconds_per_image']:.3f} s per image; {alone}"]
 
 
 def worst(rows: Sequence[ScoreRow], metric: str, count: int = 10) -> list[ScoreRow]:

@@ -19,7 +19,8 @@ from pathlib import Path
 if not __package__:  # run as a file: Python has put src/ on its path instead of the folder above
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from src.config import LARGEST_SIDE, ArgumentParser
+from src.command_line import ArgumentParser
+from src.config import LARGEST_SIDE
 from src.data.gopro import arrange
 from src.data.packed import damaged_entries, is_packed
 from src.data.packing import pack

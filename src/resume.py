@@ -19,7 +19,7 @@ from mindspore import Parameter, Tensor, nn
 from src import run_folder
 from src.callback import RunState
 from src.checkpoint import read_checkpoint, save_checkpoint
-from src.config import ROOT, option_fields
+from src.config import ROOT, Launch, option_fields
 from src.data.pairs import Pair
 from src.errors import UserError, first_few
 from src.formats.weights import read_meta
@@ -115,34 +115,26 @@ class Plan:
 
 
 def make_plan(
-    step: nn.Cell,
-    folder: Path | str,
-    description: Mapping[str, Any],
-    *,
-    resume: str = "",
-    force: bool = False,
-    max_steps: int = 0,
-    quiet: bool = False,
+    step: nn.Cell, folder: Path | str, description: Mapping[str, Any], launch: Launch, quiet: bool = False
 ) -> Plan:
     """Decide which steps this launch does, and restore the state of a resumed run into the training step.
 
     Args:
         description: from `describe_run`.
-        resume: as for `find_checkpoint`; "" starts a new run.
-        max_steps: stop after this step, without changing the schedule; 0 = at its end.
+        launch: without `resume` a new run starts; `max_steps` stops early without changing the schedule.
 
     Raises:
         UserError: as `find_checkpoint`; or the checkpoint does not fit the network; or options that affect the result
-            differ and `force` is not set.
+            differ and `launch.force` is not set.
     """
     folder = Path(os.path.abspath(folder))  # "." has no name, and would follow a renamed folder
     steps = description["steps_per_epoch"]
     first_step, best, path, log_part, run, saved, lines = 0, None, None, {}, "", None, []
-    found = find_checkpoint(resume, folder) if resume else None
+    found = find_checkpoint(launch.resume, folder) if launch.resume else None
     if found:
         path, arrays, meta = found
         problems = check_compatible(meta, description)
-        if problems and not force:
+        if problems and not launch.force:
             raise UserError(
                 f"--resume {path}: this would not continue the same run: {'; '.join(problems)}. Use the run's own "
                 f"options (they are in {folder / 'config.yaml'}), or --force."
@@ -161,10 +153,10 @@ def make_plan(
             )
         is_at_home = path.resolve().parent == folder.resolve()
         run = run_folder.identity(folder) or (meta.get("run", "") if is_at_home else "")
-    elif resume:
+    elif launch.resume:
         lines = [f"--resume auto: no checkpoint in {folder} yet, a new run starts"]
     last_step = description["config"]["epochs_num"] * steps
-    stop_step = min(last_step, max_steps or last_step)
+    stop_step = min(last_step, launch.max_steps or last_step)
     if first_step >= stop_step:
         lines.append(f"nothing left to do: step {first_step} of {stop_step} is done (--epochs_num, --max_steps)")
     if lines and not quiet:

@@ -29,8 +29,9 @@ RNG = np.random.default_rng(0)
 WATCHED = """
 import sys, threading, time
 import app
+from src.web import page
 
-restore_upload, lock, at_work = app.restore_upload, threading.Lock(), 0
+restore_upload, lock, at_work = page.restore_upload, threading.Lock(), 0
 
 def counted(*args):
     global at_work
@@ -59,7 +60,7 @@ class Inverting:  # slow enough that a page can be closed meanwhile
 if "--inverting" in sys.argv:
     sys.argv.remove("--inverting")
     app.open_engine = lambda *args: Inverting()
-app.restore_upload = counted
+page.restore_upload = counted
 sys.addaudithook(watch)
 app.run_main(app.main)
 """

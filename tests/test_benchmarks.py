@@ -324,7 +324,7 @@ def write_run(folder, name, seed=1):
     from src.init_weights import initial_network
 
     folder.mkdir()
-    (folder / "config.yaml").write_text(Config(model_name=name, train_batch_size=2, seed=seed).to_yaml())
+    (folder / "config.yaml").write_text(Config().with_options(model_name=name, train_batch_size=2, seed=seed).to_yaml())
     (folder / "log.csv").write_text(f"{','.join(COLUMNS)}\n{'1,10' + ',' * 12}\n{'2,20' + ',' * 12}\n")
     save_checkpoint(folder / "last.ckpt", parameter_arrays(initial_network(name, 1, 1)), {"variant": name})
     return folder

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ from src.config import (
     MULTIPLES,
     ROOT,
     SCRIPTS,
+    SECTION_OF,
     Config,
     absolute_paths,
     coerce,
@@ -30,6 +32,7 @@ from src.config import (
 )
 from src.errors import UserError
 
+DEFAULTS = SimpleNamespace(**Config().options())
 YAML_FILES = sorted(CONFIG_DIR.rglob("*.yaml"))
 
 
@@ -42,6 +45,12 @@ def write_yaml(tmp_path):
         return str(tmp_path / name)
 
     return write
+
+
+def load(*args):
+    """`load_config` with all options side by side."""
+    config = load_config(*args)
+    return SimpleNamespace(**config.options(), origin=config.origin, debug=config.debug)
 
 
 def message(function, *args, **kwargs):
@@ -65,18 +74,18 @@ def run_script(script, *args):
 @pytest.mark.parametrize("path", YAML_FILES, ids=lambda p: str(p.relative_to(CONFIG_DIR)))
 def test_shipped_yaml_loads(path):
     assert read_yaml(path)
-    assert load_config("train", ["--config_path", str(path)]).origin.startswith(str(path))
+    assert load("train", ["--config_path", str(path)]).origin.startswith(str(path))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_every_device_has_a_config_of_its_own(device):
-    config = load_config("train", ["--config_path", str(CONFIG_DIR / f"{device.lower()}_config.yaml")])
+    config = load("train", ["--config_path", str(CONFIG_DIR / f"{device.lower()}_config.yaml")])
     assert config.device_target == device
     assert config.export_device_target == device
 
 
 def test_gpu_config_is_the_papers_schedule():
-    config = load_config("train", ["--device_target", "GPU"])
+    config = load("train", ["--device_target", "GPU"])
     found = (config.learning_rate, config.train_batch_size, config.crop_size, config.epochs_num, config.lr_decay_epochs)
     assert found == (1e-4, 4, 256, 3000, 500)
     assert (config.amp_level, config.fft_weight) == ("O0", 0.1)
@@ -103,7 +112,7 @@ def test_unknown_option_names_the_nearest(argv):
 
 def test_options_are_not_abbreviated():
     for script, word, meant in (
-        ("train", "--epochs", "--epochs_num"), ("train", "--lr", "--learning_rate"), ("eval", "--model", "--ckpt_file"),
+        ("train", "--epochs", "--epochs_num"), ("train", "--lr", "--learning_rate"), ("eval", "--ckpt", "--ckpt_file"),
         ("export", "--format", "--export_file_format"),
     ):  # fmt: skip
         assert f"unknown option {word}. Did you mean {meant}? " in message(load_config, script, [word, "3"])
@@ -111,12 +120,12 @@ def test_options_are_not_abbreviated():
 
 def test_option_of_another_script_is_unknown():
     assert "unknown option --crop_size" in message(load_config, "eval", ["--crop_size", "64"])
-    assert load_config("train", ["--crop_size", "64"]).crop_size == 64
+    assert load("train", ["--crop_size", "64"]).crop_size == 64
 
 
 def test_yaml_may_hold_options_of_every_script(write_yaml):
     path = write_yaml("crop_size: 64\nckpt_file: a.ckpt")
-    assert all(load_config(script, ["--config_path", path]).crop_size == 64 for script in SCRIPTS)
+    assert all(load(script, ["--config_path", path]).crop_size == 64 for script in SCRIPTS)
 
 
 @pytest.mark.parametrize("given,meant", [("cpu", "CPU"), ("gpu", "GPU"), ("ascend", "Ascend")])
@@ -197,10 +206,10 @@ def test_forms_of_a_switch(value, expected):
 
 
 def test_switch_without_a_value_is_on():
-    assert load_config("train", ["--overwrite"]).overwrite is True
-    assert load_config("train", ["--overwrite", "--seed", "3"]).overwrite is True
-    assert load_config("train", ["--overwrite", "false"]).overwrite is False
-    assert load_config("train", []).overwrite is False
+    assert load("train", ["--overwrite"]).overwrite is True
+    assert load("train", ["--overwrite", "--seed", "3"]).overwrite is True
+    assert load("train", ["--overwrite", "false"]).overwrite is False
+    assert load("train", []).overwrite is False
 
 
 def usable(value):
@@ -242,8 +251,8 @@ def test_any_text_as_yaml_is_settings_or_told_in_one_line(text):
 
 def test_every_value_has_its_declared_type():
     for path in YAML_FILES:
-        config = load_config("train", ["--config_path", str(path)])
-        for f in dataclasses.fields(Config):
+        config = load("train", ["--config_path", str(path)])
+        for f in option_fields():
             assert type(getattr(config, f.name)) is f.type, f"{path.name}: {f.name}"
 
 
@@ -263,7 +272,7 @@ NO_SETTINGS = {
     "7: 3": "unknown key '7'",
     "? [1]\n: 3": "unknown key a list",
     "<<: {seed: 3}": "unknown key '<<'",
-    "seed: " + 2000 * "[": "not a YAML file of settings (brackets in brackets without end)",
+    "seed: " + 2000 * "[": "not a YAML file of settings (too many nested brackets)",
     LAUGHS.replace("i:", "seed:"): "unknown key 'a'",
     LAUGHS.replace("a:", "seed:"): "seed: got a list, expected one value",
     "#" + 2**20 * "x": "larger than 1048576 bytes, not a YAML file of settings",
@@ -351,13 +360,13 @@ def test_out_of_range(name, value):
 def test_every_number_has_a_largest_value_which_the_error_shows(field):
     low, high = field.metadata["low"], field.metadata["high"]
     for value in (high + 1, 10**18):
-        text = message(Config, **{field.name: field.type(value)})
+        text = message(Config().with_options, **{field.name: field.type(value)})
         assert f"--{field.name}: got {field.type(value)}, expected {low} to {high}" in text
 
 
 def test_edges_of_the_ranges_are_legal():
     argv = ["--crop_size=16", "--fft_weight=0", "--num_res=0", "--val_acc_monitor_interval=0", "--loss_scale=1"]
-    assert load_config("train", argv).crop_size == 16
+    assert load("train", argv).crop_size == 16
 
 
 def test_yaml_values_are_checked_too(write_yaml):
@@ -371,15 +380,15 @@ def test_defaults_yaml_recipe_command_line(write_yaml):
     config_path = write_yaml("seed: 2\nepochs_num: 2\ncrop_size: 64", "device.yaml")
     recipe = write_yaml("seed: 3\nepochs_num: 3", "recipe.yaml")
     argv = ["--config_path", config_path, "--recipe", recipe, "--seed", "4"]
-    config = load_config("train", argv)
+    config = load("train", argv)
     assert (config.seed, config.epochs_num, config.crop_size) == (4, 3, 64)
-    assert config.train_batch_size == Config().train_batch_size
+    assert config.train_batch_size == DEFAULTS.train_batch_size
     assert config.origin == f"{config_path}, as asked; recipe recipe.yaml"
 
 
 def test_default_given_on_the_command_line_still_wins(write_yaml):
-    argv = ["--config_path", write_yaml("seed: 2"), "--seed", str(Config().seed)]
-    assert load_config("train", argv).seed == Config().seed
+    argv = ["--config_path", write_yaml("seed: 2"), "--seed", str(DEFAULTS.seed)]
+    assert load("train", argv).seed == DEFAULTS.seed
 
 
 def test_unknown_recipe_is_named():
@@ -388,7 +397,7 @@ def test_unknown_recipe_is_named():
 
 @pytest.mark.parametrize("target", DEVICES)
 def test_best_device_is_asked_when_nothing_is_named(target):
-    config = load_config("train", [], lambda: (target, "the reason"))
+    config = load("train", [], lambda: (target, "the reason"))
     assert config.device_target == target
     assert config.origin == f"configs/{target.lower()}_config.yaml: the reason"
 
@@ -397,24 +406,24 @@ def test_explicit_choice_wins_over_the_best_device(write_yaml):
     def fail():
         raise AssertionError("asked for the best device although one was named")
 
-    config = load_config("train", ["--device_target", "GPU"], fail)
+    config = load("train", ["--device_target", "GPU"], fail)
     assert (config.device_target, config.crop_size) == ("GPU", 256)
     assert config.origin == "configs/gpu_config.yaml: as asked"
-    assert load_config("train", ["--config_path", write_yaml("device_target: Ascend")], fail).device_target == "Ascend"
+    assert load("train", ["--config_path", write_yaml("device_target: Ascend")], fail).device_target == "Ascend"
     argv = ["--config_path", write_yaml("device_target: Ascend"), "--device_target", "CPU"]
-    assert load_config("train", argv, fail).device_target == "CPU"
+    assert load("train", argv, fail).device_target == "CPU"
 
 
 def test_process_arguments_are_read_only_when_asked(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--seed", "77"])
-    assert load_config("train", []).seed == Config().seed
-    assert load_config("train", None).seed == 77
+    assert load("train", []).seed == DEFAULTS.seed
+    assert load("train", None).seed == 77
 
 
 def test_debug_is_an_option_of_every_script():
     for script in SCRIPTS:
-        assert load_config(script, ["--debug"]).debug is True
-        assert load_config(script, []).debug is False
+        assert load(script, ["--debug"]).debug is True
+        assert load(script, []).debug is False
 
 
 # ---- resuming
@@ -435,7 +444,7 @@ def no_device():
 
 
 def test_resume_inherits_the_settings_of_the_run(old_run):
-    config = load_config("train", ["--ckpt_save_directory", str(old_run), "--resume", "auto"], no_device)
+    config = load("train", ["--ckpt_save_directory", str(old_run), "--resume", "auto"], no_device)
     assert (config.seed, config.crop_size, config.device_target, config.resume) == (7, 32, "CPU", "auto")
     assert (config.max_steps, config.overwrite, config.pretrained) == (0, False, "")  # of one launch only
     assert config.origin == f"{old_run / 'config.yaml'}, of the run that is resumed"
@@ -443,48 +452,48 @@ def test_resume_inherits_the_settings_of_the_run(old_run):
 
 def test_run_folder_of_a_resumed_checkpoint_is_its_own_unless_given(old_run, tmp_path, write_yaml):
     resume = ["--resume", str(old_run / "best.ckpt")]
-    config = load_config("train", resume, no_device)
+    config = load("train", resume, no_device)
     assert (config.ckpt_save_directory, config.seed) == (str(old_run), 7)
     # also where a configuration is given, with a folder or without, as by the launchers
     for text in ("seed: 2", "ckpt_save_directory: elsewhere"):
         for option in ("--config_path", "--recipe"):
-            assert load_config("train", [*resume, option, write_yaml(text)]).ckpt_save_directory == str(old_run)
-    config = load_config("train", [*resume, "--ckpt_save_directory", str(tmp_path / "new")], no_device)
+            assert load("train", [*resume, option, write_yaml(text)]).ckpt_save_directory == str(old_run)
+    config = load("train", [*resume, "--ckpt_save_directory", str(tmp_path / "new")], no_device)
     assert (config.ckpt_save_directory, config.seed) == (str(tmp_path / "new"), 7)  # a branch of that run
 
 
 def test_resume_auto_looks_into_the_run_folder_that_the_configuration_names(old_run, write_yaml):
     path = write_yaml(f"ckpt_save_directory: {old_run}\nresume: auto")
-    config = load_config("train", ["--config_path", path], no_device)
+    config = load("train", ["--config_path", path], no_device)
     assert (config.ckpt_save_directory, config.resume, config.seed) == (str(old_run), "auto", 7)
-    assert load_config("eval", ["--config_path", path], no_device).seed == Config().seed  # of training alone
+    assert load("eval", ["--config_path", path], no_device).seed == DEFAULTS.seed  # of training alone
 
 
 def test_command_line_wins_over_the_resumed_settings(old_run):
-    config = load_config("train", ["--ckpt_save_directory", str(old_run), "--resume", "auto", "--seed", "8"])
+    config = load("train", ["--ckpt_save_directory", str(old_run), "--resume", "auto", "--seed", "8"])
     assert (config.seed, config.crop_size) == (8, 32)
 
 
 def test_configuration_of_a_launcher_gives_a_resumed_run_its_device_alone(old_run, write_yaml):
     argv = ["--ckpt_save_directory", str(old_run), "--resume", "auto", "--config_path"]
     path = write_yaml("device_target: GPU\ncrop_size: 64\nseed: 7\nepochs_num: 9")
-    config = load_config("train", [*argv, path], no_device)
+    config = load("train", [*argv, path], no_device)
     assert (config.device_target, config.crop_size, config.epochs_num) == ("GPU", 32, 100)
     assert config.origin == (
         f"{old_run / 'config.yaml'}, of the run that is resumed; it takes device_target GPU and nothing else from "
         f"{path}, which differs in crop_size, epochs_num (options on the command line do change them)"
     )
     path = write_yaml("crop_size: 32\nepochs_num: 9")
-    config = load_config("train", [*argv, path, "--epochs_num", "12"], no_device)
+    config = load("train", [*argv, path, "--epochs_num", "12"], no_device)
     assert (config.device_target, config.epochs_num) == ("CPU", 12)
     assert config.origin == f"{old_run / 'config.yaml'}, of the run that is resumed; it takes nothing from {path}"
     # a recipe too starts runs and does not change them
     recipe = write_yaml("clip_norm: 1\ncrop_size: 32", "recipe.yaml")
-    config = load_config("train", [*argv, path, "--recipe", recipe], no_device)
+    config = load("train", [*argv, path, "--recipe", recipe], no_device)
     assert (config.clip_norm, config.epochs_num) == (0, 100)
     assert f"it takes nothing from {path} and {recipe}, which differs in epochs_num, clip_norm (opt" in config.origin
     # where there is no run yet, it starts one
-    config = load_config("train", ["--ckpt_save_directory", "new", "--resume", "auto", "--config_path", path])
+    config = load("train", ["--ckpt_save_directory", "new", "--resume", "auto", "--config_path", path])
     assert (config.epochs_num, config.origin) == (9, f"{path}, as asked")
 
 
@@ -499,7 +508,7 @@ def test_a_run_of_an_earlier_version_resumes_and_its_retired_settings_are_report
     with open(old_run / "config.yaml", "a") as f:
         f.write("lr_scaling: none\neval_use_data_sink: false\nworker_type: process\n")
     argv = ["--ckpt_save_directory", str(old_run), "--resume", "auto"]
-    config = load_config("train", argv, no_device)
+    config = load("train", argv, no_device)
     assert (config.seed, config.crop_size) == (7, 32)
     assert config.origin == (
         f"{old_run / 'config.yaml'}, of the run that is resumed; ignored in {old_run / 'config.yaml'}, no longer "
@@ -519,7 +528,7 @@ def test_a_retired_option_on_the_command_line_is_an_error_with_what_to_do():
 @pytest.mark.parametrize("other", [["--pretrained", "p.ckpt"], ["--overwrite"]])
 def test_resume_goes_with_neither_pretrained_nor_overwrite(old_run, other):
     text = message(load_config, "train", ["--ckpt_save_directory", str(old_run), "--resume", "auto", *other])
-    assert "--resume continues a run; it does not go together with" in text
+    assert "--resume continues a run; it cannot be combined with" in text
 
 
 # ---- the record in the run folder
@@ -529,18 +538,18 @@ def test_paths_become_absolute_so_that_a_run_can_be_resumed_from_anywhere(tmp_pa
     monkeypatch.chdir(tmp_path)
     options = {"train_list": "lists/../a.txt", "test_list": "/somewhere/t.txt", "sharp_photos": "photos",
                "blur_directory": "b", "sharp_directory": "s", "pretrained": "p.ckpt"}  # fmt: skip
-    config = absolute_paths(Config(**options), "data")
-    assert config.dataset_root == f"{tmp_path}/data"
-    assert {name: getattr(config, name).replace(f"{tmp_path}/", "") for name in options} == options | {
-        "train_list": "a.txt"
-    }
-    assert config.ckpt_save_directory == f"{tmp_path}/runs/MIMO-UNet"
-    assert absolute_paths(config, config.dataset_root) == config
+    config = absolute_paths(Config().with_options(**options), "data")
+    assert config.data.dataset_root == f"{tmp_path}/data"
+    found = config.options()
+    assert {name: found[name].replace(f"{tmp_path}/", "") for name in options} == options | {"train_list": "a.txt"}
+    assert config.run_folder.ckpt_save_directory == f"{tmp_path}/runs/MIMO-UNet"
+    assert absolute_paths(config, config.data.dataset_root) == config
     # what is no path stays
-    config = absolute_paths(Config(resume="auto"), "")
-    assert (config.dataset_root, config.train_list, config.resume) == ("", "", "auto")
-    assert dataclasses.replace(config, ckpt_save_directory=Config.ckpt_save_directory) == Config(resume="auto")
-    assert absolute_paths(Config(resume="a.ckpt"), "").resume == f"{tmp_path}/a.ckpt"
+    resumed = Config().with_options(resume="auto")
+    config = absolute_paths(resumed, "")
+    assert (config.data.dataset_root, config.data.train_list, config.launch.resume) == ("", "", "auto")
+    assert dataclasses.replace(config, run_folder=resumed.run_folder) == resumed
+    assert absolute_paths(Config().with_options(resume="a.ckpt"), "").launch.resume == f"{tmp_path}/a.ckpt"
 
 
 def test_to_yaml_reads_back(write_yaml):
@@ -576,25 +585,25 @@ def values_of(field):
     st.sampled_from(SCRIPTS),
 )
 def test_any_settings_come_back_from_the_record_and_from_the_command_line(values, script):
-    config = Config(**values)
+    config = Config().with_options(**values)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.yaml")
         path.write_text(config.to_yaml(), encoding="utf-8")
-        assert Config(**read_yaml(path)) == config
+        assert Config().with_options(**read_yaml(path)) == config
     own = {f.name: values[f.name] for f in option_fields(script) if f.name in values}
-    again = load_config(script, [f"--{name}={value}" for name, value in own.items()])
+    again = load(script, [f"--{name}={value}" for name, value in own.items()])
     assert {name: getattr(again, name) for name in own} == own
 
 
 def test_crops_of_lite_are_multiples_of_8():
-    assert load_config("train", ["--crop_size", "20"]).crop_size == 20
+    assert load("train", ["--crop_size", "20"]).crop_size == 20
     text = message(load_config, "train", ["--crop_size", "20", "--model_name", "MIMO-UNetLite"])
     assert text.startswith("--crop_size: got 20, expected a multiple of 8 for MIMO-UNetLite")
 
 
 def test_config_cannot_be_written_to():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().seed = 2
+        Config().schedule.seed = 2
 
 
 # ---- the options and the scripts
@@ -608,13 +617,39 @@ def test_model_names_are_the_networks(cpu):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_lists_every_option_with_its_default(script):
-    done = run_script(script, "--help")
+def test_help_lists_every_option_under_its_section_with_the_value_that_a_run_uses(script):
+    done = run_script(script, *(() if script == "export" else ("--device_target", "CPU")), "--help")
     assert done.returncode == 0, done.stderr
     words = re.sub(r"\s+", " ", done.stdout)
+    values = load_config(script, [] if script == "export" else ["--device_target", "CPU"]).options()
     for f in option_fields(script):
-        assert f"--{f.name} " in words
-        assert f"[{f.default}]" in words
+        section = words[words.index(f" {SECTION_OF[f.name].replace('_', ' ')}: --") :]
+        assert f"--{f.name} " in section
+        assert values[f.name] == "" or f"[{values[f.name]}]" in section
+
+
+def test_help_shows_the_settings_of_the_named_files_whatever_else_is_wrong(write_yaml, capsys):
+    for argv, shown in (
+        (["--config_path", write_yaml("crop_size: 64"), "--seed", "5", "-h"], ["[64]", "[5]"]),
+        (["--help", "--crop_siez", "64"], ["[128]"]),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            load_config("train", argv)
+        out = capsys.readouterr().out
+        assert caught.value.code == 0 and all(value in out for value in shown)
+
+
+@pytest.mark.parametrize("script", ["eval", "export"])
+@pytest.mark.parametrize("name", ["--ckpt_file", "--model", "--pretrained"])
+def test_weights_have_one_option_with_aliases(script, name):
+    assert load(script, [name, "a.ckpt"]).ckpt_file == "a.ckpt"
+
+
+def test_only_the_command_line_names_the_variant_of_a_file(write_yaml):
+    path = write_yaml("model_name: MIMO-UNetPlus")
+    assert load("eval", ["--config_path", path]).model_name == load("export", []).model_name == ""
+    assert load("eval", ["--config_path", path, "--model_name", "MIMO-UNet"]).model_name == "MIMO-UNet"
+    assert load("train", ["--config_path", path]).model_name == "MIMO-UNetPlus"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from src.config import Config
+from src.config import Data
 from src.data.datasets import choose_pairs, choose_root, mix_in_photos, training_and_validation_pairs
 from src.data.pairs import Pair, SharpPhoto, find_pairs
 from src.data.sources import pairs_from_folders, pairs_from_list
 from tests.data_trees import error_of, touch, write_list, write_photos
 
 
-def training_pairs(root, **options):
-    return training_and_validation_pairs(Config(**({"dataset_root": str(root), "crop_size": 16} | options)))
+def training_pairs(root, validate=True, crop_size=16, **options):
+    return training_and_validation_pairs(Data(str(root), crop_size=crop_size, **options), validate=validate)
 
 
 # ---- two folders
@@ -67,7 +67,7 @@ def test_the_share_of_photographs_is_kept_and_none_is_left_out(pairs, photos, fr
 
 def test_synthetic_training_pairs_and_their_validation(tmp_path, make_dataset):
     photos, root = write_photos(tmp_path / "photos", "1.png", "2.png"), make_dataset(train=4, test=2)
-    pairs, val, text = training_pairs(photos, blur="synthetic", val_acc_monitor_interval=0, crop_size=40)
+    pairs, val, text = training_pairs(photos, False, blur="synthetic", crop_size=40)
     assert (
         len(pairs) == 2
         and not val
@@ -76,14 +76,10 @@ def test_synthetic_training_pairs_and_their_validation(tmp_path, make_dataset):
     pairs, val, text = training_pairs(root, sharp_photos=str(photos), synthetic_fraction=0.5)
     assert [isinstance(pair, SharpPhoto) for pair in pairs] == [False] * 4 + [True] * 4 and len(val) == 2
     assert "8 training pairs" in text and "4 of them of the 2 photographs in" in text
-    assert "expected images of 44x44" in error_of(
-        training_pairs, photos, blur="synthetic", val_acc_monitor_interval=0, crop_size=44
-    )
+    assert "expected images of 44x44" in error_of(training_pairs, photos, False, blur="synthetic", crop_size=44)
     assert "--blur synthetic: validation needs --test_list" in error_of(training_pairs, photos, blur="synthetic")
     for other in ({"val_fraction": 0.1}, {"train_list": "list.txt"}, {"sharp_photos": "more"}):
-        assert "it does not go with" in error_of(
-            training_pairs, photos, blur="synthetic", val_acc_monitor_interval=0, **other
-        )
+        assert "it does not go with" in error_of(training_pairs, photos, False, blur="synthetic", **other)
 
 
 def test_validation_pairs_are_those_of_valid_or_the_choice_by_test_is_reported(make_dataset, tmp_path):
@@ -103,7 +99,7 @@ def test_validation_pairs_are_those_of_valid_or_the_choice_by_test_is_reported(m
     assert len(val) == 1 and f"the test pairs of {file}" in text
     train, val, _ = training_pairs(root, val_fraction=0.5)
     assert len(train) == len(val) == 2 and val[0].blur.parent == root / "train/blur"
-    assert training_pairs(root, val_acc_monitor_interval=0)[1] == []
+    assert training_pairs(root, False)[1] == []
 
 
 def test_conversions_of_the_validation_pairs_are_reported(make_dataset):

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.config import Data
 from src.data.pairs import Pair, SharpPhoto, find_pairs
 from src.data_load import TrainBatches, TrainPairs, loader_errors, steps_per_epoch, train_dataset
 from src.errors import UserError
@@ -10,7 +11,7 @@ from src.errors import UserError
 
 @pytest.fixture
 def source(make_dataset):
-    return TrainPairs(find_pairs(make_dataset(train=7), "train"), crop_size=16, seed=5, mask_channels=96, dropout=0.1)
+    return TrainPairs(find_pairs(make_dataset(train=7), "train"), Data(crop_size=16), seed=5, dropout=0.1)
 
 
 def epochs(dataset, count):
@@ -60,7 +61,7 @@ def test_workers_change_nothing(source):
 def test_photographs_among_the_pairs_are_blurred_differently_whatever_the_workers(make_dataset, tmp_path):
     pairs = find_pairs(make_dataset(train=2, size=(64, 72)), "train")
     mixed = [*pairs, *(SharpPhoto(pair.name, pair.sharp, pair.sharp) for pair in pairs)]
-    source = TrainPairs(mixed, crop_size=16, seed=5, mask_channels=96, dropout=0.1)
+    source = TrainPairs(mixed, Data(crop_size=16), seed=5, dropout=0.1)
     first, later = source[2], source[2 + len(source)]
     assert first[0].shape == (16, 16, 3) and np.abs(first[0].astype(int) - first[1]).max() > 5
     assert not np.array_equal(first[0], later[0])
@@ -72,7 +73,7 @@ def test_photographs_among_the_pairs_are_blurred_differently_whatever_the_worker
 
 def test_a_pair_of_one_file_is_no_photograph_to_be_blurred(source):
     same_file = [Pair(pair.name, pair.sharp, pair.sharp) for pair in source.pairs]
-    blur, sharp, _ = TrainPairs(same_file, crop_size=16, seed=5, mask_channels=96, dropout=0.1)[0]
+    blur, sharp, _ = TrainPairs(same_file, Data(crop_size=16), seed=5, dropout=0.1)[0]
     np.testing.assert_array_equal(blur, sharp)
 
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from src.config import Config
+from src.config import Data
 from src.data.datasets import choose_pairs, training_and_validation_pairs
 from src.data.packed import damaged_entries, open_pairs, windows
 from src.data.packing import pack
@@ -29,10 +29,11 @@ def test_both_halves_hold_what_the_files_hold(pair_folder, packed):
     assert sorted(p.name for p in packed.iterdir()) == ["index.jsonl", "test.npy", "train.npy"]
 
 
-@pytest.mark.parametrize("options", [{}, {"rotate90": True, "rgb_permutation": True}])
+@pytest.mark.parametrize("options", [{}, {"random_rotate90": True, "random_rgb_permutation": True}])
 def test_crops_are_bit_identical_for_seed_epoch_and_index(pair_folder, packed, options):
+    data = Data(crop_size=16, **options)
     loaders = [
-        TrainPairs(pairs, crop_size=16, seed=3, mask_channels=96, dropout=0.1, **options)
+        TrainPairs(pairs, data, seed=3, dropout=0.1)
         for pairs in (find_pairs(pair_folder, "train"), open_pairs(packed, "train"))
     ]
     for item in range(3 * 5):
@@ -58,9 +59,9 @@ def test_one_of_its_files_means_the_set(packed):
 
 
 def test_training_and_validation_pairs_come_from_it(packed):
-    train, val, words = training_and_validation_pairs(Config(dataset_root=str(packed), crop_size=16))
+    train, val, words = training_and_validation_pairs(Data(str(packed), crop_size=16))
     assert (len(train), len(val)) == (5, 2) and "(packed)" in words
-    train, val, _ = training_and_validation_pairs(Config(dataset_root=str(packed), crop_size=16, val_fraction=0.4))
+    train, val, _ = training_and_validation_pairs(Data(str(packed), val_fraction=0.4, crop_size=16))
     assert len(train) + len(val) == 5 and val
 
 

@@ -35,9 +35,10 @@ import hashlib, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 import train
+from src import training
 from src.errors import run_main
 
-original = train.build_loop
+original = training.build_loop
 
 def build_loop(config, runtime, interrupts, plan, step, *args):
     loop = original(config, runtime, interrupts, plan, step, *args)
@@ -53,7 +54,7 @@ def build_loop(config, runtime, interrupts, plan, step, *args):
     loop.__class__ = Spy
     return loop
 
-train.build_loop = build_loop
+training.build_loop = build_loop
 run_main(train.main)
 """
 
@@ -136,7 +137,7 @@ def test_two_ranks_are_one_process_with_twice_the_batch(launcher, work):
     folder = f"two_{launcher}"
     text = finish(launch(folder, launcher, *RUN, "--train_batch_size", 2, cwd=work), work / f"{folder}.txt")
     assert "[INFO] DISTRIBUTED" not in text
-    assert "2 rank(s): 6 steps an epoch" in text  # the last 3 of 27 are dropped, as in one process
+    assert "2 rank(s): 6 steps per epoch" in text  # the last 3 of 27 are dropped, as in one process
     assert text.count("settings:") == text.count("stopped at step 10 of 12") == 1  # rank 0 alone speaks
     one, two = log_rows(work / "one"), log_rows(work / folder)
     assert [row[:2] for row in two] == [row[:2] for row in one] and len(two) == 11

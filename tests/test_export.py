@@ -98,7 +98,7 @@ def test_a_file_that_differs_is_refused(wrong, found, run, tmp_path, monkeypatch
         engine.run = lambda images: run(images) + wrong
         return engine
 
-    monkeypatch.setattr("src.engine.load_engine", distorted)
+    monkeypatch.setattr("src.exporting.load_engine", distorted)
     (tmp_path / "MIMO-UNet.onnx").write_bytes(b"an earlier export")
     text = error_of(run, "--export_file_format", "ONNX")
     assert text.startswith(f"MIMO-UNet.onnx {found}") and text.endswith(" Nothing was written.")

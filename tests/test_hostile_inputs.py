@@ -86,7 +86,7 @@ DEBLUR_OPTIONS = (
 NETWORKS = (
     ("absent", "IN/networks/no.onnx", "no.onnx"),
     ("near miss", "IN/networks/identity.onx", "identity.onx"),
-    ("empty text", "''", "--model"),
+    ("empty text", "''", "--ckpt_file"),
     ("folder", "IN/networks", "networks"),
     ("folder by the name", "IN/special/folder.onnx", "folder.onnx"),
     ("other suffix", "IN/networks/weights.txt", "weights.txt"),
@@ -319,11 +319,7 @@ EVAL = [
     *rows(
         "eval.py",
         "--dataset_root IN/dataset",
-        *(
-            (f"network {name}", f"--ckpt_file {path}", says.replace("--model", "--ckpt_file"))
-            for name, path, says in NETWORKS
-            if name != "empty text"
-        ),
+        *((f"network {name}", f"--ckpt_file {path}", says) for name, path, says in NETWORKS if name != "empty text"),
     ),
     *rows(
         "eval.py",
@@ -589,7 +585,7 @@ PLACES = [
         ("name too long", f"--ckpt_file a.ckpt --export_file_name {'n' * 300}/a", "--export_file_name"),
         ("AIR", "--ckpt_file a.ckpt --export_file_format AIR", "AIR"),
         ("an option of eval.py", "--ckpt_file a.ckpt --metrics psnr", "--metrics"),
-        ("near miss", "--model a.ckpt", "--ckpt_file"),
+        ("near miss", "--ckpt a.ckpt", "--ckpt_file"),
         ("settings unknown key", "--ckpt_file a.ckpt --config_path IN/settings/unknown.yaml", "unknown.yaml"),
     ),
     *rows(

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
-import train
 from src.config import load_config
 from src.loss import FourierL1, MultiScaleLoss, SplitTransform, label_pyramid, transform
 from src.train_step import ForwardLoss
+from src.training import build_step
 from tests.conftest import DATA, REFERENCES
 
 
@@ -163,5 +163,5 @@ def test_loss_and_gradients_are_the_reference(cpu, reference, name):
 def test_training_splits_products_on_devices_that_need_it(cpu, float32_products):
     options = ["--device_target=CPU", "--num_res=1", "--conv_kernels=framework"]
     runtime = replace(cpu, float32_products=float32_products)
-    step = train.build_step(load_config("train", options), runtime, steps=2)
+    step = build_step(load_config("train", options), runtime, steps_per_epoch=2)
     assert isinstance(step.forward_loss.loss.fourier_l1.transform, SplitTransform) == (not float32_products)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from src import device
-from src.config import ArgumentParser
+from src.command_line import ArgumentParser
 from src.formats import weights as weight_files
 from src.photos import options as deblur_options
 from src.photos.options import add_options, check_overlap, choose_model, open_engine
@@ -38,7 +38,7 @@ def test_tile_in_pixels_or_by_memory():
         (["--quality", "101"], "--quality: got 101, expected 1 to 100"),
         (["--threads", "1e3"], "--threads: got '1e3', expected a whole number in digits, without leading zeros"),
         (["--max_pixels", "0"], "--max_pixels: got 0, expected 1 to 10000000000"),
-        (["--model", ""], "--model: got '', expected some text (is a shell variable unset?)"),
+        (["--model", ""], "--ckpt_file/--model/--pretrained: got '', expected some text (is a shell variable unset?)"),
     ],
 )
 def test_wrong_values_are_named_with_their_range(argv, words):
@@ -53,7 +53,7 @@ def test_the_model_that_is_given_else_the_sample(tmp_path, monkeypatch):
     assert error_of(choose_model, str(tmp_path)).endswith(
         "is a folder, expected a checkpoint or exported network. In it: model.onnx"
     )
-    assert "--model: a trained network is needed" in error_of(choose_model, None)
+    assert "--ckpt_file: a trained network is needed" in error_of(choose_model, None)
     (tmp_path / "sample.ckpt").touch()
     path, remark = choose_model(None)
     assert path == tmp_path / "sample.ckpt" and "the sample that comes with the repository" in remark

@@ -20,7 +20,7 @@ STAGES = ("weights_cpu", "weights_cpu_stage2")
 def write_run(folder, recipe, step_times, **changes):
     folder.mkdir()
     settings = read_yaml(CONFIG_DIR / "recipes" / f"{recipe}.yaml") | {"max_steps": 0} | changes
-    (folder / "config.yaml").write_text(Config(**settings).to_yaml())
+    (folder / "config.yaml").write_text(Config().with_options(**settings).to_yaml())
     (folder / "versions.json").write_text(
         json.dumps({"git_commit": None, "python": "3", "mindspore": "2", "numpy": "1"})
     )

@@ -19,7 +19,7 @@ import export
 import train as train_script
 from src import resume, run_folder
 from src.checkpoint import read_checkpoint, save_checkpoint
-from src.config import Config
+from src.config import Config, Launch
 from src.data.pairs import Pair
 from src.errors import UserError
 
@@ -28,7 +28,7 @@ from src.errors import UserError
 
 def description(world_size=1, names=("a", "b", "c"), **options):
     pairs = [Pair(name, None, None) for name in names]
-    return resume.describe_run(vars(Config(**options)), pairs, world_size, steps_per_epoch=5)
+    return resume.describe_run(Config().with_options(**options).options(), pairs, world_size, steps_per_epoch=5)
 
 
 def differences(then, now):
@@ -52,7 +52,7 @@ def test_names_that_are_no_utf8_are_told_apart():
      ("clip_norm", 1.0), ("ema_decay", 0.9), ("amp_level", "O3"), ("lr_decay_epochs", 9), ("random_rotate90", True)],
 )  # fmt: skip
 def test_each_option_that_shapes_the_result_is_named(name, value):
-    assert differences({}, {name: value}) == [f"--{name} was {getattr(Config(), name)}, is {value}"]
+    assert differences({}, {name: value}) == [f"--{name} was {Config().options()[name]}, is {value}"]
 
 
 def test_several_differences_are_all_named():
@@ -222,7 +222,7 @@ REFUSED = {
     "fewer images": (["--slice_dataset", 3], "(4 then, 3 now)"),
     "another schedule": (["--lr_schedule", "cosine", "--epochs_num", 3], "--epochs_num was 2, is 3: the cosine"),
     "a missing file": (["--resume", "run/none.ckpt"], "none.ckpt"),
-    "a fresh start too": (["--pretrained", "run/last.ckpt"], "does not go together with --pretrained"),
+    "a fresh start too": (["--pretrained", "run/last.ckpt"], "cannot be combined with --pretrained"),
 }  # fmt: skip
 
 
@@ -276,7 +276,7 @@ def test_force_with_another_batch_keeps_the_place_in_the_schedule(
         network, MultiScaleLoss(0.1), Adam(network.trainable_params()), make_schedule("step", 1e-4, 0, 9, 9)
     )
     now = {**meta, "config": meta["config"] | {"train_batch_size": batch}, "batch": batch, "steps_per_epoch": per_epoch}
-    plan = resume.make_plan(step, tmp_path / "run", now, resume=str(tmp_path / "run/last.ckpt"), force=True)
+    plan = resume.make_plan(step, tmp_path / "run", now, Launch(resume=str(tmp_path / "run/last.ckpt"), force=True))
     out = capsys.readouterr().out
     assert (plan.first_step, plan.last_step, step.global_step.asnumpy()) == (first_step, 2 * per_epoch, first_step)
     assert (

@@ -112,7 +112,7 @@ def test_description_repeats_the_run(tmp_path):
     config = load_config("train", ["--seed", "7", "--learning_rate", "2e-4"])
     begin(tmp_path, config.to_yaml(), "5f")
     again = load_config("train", ["--config_path", str(tmp_path / "config.yaml")])
-    assert (again.seed, again.learning_rate) == (7, 2e-4)
+    assert (again.schedule.seed, again.schedule.learning_rate) == (7, 2e-4)
     assert holds_run(tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_begin_cuts_at_a_resume_and_claims_for_a_new_run(tmp_path):
 
 def begin_run(folder, run, **options):
     """A run folder as a training leaves it, with a log and one checkpoint, which is returned."""
-    begin(folder, Config(**options).to_yaml(), run)
+    begin(folder, Config().with_options(**options).to_yaml(), run)
     (folder / "log.csv").write_text("epoch,step,loss\n1,10,0.5\n2,20,0.25\n")
     return write_checkpoint(folder / "last.safetensors", run)
 

@@ -560,7 +560,7 @@ def test_two_machines_train_together(make_dataset, tmp_path):
     if not outputs[0].exists():
         pytest.skip(f"this kernel lets us make no network: {result.stderr.strip()}")
     assert result.returncode == 0, "\n".join(p.read_text() for p in outputs)
-    assert "CPU, 2 rank(s): 2 steps an epoch" in outputs[0].read_text()
+    assert "CPU, 2 rank(s): 2 steps per epoch" in outputs[0].read_text()
     assert (tmp_path / "run/last.ckpt").exists()
     assert sorted(p.name for p in (tmp_path / "run_logs").glob("*/worker_*")) == ["worker_0.log", "worker_1.log"]
 

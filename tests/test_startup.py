@@ -6,12 +6,12 @@ from mindspore.common import api
 from mindspore.train import Model
 from PIL import Image
 
-import train
 from src import data_load
-from src.config import load_config
+from src.config import Data, load_config
 from src.data.pairs import find_pairs
 from src.engine import MindSporeEngine
-from src.mimo_unet import MASK_CHANNELS, build_net
+from src.mimo_unet import build_net
+from src.training import build_step
 from src.validation import Validator
 
 
@@ -44,8 +44,8 @@ def test_training_compiles_its_step_once(cpu, compiled, make_dataset):
     """Not again in the second epoch, nor after a validation."""
     pairs = find_pairs(make_dataset(train=4, test=2), "train")
     options = ["--device_target=CPU", "--num_res=1", "--crop_size=32", "--conv_kernels=framework"]
-    step = train.build_step(load_config("train", [*options, "--train_batch_size=2"]), cpu, steps=2)
-    batches = data_load.TrainBatches(data_load.TrainPairs(pairs, 32, 1, MASK_CHANNELS, 0.0), 2)
+    step = build_step(load_config("train", [*options, "--train_batch_size=2"]), cpu, steps_per_epoch=2)
+    batches = data_load.TrainBatches(data_load.TrainPairs(pairs, Data(crop_size=32), 1, 0.0), 2)
     validate = Validator(step, pairs, 1, cpu)
     model = Model(step)
     for _ in range(2):
@@ -84,6 +84,6 @@ def test_validation_images_of_several_sizes_share_one_graph(cpu, compiled, make_
         for path in (pair.blur, pair.sharp):
             Image.fromarray(np.full((20 + 7 * i, 30, 3), 9 * i, np.uint8)).save(path)
     options = ["--device_target=CPU", "--num_res=1", "--crop_size=32", "--conv_kernels=framework"]
-    step = train.build_step(load_config("train", options), cpu, steps=2)
+    step = build_step(load_config("train", options), cpu, steps_per_epoch=2)
     assert Validator(step, pairs, 2, cpu)(0)["images"] == 3
     assert compiled == ["FullResolution"]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees weights_pretrained/ only
 
 from benchmarks.report import markdown, with_tables  # noqa: E402
-from src.config import ArgumentParser  # noqa: E402
+from src.command_line import ArgumentParser  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.files import parse_json, write_whole  # noqa: E402
 from src.formats.weights import SAMPLE_MODEL, sha256_of  # noqa: E402

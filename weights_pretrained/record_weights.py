@@ -19,7 +19,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees weights_pretrained/ only
 
-from src.config import ArgumentParser, find_recipe, read_yaml  # noqa: E402
+from src.command_line import ArgumentParser  # noqa: E402
+from src.config import find_recipe, read_yaml  # noqa: E402
 from src.drawing import CAPTION, GAP, save_curves  # noqa: E402
 from src.errors import UserError, run_main  # noqa: E402
 from src.files import parse_json, write_whole  # noqa: E402

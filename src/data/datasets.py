@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from src.config import Config
+from src.config import Data
 from src.data.packed import folder_of, is_packed, open_pairs
 from src.data.pairs import KINDS, SPLITS, Pair, SharpPhoto, check_pairs, find_pairs
 from src.data.sample_data import dataset_or_samples
@@ -63,8 +63,17 @@ def choose_root(root: Path | str, *other_sources: str | bool) -> Path | str:
     return root if any(other_sources) else dataset_or_samples(root)
 
 
-def training_and_validation_pairs(config: Config) -> tuple[list[Pair], list[Pair], str]:
-    """Choose and check the pairs of a training run, see the options of `Config` for the data.
+def training_and_validation_pairs(
+    data: Data, seed: int = 1, validate: bool = True
+) -> tuple[list[Pair], list[Pair], str]:
+    """Choose and check the pairs of a training run.
+
+    Without --test_list and a split of the training pairs, the validation pairs are those of `dataset_root`/valid, which
+    the paper's code reads, or else of `dataset_root`/test. Training images need sides of `crop_size` or more.
+
+    Args:
+        seed: of `split_validation`.
+        validate: False returns validation pairs only if `val_list` or `val_fraction` asks for them.
 
     Returns:
         (training pairs, validation pairs, a description in one line). Unless --val_list, --val_fraction or --test_list
@@ -74,16 +83,16 @@ def training_and_validation_pairs(config: Config) -> tuple[list[Pair], list[Pair
         UserError: as `choose_pairs`, `split_validation`, `mix_in_photos` and `pairs.check_pairs`, or options
             contradict each other.
     """
-    root, limit = config.dataset_root, config.slice_dataset or None
-    sources = config.train_list, config.blur_directory, config.sharp_directory
-    validate = config.val_acc_monitor_interval > 0
-    if config.blur == "synthetic":
-        if any(sources) or config.val_list or config.val_fraction or config.sharp_photos:
+    root: Path | str = data.dataset_root
+    sources = data.train_list, data.blur_directory, data.sharp_directory
+    limit = data.slice_dataset or None
+    if data.blur == "synthetic":
+        if any(sources) or data.val_list or data.val_fraction or data.sharp_photos:
             raise UserError(
                 "--blur synthetic blurs the photographs in --dataset_root; it does not go with --train_list, "
                 "--blur_directory, --sharp_directory, --val_list, --val_fraction or --sharp_photos"
             )
-        if validate and not config.test_list:
+        if validate and not data.test_list:
             raise UserError(
                 "--blur synthetic: validation needs --test_list, which `python -m src.data.synthetic_blur` writes. "
                 "Without validation: --val_acc_monitor_interval 0."
@@ -92,14 +101,14 @@ def training_and_validation_pairs(config: Config) -> tuple[list[Pair], list[Pair
     else:
         pairs, place = choose_pairs(root, "train", *sources)
     pairs, val_pairs, rule = pairs[:limit], [], ""
-    if config.val_fraction or config.val_list:
-        split = split_validation(pairs, config.val_fraction, config.val_list, config.seed, root)
+    if data.val_fraction or data.val_list:
+        split = split_validation(pairs, data.val_fraction, data.val_list, seed, root)
         pairs, val_pairs, rule = split.train, split.val, f" ({split.rule})"
     elif validate:
         valid = Path(root) / "valid"
-        own = bool(root) and not config.test_list and all((valid / kind).is_dir() for kind in KINDS)
+        own = bool(root) and not data.test_list and all((valid / kind).is_dir() for kind in KINDS)
         try:
-            val_pairs, source = choose_pairs(root, "valid" if own else "test", config.test_list)
+            val_pairs, source = choose_pairs(root, "valid" if own else "test", data.test_list)
         except UserError as e:
             raise UserError(f"{e} Without validation pairs: --val_fraction 0.1 or --val_acc_monitor_interval 0.") from e
         val_pairs, rule = val_pairs[:limit], f" (those of {valid})"
@@ -108,13 +117,13 @@ def training_and_validation_pairs(config: Config) -> tuple[list[Pair], list[Pair
                 f" (the test pairs of {source}, so best.ckpt is chosen by its score on them; --val_fraction, "
                 "--val_list or a folder valid beside train keep the test apart)"
             )
-    if config.sharp_photos:
-        photos = pairs_from_photos(config.sharp_photos, "--sharp_photos")[:limit]
-        pairs = mix_in_photos(pairs, photos, config.synthetic_fraction)
+    if data.sharp_photos:
+        photos = pairs_from_photos(data.sharp_photos, "--sharp_photos")[:limit]
+        pairs = mix_in_photos(pairs, photos, data.synthetic_fraction)
         count = sum(isinstance(pair, SharpPhoto) for pair in pairs)
-        place += f", {count} of them of the {len(photos)} photographs in {config.sharp_photos}"
+        place += f", {count} of them of the {len(photos)} photographs in {data.sharp_photos}"
         place += ", blurred differently in every epoch"
-    converted, val_converted = check_pairs(pairs, min_side=config.crop_size), check_pairs(val_pairs)
+    converted, val_converted = check_pairs(pairs, min_side=data.crop_size), check_pairs(val_pairs)
     chosen = f"{len(pairs)} training pairs from {place}{converted}"
     return pairs, val_pairs, f"{chosen}, {len(val_pairs)} for validation{rule}{val_converted}"
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from src.config import COUNT, LARGEST_SEED, ArgumentParser
+from src.command_line import COUNT, ArgumentParser
+from src.config import LARGEST_SEED
 from src.data.gopro import arrange
 from src.data.images import probe, read_rgb
 from src.data.synthetic_blur import GAMMA, INTERPOLATION_REACH, frames_along, mean_frame, random_place, shake_path

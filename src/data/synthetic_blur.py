@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from src.config import COUNT, LARGEST_SEED, LARGEST_SIDE, ArgumentParser
+from src.command_line import COUNT, ArgumentParser
+from src.config import LARGEST_SEED, LARGEST_SIDE
 from src.data.images import read_upright
 from src.data.pairs import KINDS, SharpPhoto, check_pairs, list_image_tree
 from src.errors import UserError, need_writable_folder, run_main

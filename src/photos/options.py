@@ -1,12 +1,13 @@
-"""What `deblur.py` and `app.py` let the user choose alike: the network, how it runs, tiles, limits."""
+"""Options that `deblur.py` and `app.py` share: the network, its precision, tiles and limits."""
 
 import argparse
 import re
 from pathlib import Path
 
 from src import device
-from src.config import ENSEMBLE_NAMES, LARGEST_SIDE, MODEL_NAMES, ArgumentParser, shown
-from src.engine import PRECISIONS, Engine, load_engine, runs_on_mindspore
+from src.command_line import WEIGHTS_OPTIONS, ArgumentParser, shown
+from src.config import ENSEMBLE_NAMES, LARGEST_SIDE, MODEL_NAMES, PRECISIONS
+from src.engine import Engine, load_engine, runs_on_mindspore
 from src.errors import UserError
 from src.formats.weights import SAMPLE_MODEL, need_file, sample_model
 from src.photos.jobs import nearest_file
@@ -16,18 +17,23 @@ from src.restore import LARGEST_TILE, OVERLAP, SMALLEST_TILE
 
 def add_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", metavar="FILE", help=f"what export.py or train.py wrote [{SAMPLE_MODEL.name}, if there]")
-    add("--model_name", choices=MODEL_NAMES, help="variant, for files that do not say it")
-    quality_help = "of JPEG and WebP; WebP is lossless at 100 [95]"
-    add("--quality", type=int, low=1, high=100, default=95, metavar="1-100", help=quality_help)
-    tile_help = "side of the tiles in pixels, 0 = no tiles [auto: by memory]"
-    add("--tile", type=tile_side, default="auto", metavar="auto|0|N", help=tile_help)
-    add("--tile_overlap", type=int, metavar="N", help=f"pixels that neighbouring tiles share [{OVERLAP}]")
-    add("--self_ensemble", default="none", choices=ENSEMBLE_NAMES, help="mean over turned and mirrored photos [none]")
-    add("--precision", default="auto", choices=PRECISIONS, help="of the engines that offer it [auto]")
-    add("--threads", type=int, high=1024, default=0, metavar="N", help="of the engines that offer it [0: all cores]")
-    pixels_help = f"larger photos are refused [{MAX_PIXELS}]"
-    add("--max_pixels", type=int, low=1, high=10**10, default=MAX_PIXELS, metavar="N", help=pixels_help)
+    model = f"checkpoint of train.py or exported file of export.py [{SAMPLE_MODEL.name}]"
+    add(*WEIGHTS_OPTIONS, metavar="FILE", group="network", help=model)
+    add("--model_name", choices=MODEL_NAMES, group="network", help="variant, which a weights file must match")
+    precision = "precision of .onnx files, auto = bf16 if possible [auto]"
+    add("--precision", default="auto", choices=PRECISIONS, group="network", help=precision)
+    threads = "threads for .onnx files [0: all cores]"
+    add("--threads", type=int, high=1024, default=0, metavar="N", group="network", help=threads)
+    ensemble = "mean over 4 rotations, x8: mirrored too [none]"
+    add("--self_ensemble", default="none", choices=ENSEMBLE_NAMES, group="network", help=ensemble)
+    quality = "quality of JPEG and WebP; 100 makes WebP lossless [95]"
+    add("--quality", type=int, low=1, high=100, default=95, metavar="1-100", group="photos", help=quality)
+    pixels = f"largest photo that is accepted, in pixels [{MAX_PIXELS}]"
+    add("--max_pixels", type=int, low=1, high=10**10, default=MAX_PIXELS, metavar="N", group="photos", help=pixels)
+    tile = "side of the tiles in pixels, 0 = no tiles [auto: by memory]"
+    add("--tile", type=tile_side, default="auto", metavar="auto|0|N", group="photos", help=tile)
+    overlap = f"pixels that neighbouring tiles share [{OVERLAP}]"
+    add("--tile_overlap", type=int, metavar="N", group="photos", help=overlap)
 
 
 def tile_side(text: str) -> int | None:
@@ -47,21 +53,20 @@ def check_overlap(args: argparse.Namespace) -> None:
 
 
 def choose_model(given: str | None) -> tuple[Path, str]:
-    """(file, remark for the first line)"""
-    if given:
-        if Path(given).is_dir():
-            need_file(Path(given), "checkpoint or exported network")  # its message lists the weights in the folder
-        if not Path(given).is_file():
-            hint = nearest_file(Path(given))
-            raise UserError(
-                f"--model: no file {given}; expected a checkpoint of train.py or a file of export.py.{hint}"
-            )
-        return Path(given), ""
-    return sample_model("--model")
+    """The file with the network, and a remark for the first line of output."""
+    if not given:
+        return sample_model("--ckpt_file")
+    path = Path(given)
+    if path.is_dir():
+        need_file(path, "checkpoint or exported network")  # its message lists the weights in the folder
+    if not path.is_file():
+        expected = "a checkpoint of train.py or a file of export.py"
+        raise UserError(f"--ckpt_file: no file {given}; expected {expected}.{nearest_file(path)}")
+    return path, ""
 
 
 def open_engine(model: Path, args: argparse.Namespace) -> Engine:
-    """The engine of a file, on the CPU, MindSpore set up if it needs that. Raises what `load_engine` raises."""
+    """The engine of a file, on the CPU; sets up MindSpore if the file needs it. Raises like `load_engine`."""
     if runs_on_mindspore(model):
         device.setup("CPU", debug=args.debug)
     return load_engine(model, model_name=args.model_name or "", precision=args.precision, threads=args.threads)
