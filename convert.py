@@ -4,10 +4,10 @@
     python convert.py runs/gpu/best.ckpt best.pkl                                        # and back
     python convert.py runs/gpu/best.ckpt best.safetensors                                # without the training state
 
-TARGET holds the network alone, in float32, under the same parameter names; layouts are equal in both frameworks. In
+TARGET holds the network alone, in float32, under the same parameter names; both frameworks use the same layouts. In
 SOURCE the network may lie in dictionaries (model, state_dict, params, ...) and its names may have prefixes (module.,
-net., ...). Of a file with a moving average TARGET is the average. The variant is found from the names. PyTorch is
-needed only where one of the two is its file.
+net., ...). If SOURCE has a moving average, TARGET holds the average. The names and shapes determine the variant. Only
+PyTorch files need PyTorch.
 """
 
 from pathlib import Path
@@ -35,12 +35,10 @@ SUFFIXES = CHECKPOINT_SUFFIXES + TORCH_SUFFIXES
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser("Convert weights of MIMO-UNet, its variants included, between PyTorch and MindSpore.")
     parser.add_argument("source", metavar="SOURCE", help=f"file with weights: {', '.join(SUFFIXES)}")
-    parser.add_argument("target", metavar="TARGET", help="file to write; its suffix decides the format")
-    parser.add_argument(
-        "--weights", default="ema", choices=("ema", "raw"),
-        help="of a checkpoint that holds both: the moving average or the raw weights [ema]",
-    )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
+    parser.add_argument("target", metavar="TARGET", help="output file; its suffix decides the format")
+    weights = "average or raw weights of a file with both [ema]"
+    parser.add_argument("--weights", default="ema", choices=("ema", "raw"), help=weights)
+    parser.add_argument("--overwrite", action="store_true", help="replacement of a TARGET that exists")
     args = parser.parse_args(argv)
     source, target = Path(args.source), Path(args.target)
     check_files(source, target, args.overwrite)
@@ -50,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check_files(source: Path, target: Path, overwrite: bool) -> None:
-    """Raise a UserError for what can be known to fail before anything is read."""
+    """Raise a UserError for everything that can be checked before SOURCE is read."""
     for option, path in (("SOURCE", source), ("TARGET", target)):
         if path.suffix not in SUFFIXES:
             raise UserError(f"{option}: got {path}, expected a file name that ends with {', '.join(SUFFIXES)}")
@@ -64,12 +62,8 @@ def check_files(source: Path, target: Path, overwrite: bool) -> None:
         import_torch()
 
 
-# What `--resume` reads: the step, the options with the paths of this machine, half a row of the log.
-STATE_OF_RUN = ("step", "config", "log_part")
-
-
 def convert(source: Path, target: Path, weights: str = "ema") -> None:
-    """Read, check, write, report.
+    """Read, check, write and report.
 
     Raises:
         UserError: SOURCE holds no complete, finite network of a known kind, or TARGET cannot be written.
@@ -78,11 +72,7 @@ def convert(source: Path, target: Path, weights: str = "ema") -> None:
     from src import checkpoint
     from src.mimo_unet import MODELS, build_net
 
-    meta: dict = {}
-    if is_torch_file(source):
-        content = read_torch(source)
-    else:
-        content, meta = checkpoint.read_checkpoint(source)
+    content, meta = (read_torch(source), {}) if is_torch_file(source) else checkpoint.read_checkpoint(source)
     found = find_network(content, source, weights)
     values = found.values
     variant, num_res = checkpoint.require_network(values, meta, source)
@@ -97,12 +87,13 @@ def convert(source: Path, target: Path, weights: str = "ema") -> None:
         write_torch(target, arrays)
     else:
         described = {"variant": variant, "num_res": num_res, "source": source.name, "source_sha256": digest}
-        kept = {key: value for key, value in meta.items() if key not in STATE_OF_RUN}
+        # Not the state of the run, which `--resume` reads: it holds paths of this machine and half a row of the log.
+        kept = {key: value for key, value in meta.items() if key not in ("step", "config", "log_part")}
         checkpoint.save_checkpoint(target, arrays, kept | described)
 
     size = sum(a.size for a in arrays.values())
     kind = variant or f"none of {', '.join(f'{name} ({v.num_res})' for name, v in MODELS.items())}"
-    print(f"{source}: {kind}, {num_res} residual blocks a stage, {size:,} parameters in {len(arrays)} tensors")
+    print(f"{source}: {kind}, {num_res} residual blocks per stage, {size:,} parameters in {len(arrays)} tensors")
     types = {str(values[name].dtype).removeprefix("torch.") for name in own} - {"float32"}
     if types:
         print(f"converted to float32 from {', '.join(sorted(types))}")
@@ -119,7 +110,7 @@ def finite_float32(value, name: str, source: Path) -> np.ndarray:
     """A PyTorch tensor or an array as float32 array.
 
     Raises:
-        UserError: it holds no floating-point numbers, or NaN or infinity.
+        UserError: it holds integers, complex numbers, NaN or infinity.
     """
     array = value if isinstance(value, np.ndarray) else torch_array(value, name, source)
     if array.dtype.kind in "biuc":

@@ -97,7 +97,7 @@ def test_random_weights_give_pytorchs_output(
 
     report = capsys.readouterr().out
     size = sum(p.numel() for p in twin.parameters())
-    assert f"a.pkl: {variant}, {MODELS[variant].num_res} residual blocks a stage, {size:,} parameters in " in report
+    assert f"a.pkl: {variant}, {MODELS[variant].num_res} residual blocks per stage, {size:,} parameters in " in report
     assert "left out" not in report
     network, meta, _ = load_network(tmp_path / f"a{suffix}", variant)
     assert (meta["variant"], meta["num_res"], meta["source"]) == (variant, MODELS[variant].num_res, "a.pkl")
@@ -113,7 +113,7 @@ def test_recorded_file_gives_recorded_output(cpu, tmp_path, capsys):
 
     run(DATA / "mimo_unet_torch.pkl", tmp_path / "a.ckpt")
     report = capsys.readouterr().out
-    assert "MIMO-UNet, 8 residual blocks a stage, 6,807,171 parameters in 244 tensors\ntaken: model\n" in report
+    assert "MIMO-UNet, 8 residual blocks per stage, 6,807,171 parameters in 244 tensors\ntaken: model\n" in report
     assert "\n1 entry left out: epoch\n" in report
     recorded = np.load(DATA / "mimo_unet_torch.npz")
     network, _, _ = load_network(tmp_path / "a.ckpt", "MIMO-UNet")
@@ -151,7 +151,7 @@ def test_lite_there_and_back_bit_by_bit(cpu, tmp_path, capsys):
     torch.save(state, tmp_path / "a.pkl")
     for first, then in (("a.pkl", "b.ckpt"), ("b.ckpt", "c.pkl"), ("c.pkl", "d.ckpt")):
         run(tmp_path / first, tmp_path / then)
-        assert f"{first}: MIMO-UNetLite, 4 residual blocks a stage, 3,730,780 parameters" in capsys.readouterr().out
+        assert f"{first}: MIMO-UNetLite, 4 residual blocks per stage, 3,730,780 parameters" in capsys.readouterr().out
     for name in ("b.ckpt", "d.ckpt"):
         assert_weights(tmp_path / name, state)
 
@@ -179,7 +179,7 @@ def test_checksum_is_that_of_the_source(cpu, tmp_path, source, capsys):
     report = capsys.readouterr().out
     assert f"sha256 of source.pkl: {digest}\n" in report
     assert (
-        "source.pkl: none of MIMO-UNet (8), MIMO-UNetPlus (20), MIMO-UNetLite (4), 1 residual blocks a stage, "
+        "source.pkl: none of MIMO-UNet (8), MIMO-UNetPlus (20), MIMO-UNetLite (4), 1 residual blocks per stage, "
         in report
     )
 

@@ -1,5 +1,6 @@
 """Exact resume. The refusals run in this process; what must repeat bit for bit runs in real ones."""
 
+import json
 import os
 import shlex
 import shutil
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import write_dataset
+from mindspore import nn
 from real_runs import PLAIN, ROOT, TINY, assert_same_run, end, logged_steps, start, train, train_command, wait_for_step
 
 import convert
@@ -19,7 +22,7 @@ import export
 import train as train_script
 from src import resume, run_folder
 from src.checkpoint import read_checkpoint, save_checkpoint
-from src.config import Config, Launch
+from src.config import Config, Launch, load_config, option_fields
 from src.data.pairs import Pair
 from src.errors import UserError
 
@@ -104,6 +107,30 @@ def test_option_that_is_newer_than_the_checkpoint_counts_as_its_default():
     del then["config"]["ema_decay"]
     assert resume.check_compatible(then, description()) == []
     assert resume.check_compatible(then, description(ema_decay=0.5)) == ["--ema_decay was 0.0, is 0.5"]
+
+
+def test_a_run_of_an_earlier_version_resumes(tmp_path, capsys):
+    """Its files list the options in another order; `last.ckpt` is made here from what that version wrote into it."""
+    folder = shutil.copytree(Path(__file__).parent / "data" / "earlier_run", tmp_path / "run")
+    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    config = load_config("train", ["--ckpt_save_directory", str(folder), "--resume", "auto"])
+    options = config.options()
+    changed = {name for name, value in recorded.items() if options[name] != value}
+    assert options.keys() == recorded.keys() and changed == {"ckpt_save_directory", "resume", "max_steps"}
+
+    pairs = [Pair(f"{n}", None, None) for n in range(8)]
+    now = resume.describe_run(options, pairs, world_size=1, steps_per_epoch=4)
+    identity = json.loads((folder / "versions.json").read_text())["run"]
+    stated = {"epoch": 2, "step": 6, "best_psnr": None, "log_part": {}, "run": identity, "launch": 1}
+    trained = {f.name: recorded[f.name] for f in option_fields("train")}
+    save_checkpoint(folder / "last.ckpt", {"global_step": np.int32(6)}, now | stated | {"config": trained})
+
+    plan = resume.make_plan(nn.Cell(), folder, now, config.launch)
+    assert (plan.first_step, plan.stop_step, plan.last_step) == (6, 12, 12)
+    assert (plan.description["run"], plan.description["launch"]) == (identity, 2)
+    assert capsys.readouterr().out == f"resumed from {folder / 'last.ckpt'}: epoch 2, step 6\n"
+    run_folder.begin(folder, config.to_yaml(), identity, plan.saved, False, 4)
+    assert run_folder.read_log(folder / "log.csv")["step"] == [2, 4, 6]
 
 
 # ---- the state
