@@ -264,9 +264,9 @@ from src.config import load_config
 from src.errors import run_main
 def main():
     config = load_config("train", sys.argv[5:])
-    batch = config.train_batch_size * config.accumulate_steps
+    batch = config.schedule.train_batch_size * config.schedule.accumulate_steps
     print(f"training: batch {batch} on each of {ranks} rank(s), {batch * ranks} in total; "
-          f"learning rate {config.learning_rate:g}{remark}")
+          f"learning rate {config.schedule.learning_rate:g}{remark}")
 run_main(main)
 ' "$ROOT" "$1" "$RATE_REMARK" "${@:2}" || exit $?
 }
