@@ -341,9 +341,9 @@ def test_mistakes_are_named(work, monkeypatch):
 def test_model_missing_or_the_sample(work, tmp_path, monkeypatch):
     save("a.png")
     monkeypatch.setattr(weight_files, "SAMPLE_MODEL", tmp_path / "sample.onnx")
-    with pytest.raises(UserError, match="--model: a trained network is needed.*weights_pretrained/README.md"):
+    with pytest.raises(UserError, match="--ckpt_file: a trained network is needed.*weights_pretrained/README.md"):
         work("a.png", "--output", "out", model=False)
-    with pytest.raises(UserError, match=r"--model: no file modle.onnx;.* Did you mean model.onnx\?"):
+    with pytest.raises(UserError, match=r"--ckpt_file: no file modle.onnx;.* Did you mean model.onnx\?"):
         work("a.png", "--output", "out", "--model", "modle.onnx", model=False)
     (tmp_path / "sample.onnx").touch()
     _, out, _ = work("a.png", "--output", "out", model=False)

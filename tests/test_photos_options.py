@@ -34,7 +34,7 @@ def test_tile_in_pixels_or_by_memory():
         (["--tile", "32"], "--tile: got '32', expected auto, 0 or 64 to 65536"),
         (["--tile", "99999999999"], "--tile: got '99999999999', expected auto, 0 or 64"),
         (["--tile", "big"], "--tile: got 'big'"),
-        (["--quality", "0", "--threads", "-1"], "--quality: got 0, expected 1 to 100; --threads: got -1"),
+        (["--quality", "0", "--threads", "-1"], "--threads: got -1, expected 0 to 1024; --quality: got 0"),
         (["--quality", "101"], "--quality: got 101, expected 1 to 100"),
         (["--threads", "1e3"], "--threads: got '1e3', expected a whole number in digits, without leading zeros"),
         (["--max_pixels", "0"], "--max_pixels: got 0, expected 1 to 10000000000"),

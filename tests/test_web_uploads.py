@@ -158,7 +158,7 @@ def test_mistakes_are_named_before_anything_is_loaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("model.onnx").touch()
     expected = [
-        (["--model", "modle.onnx"], r"--model: no file modle.onnx;.* Did you mean model.onnx\?"),
+        (["--model", "modle.onnx"], r"--ckpt_file: no file modle.onnx;.* Did you mean model.onnx\?"),
         (["--tile", "32"], "--tile: got '32', expected auto, 0 or 64 to 65536"),
         (
             ["--max_megabytes", "0", "--port", "0"],
