@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from src.config import MODEL_NAMES
 from src.errors import UserError
 from src.formats.weights import CRC
 
@@ -85,6 +86,8 @@ def check_export(path: Path | str, description: Description, model_name: str) ->
             "(N, 3, H, W) and the name of a variant, as export.py writes them"
         )
     variant, multiple = metadata["variant"], metadata.get("multiple", "4")
+    if variant not in MODEL_NAMES:
+        raise UserError(f"{path} holds {variant[:50]!r}, expected one of {', '.join(MODEL_NAMES)}")
     if model_name not in ("", variant):
         raise UserError(f"{path} holds {variant}, expected {model_name}. Add --model_name {variant}")
     if not re.fullmatch(r"[1-9]\d?", multiple):
