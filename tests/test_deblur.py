@@ -326,7 +326,7 @@ def test_mistakes_are_named(work, monkeypatch):
         (["photos/*.jpg"], r"photos/\*.jpg: matches no photo"),
         (["empty"], "empty: no photo in it; expected files ending in .png"),
         (["photos", "--tile", "32"], "--tile: got '32', expected auto, 0 or 64 to 65536"),
-        (["photos", "--quality", "0", "--threads", "-1"], "--quality: got 0, expected 1 to 100; --threads: got -1"),
+        (["photos", "--quality", "0", "--threads", "-1"], "--threads: got -1, expected 0 to 1024; --quality: got 0"),
         (["photos", "--format", "gif"], "--format"),
         (["photos", "--fromat", "png"], r"Did you mean --format\?"),
         (["photos", "--output", "file/out"], "--output: cannot write into file/out"),
