@@ -345,6 +345,8 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def _settings(path: Path | str) -> list[Setting]:
+    if Path(path).is_fifo():  # opening it may wait forever
+        raise UserError(f"{path}: got a pipe, expected a YAML file of settings")
     try:
         return read_settings(path)
     except OSError as e:

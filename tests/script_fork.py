@@ -133,12 +133,13 @@ def run_child(job: dict) -> None:
         broken = job.get("broken", {})
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(open_stream(broken.get(name), os.path.join(job["streams"], name)), number)
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+        sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
         for number, name in ((1, "stdout"), (2, "stderr")):
             if broken.get(name) == "closed":
                 os.close(number)
                 setattr(sys, name, None)  # as Python does at its start
+                setattr(sys, f"__{name}__", None)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if "mindspore" not in sys.modules:
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

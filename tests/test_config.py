@@ -272,7 +272,7 @@ NO_SETTINGS = {
     "7: 3": "unknown key '7'",
     "? [1]\n: 3": "unknown key a list",
     "<<: {seed: 3}": "unknown key '<<'",
-    "seed: " + 2000 * "[": "not a YAML file of settings (too many nested brackets)",
+    "seed: " + 20_000 * "[": "not a YAML file of settings (too many nested brackets)",
     LAUGHS.replace("i:", "seed:"): "unknown key 'a'",
     LAUGHS.replace("a:", "seed:"): "seed: got a list, expected one value",
     "#" + 2**20 * "x": "larger than 1048576 bytes, not a YAML file of settings",
