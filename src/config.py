@@ -166,7 +166,7 @@ class Evaluation:
     report_file: str = option("", "JSON file for the summary; a CSV file beside it lists all images", scripts="eval")
 
     def metric_names(self) -> list[str]:
-        return [name.strip() for name in self.metrics.split(",") if name.strip()] or ["psnr"]
+        return [name.strip() for name in self.metrics.split(",") if name.strip()]
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class Config:
             )
         if self.precision.amp_level == "O1":
             problems.append("O1, a list of operators in float16, crashes in MindSpore 2.10 and is not offered")
-        for name in self.evaluation.metric_names():
+        for name in self.evaluation.metric_names() or [self.evaluation.metrics]:
             if name not in METRIC_NAMES:
                 problems.append(
                     f"--metrics: got {name!r}, expected some of {','.join(METRIC_NAMES)}.{nearest(name, METRIC_NAMES)}"
