@@ -134,7 +134,9 @@ def run_child(job: dict) -> None:
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(open_stream(broken.get(name), os.path.join(job["streams"], name)), number)
         sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)
-        sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+        sys.stderr = sys.__stderr__ = open(
+            2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
+        )
         for number, name in ((1, "stdout"), (2, "stderr")):
             if broken.get(name) == "closed":
                 os.close(number)

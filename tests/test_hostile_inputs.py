@@ -51,37 +51,23 @@ def short(value):
 NETWORK = "--model IN/networks/identity.onnx"
 DEBLUR_OPTIONS = (
     ("quality 0", "--quality 0", "--quality"),
-    ("quality 101", "--quality 101", "--quality"),
-    ("quality negative", "--quality=-1", "--quality"),
     ("quality nan", "--quality nan", "--quality"),
     ("quality fraction", "--quality 9.5", "--quality"),
-    ("quality empty", "--quality ''", "--quality"),
-    ("quality superscript", "--quality ²", "--quality"),
     ("quality huge", f"--quality {DIGITS}", "--quality"),
     ("tile small", "--tile 1", "--tile"),
-    ("tile negative", "--tile=-64", "--tile"),
-    ("tile fraction", "--tile 64.5", "--tile"),
     ("tile text", "--tile automatic", "--tile"),
-    ("tile empty", "--tile ''", "--tile"),
-    ("tile superscript", "--tile ²", "--tile"),
-    ("tile huge", f"--tile {'9' * 40}", "--tile"),
     ("tile digits", f"--tile {DIGITS}", "--tile"),
     ("overlap negative", "--tile_overlap=-1", "--tile_overlap"),
     ("overlap half the tile", "--tile 64 --tile_overlap 32", "--tile_overlap"),
     ("overlap huge", "--tile_overlap 99999999", "--tile_overlap"),
     ("threads negative", "--threads=-1", "--threads"),
-    ("threads huge", "--threads 99999999999", "--threads"),
-    ("max_pixels 0", "--max_pixels 0", "--max_pixels"),
     ("max_pixels infinite", "--max_pixels inf", "--max_pixels"),
     ("ensemble near miss", "--self_ensemble rot", "--self_ensemble"),
-    ("precision unknown", "--precision fp64", "--precision"),
     ("model_name near miss", "--model_name mimo-unet", "--model_name"),
     ("model_name other", "--model_name MIMO-UNetPlus", "MIMO-UNetPlus"),
     ("unknown option", "--colour", "--colour"),
     ("near miss", "--qualty 90", "Did you mean --quality"),
-    ("abbreviation", "--qual 90", "--qual"),
     ("single dash", "-quality 90", "-quality"),
-    ("no value", "--quality", "--quality"),
 )
 NETWORKS = (
     ("absent", "IN/networks/no.onnx", "no.onnx"),
@@ -89,30 +75,21 @@ NETWORKS = (
     ("empty text", "''", "--ckpt_file"),
     ("folder", "IN/networks", "networks"),
     ("folder by the name", "IN/special/folder.onnx", "folder.onnx"),
-    ("other suffix", "IN/networks/weights.txt", "weights.txt"),
     ("photo", "IN/photos/png.png", "png.png"),
     ("pipe", "IN/special/pipe", "special/pipe"),
     ("device", "/dev/zero", "/dev/zero"),
-    ("loop", "IN/special/loop.png", "loop.png"),
     ("newline", "'IN/networks/a\nb.onnx'", "b.onnx"),
-    ("escape", "'IN/networks/\x1b[31m.onnx'", "31m.onnx"),
     ("not UTF-8", "IN/networks/\udcff.onnx", "udcff.onnx"),
     ("too long a name", f"IN/networks/{'n' * 300}.onnx", "nnn"),
-    ("too long a path", f"IN/{'n/' * 3000}a.onnx", "n/n"),
     ("PyTorch", "IN/networks/code_2.pkl", "convert.py"),
-    ("empty", "IN/networks/empty.onnx", "empty.onnx"),
     ("html", "IN/networks/text.onnx", "text.onnx"),
-    ("noise", "IN/networks/noise.onnx", "noise.onnx"),
-    ("cut at 1 %", "IN/networks/cut_1.onnx", "cut_1.onnx"),
     ("cut at 50 %", "IN/networks/cut_50.onnx", "cut_50.onnx"),
-    ("cut at 90 %", "IN/networks/cut_90.onnx", "cut_90.onnx"),
     ("foreign", "IN/networks/foreign.onnx", "foreign.onnx"),
     ("grey", "IN/networks/grey.onnx", "grey.onnx"),
     ("weights elsewhere", "IN/networks/external.onnx", "external.onnx"),
     ("unknown variant", "IN/networks/unknown_variant.onnx", "unknown_variant.onnx"),
     ("multiple 0", "IN/networks/multiple_0.onnx", "multiple_0.onnx"),
     ("multiple huge", "IN/networks/multiple_huge.onnx", "multiple_huge.onnx"),
-    ("multiple text", "IN/networks/multiple_text.onnx", "multiple_text.onnx"),
 )
 DEBLUR = [
     *rows(
@@ -120,7 +97,6 @@ DEBLUR = [
         f"IN/photos/png.png {NETWORK} --output out",
         *DEBLUR_OPTIONS,
         ("format unknown", "--format gif", "--format"),
-        ("format empty", "--format ''", "--format"),
     ),
     *rows(
         "deblur.py",
@@ -132,7 +108,6 @@ DEBLUR = [
         NETWORK,
         ("nothing", "", "INPUT"),
         ("no output", "IN/photos", "--output"),
-        ("output misspelt", "IN/photos --ouput out", "--output"),
         ("output empty", "IN/photos --output ''", "--output"),
         ("output a file", "IN/photos --output IN/file", "--output"),
         ("output below a file", "IN/photos --output IN/file/out", "--output"),
@@ -140,32 +115,23 @@ DEBLUR = [
         ("output a pipe", "IN/photos --output IN/special/pipe", "--output"),
         ("output a loop", "IN/photos --output IN/special/loop.png", "--output"),
         ("output a dangling link", "IN/photos --output IN/special/dangling.png/out", "--output"),
-        ("output in /proc", "IN/photos --output /proc/out", "--output"),
         ("output too long", f"IN/photos --output {'n' * 300}", "--output"),
         ("output the input", "IN/photos --output IN/photos", "--output"),
         ("output the input by another path", "IN/photos --output IN/special/self/../photos", "--output"),
         ("output in a link to the input", "IN/photos --output IN/circle/again/photos", "--output"),
-        ("output the photo's folder", "IN/photos/png.png --output IN/photos", "--output"),
         ("output the photo", "IN/photos/png.png --output IN/photos/png.png", "--output"),
-        ("output with a newline", "IN/photos --output 'IN/file/a\nb'", "--output"),
         ("input absent", "IN/none.png --output out", "none.png"),
         ("input near miss", "IN/photos/pngg.png --output out", "png.png"),
         ("input empty", "'' --output out", "INPUT"),
         ("input with a newline", "'a\nb.png' --output out", "b.png"),
-        ("input with an escape", "'a\x1b[31mb.png' --output out", "31mb.png"),
         ("input not UTF-8", "a\udcffb.png --output out", "udcffb.png"),
         ("input with a leading dash", "-photo.png --output out", "INPUT"),
         ("input too long", f"{'n' * 300}.png --output out", "nnn"),
-        ("input a long path", f"{'n/' * 3000}a.png --output out", "n/n"),
         ("folder without photos", "IN/empty --output out", "empty"),
         ("folder of a pipe", "IN/only_pipe --output out", "only_pipe"),
-        ("folder of a socket", "IN/only_socket --output out", "only_socket"),
         ("folder of a device", "IN/only_zero --output out", "only_zero"),
-        ("folder of lists", "IN/lists --output out", "lists"),
         ("hidden photos", "IN/hidden --output out", "hidden"),
         ("pattern without a match", "'IN/photos/*.gif' --output out", "*.gif"),
-        ("pattern of one bracket", "'IN/photos/[.png' --output out", "[.png"),
-        ("below a file", "IN/photos/png.png/a.png --output out", "a.png"),
     ),
     *rows(
         "deblur.py",
@@ -173,9 +139,7 @@ DEBLUR = [
         ("pipe", "IN/special/pipe.png", "pipe.png"),
         ("socket", "IN/special/socket.png", "socket.png"),
         ("device", "/dev/zero", "/dev/zero"),
-        ("link to a device", "IN/special/zero.png", "zero.png"),
         ("loop", "IN/special/loop.png", "loop.png"),
-        ("dangling link", "IN/special/dangling.png", "dangling.png"),
         ("folder of a loop", "IN/only_loop", "a.png"),
         ("damaged, with a newline in its name", "'IN/hostile/new\nline\x1b[31m.png'", "line\\x1b[31m.png"),
         ("unreadable by anyone", "/proc/self/mem", "/proc/self/mem"),
@@ -219,20 +183,19 @@ DEBLUR = [
         "app.py",
         NETWORK,
         ("quality 0", "--quality 0", "--quality"),
-        ("tile small", "--tile 1", "--tile"),
         ("tile of 5000 digits", f"--tile {DIGITS}", "--tile"),
         ("near miss", "--qualty 90", "Did you mean --quality"),
         ("port 0", "--port 0", "--port"),
-        ("port negative", "--port=-1", "--port"),
-        ("port text", "--port http", "--port"),
         ("port beyond", "--port 65536", "--port"),
-        ("megabytes 0", "--max_megabytes 0", "--max_megabytes"),
         ("megabytes nan", "--max_megabytes nan", "--max_megabytes"),
-        ("megabytes huge", f"--max_megabytes {'9' * 30}", "--max_megabytes"),
         ("host empty", "--host ''", "--host"),
         ("an argument", "IN/photos", "IN/photos"),
     ),
-    *rows("app.py", "", *((f"model {name}", f"--model {path}", says) for name, path, says in NETWORKS[:10])),
+    *rows(
+        "app.py",
+        "",
+        *((f"model {name}", f"--model {path}", says) for name, path, says in NETWORKS if name in ("absent", "folder")),
+    ),
 ]
 
 # ---- eval.py
@@ -241,20 +204,16 @@ SCORED = "--ckpt_file IN/networks/identity.onnx"
 LISTS = (
     ("absent list", "none", "none.txt"),
     ("empty", "empty", "empty.txt"),
-    ("only comments", "only_comments", "only_comments.txt"),
     ("one column", "one_column", "one_column.txt"),
-    ("three columns", "three", "three.txt"),
     ("absent files", "absent", "absent.txt"),
     ("a pair twice", "twice", "twice.txt"),
     ("own partner", "own", "own.txt"),
     ("swapped", "swapped", "swapped.txt"),
     ("NUL", "nul", "nul.txt"),
-    ("UTF-16", "utf16", "utf16.txt"),
     ("binary", "binary", "binary.txt"),
     ("folders", "folders", "folders.txt"),
     ("devices", "devices", "devices.txt"),
     ("names not UTF-8", "not_utf8", "not_utf8.txt"),
-    ("long names", "long", "long.txt"),
     ("a path upwards", "up", "passwd"),
     ("damaged images", "damaged", "cut_50.png"),
     ("escape", "escape", "escape.txt"),
@@ -271,33 +230,14 @@ SETS = (
     ("a partner lacks", "lonely", "lonely"),
     ("cut image", "cut", "2.png"),
     ("bomb", "bomb", "2.png"),
-    ("pipe", "piped", "2.png"),
+    ("pipe", "piped", "piped"),
     ("loop", "looped", "2.png"),
-    ("device", "zeroed", "2.png"),
+    ("device", "zeroed", "zeroed"),
     ("interrupted", "interrupted", "interrupted"),
     ("gopro", "gopro", "gopro"),
     *(
         (f"packed {name.replace('_', ' ')}", f"packed_{name}", f"packed_{name}")
-        for name in (
-            "empty",
-            "binary",
-            "json",
-            "number",
-            "deep",
-            "far",
-            "cut",
-            "large",
-            "text",
-            "negative",
-            "null",
-            "list",
-            "up",
-            "patch",
-            "source",
-            "cut_array",
-            "no_array",
-            "pickle",
-        )
+        for name in "binary deep far cut large negative up source cut_array pickle".split()
     ),
 )
 EVAL = [
@@ -319,31 +259,27 @@ EVAL = [
     *rows(
         "eval.py",
         "--dataset_root IN/dataset",
-        *((f"network {name}", f"--ckpt_file {path}", says) for name, path, says in NETWORKS if name != "empty text"),
+        *(
+            (f"network {name}", f"--ckpt_file {path}", says)
+            for name, path, says in NETWORKS
+            if name in ("near miss", "cut at 50 %", "foreign", "unknown variant")
+        ),
     ),
     *rows(
         "eval.py",
         f"--dataset_root IN/dataset {SCORED}",
         ("metric unknown", "--metrics psnr,mse", "--metrics"),
         ("metrics a comma", "--metrics ,", "--metrics"),
-        ("metrics empty", "--metrics ''", "--metrics"),
         ("border negative", "--crop_border=-1", "--crop_border"),
         ("border huge", f"--crop_border {'9' * 30}", "crop_border"),
         ("centre negative", "--center_crop=-8", "--center_crop"),
         ("batch 0", "--eval_batch_size 0", "--eval_batch_size"),
-        ("batch a fraction", "--eval_batch_size 1.5", "--eval_batch_size"),
-        ("batch empty", "--eval_batch_size ''", "--eval_batch_size"),
         ("slice negative", "--slice_dataset=-1", "--slice_dataset"),
-        ("align unknown", "--align eccc", "--align"),
-        ("ensemble unknown", "--self_ensemble all", "--self_ensemble"),
         ("device unknown", "--device_target TPU", "--device_target"),
-        ("device empty", "--device_target ''", "--device_target"),
         ("device_id negative", "--device_id=-1", "--device_id"),
         ("report no JSON", "--report_file report.txt", "--report_file"),
         ("report a folder", "--report_file IN/empty", "--report_file"),
         ("report below a file", "--report_file IN/file/report.json", "--report_file"),
-        ("report a device", "--report_file /dev/full/report.json", "--report_file"),
-        ("report in a loop", "--report_file IN/special/loop.png/report.json", "--report_file"),
         ("images into a file", "--img_save_directory IN/file", "--img_save_directory"),
         ("images onto the data set", "--img_save_directory IN/dataset/test/blur", "--img_save_directory"),
         ("strips into a file", "--strip_save_directory IN/file", "--strip_save_directory"),
@@ -369,10 +305,8 @@ EVAL = [
             (f"list {name}", f"--test_list IN/lists/{file}.txt", "1 images", "report.json", "report.csv")
             for name, file in (
                 ("with CRLF", "crlf"),
-                ("with a mark", "bom"),
                 ("with comments", "comments"),
                 ("of absolute paths", "absolute"),
-                ("without a last line end", "no_newline"),
                 ("with quotes", "quoted"),
             )
         ),
@@ -387,110 +321,49 @@ RUN = "--ckpt_save_directory run"
 TRAINED = f"--device_target CPU --crop_size 32 --max_steps 1 --num_res 1 {RUN}"
 SETTINGS = (
     ("unknown key", "unknown", "Did you mean crop_size"),
-    ("key twice", "twice", "seed"),
     ("octal", "octal", "epochs_num"),
-    ("hexadecimal", "hexadecimal", "epochs_num"),
     ("sexagesimal", "sexagesimal", "epochs_num"),
     ("a list", "list", "list.yaml"),
-    ("a text", "text", "text.yaml"),
-    ("a number", "number", "number.yaml"),
     ("billion laughs", "laughs", "laughs.yaml"),
-    ("billion laughs as a value", "laughs_value", "laughs_value.yaml"),
-    ("deep", "deep", "deep.yaml"),
     ("deep blocks", "deep_blocks", "deep_blocks.yaml"),
     ("Python", "python", "python.yaml"),
-    ("tag", "tag", "tag.yaml"),
     ("recursive", "recursive", "recursive.yaml"),
-    ("recursive map", "recursive_map", "recursive_map.yaml"),
-    ("merge", "merge", "merge.yaml"),
     ("list for a number", "type_list", "seed"),
-    ("map for a number", "type_map", "crop_size"),
     ("text for a number", "type_text", "crop_size"),
-    ("bool for a number", "type_bool", "crop_size"),
-    ("fraction for a number", "type_float", "crop_size"),
     ("nothing for a number", "type_null", "crop_size"),
     ("nan", "nan", "learning_rate"),
-    ("inf", "inf", "learning_rate"),
-    ("negative", "negative", "num_worker"),
-    ("no date", "date", "date.yaml"),
     ("huge", "huge", "seed"),
-    ("huge fraction", "huge_float", "learning_rate"),
     ("5000 digits", "digits", "digits.yaml"),
     ("tabs", "tabs", "tabs.yaml"),
-    ("colon", "colon", "colon.yaml"),
-    ("two documents", "two", "two.yaml"),
-    ("Latin-1", "latin1", "latin1.yaml"),
     ("binary", "binary", "binary.yaml"),
     ("NUL", "nul", "nul.yaml"),
     ("NUL in a path", "nul_path", r"a\x00b"),
     ("newline in a path", "newline_path", r"a\nb"),
-    ("list for a key", "list_key", "list_key.yaml"),
-    ("number for a key", "int_key", "int_key.yaml"),
     ("nothing for a key", "null_key", "null_key.yaml"),
     ("unknown choice", "bad_choice", "model_name"),
     ("text for a bool", "bool_text", "overwrite"),
-    ("unknown anchor", "anchor", "anchor.yaml"),
     ("escape", "escape", "model_name"),
-    ("web page", "html", "html.yaml"),
     ("absent", "none", "none.yaml"),
 )
 NUMBERS = (
     ("crop_size", "16.5"),
-    ("crop_size", "0"),
-    ("crop_size", "-32"),
     ("crop_size", "33"),
     ("crop_size", "9" * 30),
-    ("crop_size", ""),
-    ("num_res", "-1"),
     ("num_res", "9" * 12),
-    ("val_fraction", "-0.1"),
-    ("val_fraction", "2"),
     ("val_fraction", "nan"),
-    ("slice_dataset", "-1"),
     ("num_worker", "0"),
-    ("seed", "-1"),
-    ("seed", "9" * 30),
     ("seed", DIGITS),
-    ("epochs_num", "0"),
     ("epochs_num", "1e3"),
-    ("epochs_num", "9" * 30),
     ("max_steps", "-1"),
-    ("train_batch_size", "0"),
     ("train_batch_size", "9" * 30),
-    ("accumulate_steps", "0"),
-    ("learning_rate", "0"),
-    ("learning_rate", "-1"),
-    ("learning_rate", "nan"),
     ("learning_rate", "inf"),
     ("learning_rate", "1,5"),
     ("learning_rate", ""),
-    ("lr_decay_epochs", "0"),
-    ("lr_min", "-1"),
-    ("fft_weight", "nan"),
-    ("clip_norm", "-1"),
     ("ema_decay", "1"),
-    ("ema_decay", "-0.5"),
-    ("loss_scale", "0"),
     ("loss_scale", "nan"),
-    ("loss_scale", "inf"),
-    ("loss_scale", ""),
-    ("max_overflows", "0"),
-    ("sink_size", "0"),
-    ("ckpt_save_frequency", "0"),
-    ("ckpt_save_steps", "-1"),
-    ("log_frequency", "0"),
-    ("keep_checkpoint_max", "0"),
-    ("val_acc_monitor_interval", "-1"),
-    ("device_id", "-1"),
     ("model_name", "MIMO-UNet+"),
-    ("model_name", ""),
     ("amp_level", "O1"),
-    ("amp_level", "o2"),
-    ("conv_kernels", "fast"),
-    ("blur", "fake"),
-    ("lr_schedule", "linear"),
     ("overwrite", "maybe"),
-    ("is_train_distributed", "2"),
 )
 TRAIN = [
     *rows(
@@ -507,8 +380,6 @@ TRAIN = [
         ("settings a loop", "--config_path IN/special/loop.png", "loop.png"),
         ("settings without a name", "--config_path ''", "--config_path"),
         ("recipe absent", "--recipe improve", "--recipe"),
-        ("recipe empty", "--recipe ''", "--recipe"),
-        ("recipe a device", "--recipe /dev/zero", "--recipe"),
         ("recipe unknown key", "--recipe IN/settings/unknown.yaml", "unknown.yaml"),
         ("recipe upwards", "--recipe ../../../etc/passwd", "--recipe"),
     ),
@@ -520,10 +391,8 @@ TRAIN = [
             for name, file, says in SETTINGS
             if name in ("NUL in a path", "newline in a path")
         ),
-        *((f"set {name}", f"--dataset_root IN/{folder}", says) for name, folder, says in SETS),
-        ("set two sizes", "--dataset_root IN/other_size", "other_size"),
+        *((f"set {name}", f"--dataset_root IN/{folder}", says) for name, folder, says in SETS[:12]),
         ("photos absent", "--blur synthetic --val_acc_monitor_interval 0 --dataset_root IN/none", "--dataset_root"),
-        ("photos none", "--blur synthetic --val_acc_monitor_interval 0 --dataset_root IN/empty", "--dataset_root"),
         ("photos damaged", "--blur synthetic --val_acc_monitor_interval 0 --dataset_root IN/damaged", "damaged"),
     ),
     *rows(
@@ -532,7 +401,7 @@ TRAIN = [
         *((f"{name} {short(value)}", f"--{name}='{value}'", f"--{name}") for name, value in NUMBERS),
         *(
             (f"list {name}", f"--val_acc_monitor_interval 0 --train_list IN/lists/{file}.txt", says)
-            for name, file, says in LISTS
+            for name, file, says in LISTS[-8:]
         ),
         ("near miss", "--lr 0.1", "--learning_rate"),
         ("unknown option", "--momentum 0.9", "--momentum"),
@@ -540,24 +409,18 @@ TRAIN = [
         ("crop larger than the images", "--crop_size 128", "--crop_size"),
         ("val_list absent", "--val_list IN/lists/none.txt", "none.txt"),
         ("val_list of no pair", "--val_list IN/lists/escape.txt", "escape.txt"),
-        ("val_list of paths", "--val_list IN/lists/bom.txt", "bom.txt"),
         ("both validations", "--test_list IN/lists/bom.txt --val_fraction 0.5", "--val_fraction"),
         ("sharp_photos absent", "--sharp_photos IN/none", "--sharp_photos"),
         ("synthetic_fraction 1", "--sharp_photos IN/sharp --synthetic_fraction 1", "--synthetic_fraction"),
-        ("synthetic_fraction nan", "--sharp_photos IN/sharp --synthetic_fraction nan", "--synthetic_fraction"),
         ("run a file", "--ckpt_save_directory IN/file", "--ckpt_save_directory"),
         ("run below a file", "--ckpt_save_directory IN/file/run", "--ckpt_save_directory"),
         ("run a device", "--ckpt_save_directory /dev/null", "--ckpt_save_directory"),
-        ("run empty", "--ckpt_save_directory ''", "--ckpt_save_directory"),
-        ("run too long", f"--ckpt_save_directory {'n' * 300}", "--ckpt_save_directory"),
-        ("run a loop", "--ckpt_save_directory IN/special/loop.png", "--ckpt_save_directory"),
         ("run in the data set", "--ckpt_save_directory IN/dataset/train/blur", "--ckpt_save_directory"),
         ("resume and overwrite", "--resume auto --overwrite", "--resume"),
         ("resume absent", "--resume IN/networks/none.ckpt", "none.ckpt"),
         ("resume a folder", "--resume IN/networks", "networks"),
         ("resume a device", "--resume /dev/zero", "/dev/zero"),
         ("resume a pipe", "--resume IN/special/pipe", "pipe"),
-        ("resume empty", "--resume IN/networks/empty.ckpt", "empty.ckpt"),
     ),
 ]
 
@@ -570,21 +433,14 @@ PLACES = [
         "",
         ("nothing", "", "--ckpt_file"),
         ("size text", "--ckpt_file a.ckpt --export_size large", "--export_size"),
-        ("size 0", "--ckpt_file a.ckpt --export_size 0x0", "--export_size"),
         ("size odd", "--ckpt_file a.ckpt --export_size 721x1280", "--export_size"),
-        ("size negative", "--ckpt_file a.ckpt --export_size=-4x4", "--export_size"),
         ("size huge", f"--ckpt_file a.ckpt --export_size {'9' * 30}x4", "--export_size"),
-        ("size superscript", "--ckpt_file a.ckpt --export_size ²x4", "--export_size"),
         ("size empty", "--ckpt_file a.ckpt --export_size ''", "--export_size"),
-        ("batch negative", "--ckpt_file a.ckpt --export_batch_size=-1", "--export_batch_size"),
         ("batch huge", f"--ckpt_file a.ckpt --export_batch_size {'9' * 30}", "--export_batch_size"),
         ("format near miss", "--ckpt_file a.ckpt --export_file_format onnx", "--export_file_format"),
-        ("format empty", "--ckpt_file a.ckpt --export_file_format ''", "--export_file_format"),
         ("name below a file", "--ckpt_file a.ckpt --export_file_name IN/file/a", "--export_file_name"),
-        ("name in /proc", "--ckpt_file a.ckpt --export_file_name /proc/a", "--export_file_name"),
         ("name too long", f"--ckpt_file a.ckpt --export_file_name {'n' * 300}/a", "--export_file_name"),
         ("AIR", "--ckpt_file a.ckpt --export_file_format AIR", "AIR"),
-        ("an option of eval.py", "--ckpt_file a.ckpt --metrics psnr", "--metrics"),
         ("near miss", "--ckpt a.ckpt", "--ckpt_file"),
         ("settings unknown key", "--ckpt_file a.ckpt --config_path IN/settings/unknown.yaml", "unknown.yaml"),
     ),
@@ -594,14 +450,11 @@ PLACES = [
         ("nothing", "", "SOURCE"),
         ("no target", "IN/networks/noise.ckpt", "TARGET"),
         ("source absent", "none.ckpt a.pkl", "none.ckpt"),
-        ("source empty text", "'' a.pkl", "SOURCE"),
         ("source empty", "IN/networks/empty.ckpt a.pkl", "empty.ckpt"),
         ("source a folder", "IN/networks a.pkl", "SOURCE"),
         ("source a link to a device", "IN/special/zero.ckpt a.pkl", "zero.ckpt"),
         ("source other suffix", "IN/networks/weights.txt a.pkl", "SOURCE"),
-        ("source newline", "'a\nb.ckpt' a.pkl", "b.ckpt"),
         ("target other suffix", "IN/networks/noise.ckpt a.onnx", "TARGET"),
-        ("target empty text", "IN/networks/noise.ckpt ''", "TARGET"),
         ("target the source", "IN/networks/noise.ckpt IN/networks/noise.ckpt --overwrite", "TARGET"),
         (
             "target the source by another path",
@@ -611,7 +464,6 @@ PLACES = [
         ("target there", "IN/networks/noise.ckpt IN/networks/noise.pkl", "--overwrite"),
         ("weights unknown", "IN/networks/noise.ckpt a.pkl --weights emma", "--weights"),
         ("near miss", "IN/networks/noise.ckpt a.pkl --overwrit", "--overwrite"),
-        ("third argument", "IN/networks/noise.ckpt a.pkl b.pkl", "b.pkl"),
     ),
 ]
 
@@ -628,15 +480,12 @@ DATA = [
                 ("absent", "IN/none", "--root_src"),
                 ("a file", "IN/file", "--root_src"),
                 ("empty", "IN/empty", "--root_src"),
-                ("empty text", "''", "--root_src"),
                 ("arranged", "IN/dataset", "arranged"),
                 ("half", "IN/gopro_half", "sharp"),
                 ("without images", "IN/gopro_empty", "no image"),
                 ("a device", "/dev/zero", "--root_src"),
                 ("a loop", "IN/special/loop.png", "--root_src"),
                 ("with a newline", "'a\nb'", "--root_src"),
-                ("split is a file", "IN/split_is_file", "--root_src"),
-                ("too long", "n" * 300, "--root_src"),
             )
         ),
         *(
@@ -655,8 +504,6 @@ DATA = [
             )
         ),
         ("patch 1", "--pack --patch_size 1 --root_src IN/dataset", "--patch_size"),
-        ("patch negative", "--pack --patch_size=-64 --root_src IN/dataset", "--patch_size"),
-        ("patch text", "--pack --patch_size large --root_src IN/dataset", "--patch_size"),
         ("patch alone", "--patch_size 64 --root_src IN/gopro", "--pack"),
         ("link and pack", "--link --pack --root_src IN/gopro", "--link"),
         ("report alone", "--report_file a.json --root_src IN/gopro", "--verify"),
@@ -690,24 +537,7 @@ DATA = [
         ("verify and pack", "--verify --pack --root_dst IN/dataset", "--pack"),
         *(
             (f"verify packed {name}", f"--verify --root_dst IN/packed_{name}", f"packed_{name}")
-            for name in (
-                "empty",
-                "binary",
-                "json",
-                "number",
-                "deep",
-                "far",
-                "cut",
-                "large",
-                "text",
-                "negative",
-                "null",
-                "list",
-                "up",
-                "patch",
-                "source",
-                "cut_array",
-            )
+            for name in "empty json number text null list patch".split()
         ),
     ),
     *rows(
@@ -765,23 +595,13 @@ DATA = [
         *(
             (f"{name} {short(value)}", f"--{name}='{value}'", f"--{name}")
             for name, value in (
-                ("seed", "-1"),
-                ("seed", "nan"),
                 ("seed", DIGITS),
-                ("train", "-1"),
                 ("train", "many"),
                 ("test", "-1"),
-                ("height", "0"),
-                ("height", "-4"),
                 ("height", "33"),
-                ("height", "9" * 12),
-                ("width", "0"),
                 ("width", ""),
                 ("width", "9" * 12),
-                ("frames", "0"),
                 ("frames", "2"),
-                ("frames", "-1"),
-                ("frames", "1.5"),
             )
         ),
         ("unknown option", "--frame 3", "--frames"),
@@ -804,13 +624,9 @@ DATA = [
             (f"{name} {short(value)}", f"--count 1 --{name}='{value}'", f"--{name}")
             for name, value in (
                 ("count", "0"),
-                ("count", "-1"),
-                ("count", "nan"),
                 ("seed", "-1"),
                 ("seed", DIGITS),
                 ("height", "15"),
-                ("height", "9" * 12),
-                ("width", "0"),
                 ("width", ""),
                 ("width", "9" * 12),
             )
@@ -846,32 +662,12 @@ SCRIPTS = [
         "--output out.png",
         *(
             (f"log {name.replace('_', ' ')}", f"IN/runs/{name}", name)
-            for name in (
-                "empty",
-                "header",
-                "binary",
-                "no_header",
-                "other_columns",
-                "text",
-                "semicolons",
-                "nul",
-                "latin1",
-                "step_nan",
-                "step_inf",
-                "huge_field",
-                "utf16",
-                "quote",
-                "folder",
-                "pipe",
-                "loop",
-            )
+            for name in "empty header binary no_header other_columns text step_nan utf16 folder pipe loop".split()
         ),
         ("run absent", "IN/none", "none"),
         ("run a file", "IN/file", "file"),
         ("run no run", "IN/empty", "empty"),
         ("run empty text", "''", "RUN"),
-        ("run twice", "IN/runs/good IN/runs/good", "twice"),
-        ("run with a newline", "'a\nb'", "b"),
         ("run a pipe", "IN/special/pipe", "pipe"),
         ("one bad run of two", "IN/runs/good IN/runs/text", "text"),
     ),
@@ -879,13 +675,9 @@ SCRIPTS = [
         "scripts/compare_runs.py",
         "IN/runs/good",
         ("output a folder", "--output IN/empty", "--output"),
-        ("output below a file", "--output IN/file/a.png", "--output"),
-        ("output without a suffix", "--output a", "--output"),
-        ("output empty", "--output ''", "--output"),
+        ("output below a file", "--output IN/file/a.png", "a.png"),
         ("output of another format", "--output a.exe", "--output"),
         ("output a log", "--output IN/runs/good/log.csv", "--output"),
-        ("output a device", "--output /dev/full/a.png", "--output"),
-        ("output a loop", "--output IN/special/loop.png", "--output"),
         ("output too long", f"--output {'n' * 300}.png", "--output"),
         ("near miss", "--outptu a.png", "--output"),
     ),
@@ -894,8 +686,13 @@ SCRIPTS = [
         "scripts/compare_runs.py",
         "--output out.png",
         ("short row", "IN/runs/good IN/runs/short_row", "short_row", "out.png"),
+        (
+            "logs read in part",
+            "IN/runs/nul IN/runs/latin1 IN/runs/huge_field IN/runs/quote IN/runs/semicolons --output named",
+            "quote/log.csv: got line 3",
+            "named.png",
+        ),
         ("infinite score", "IN/runs/psnr_inf", "inf", "out.png"),
-        ("loss of NaN", "IN/runs/nan", "nan", "out.png"),
         ("huge loss", "IN/runs/huge_number", "inf", "out.png"),
         status=0,
     ),
@@ -903,11 +700,9 @@ SCRIPTS = [
         "scripts/doctor.py",
         "--quick",
         ("probe unknown", "--probe TPU", "--probe"),
-        ("probe empty", "--probe ''", "--probe"),
         ("json a folder", "--json IN/empty", "--json"),
         ("json below a file", "--json IN/file/a.json", "--json"),
         ("json a loop", "--json IN/special/loop.png", "--json"),
-        ("json empty", "--json ''", "--json"),
         ("json of an input", "--json IN/photos/png.png", "--json"),
         ("near miss", "--quik", "--quick"),
         ("an argument", "extra", "extra"),
@@ -965,7 +760,7 @@ FULL = [
         "compare_runs full disk",
         "scripts/compare_runs.py",
         shlex.split("IN/runs/good --output out.png"),
-        "--output",
+        "cannot save",
         file_size=4096,
     ),
 ]
@@ -1067,28 +862,26 @@ HEAVY_ROWS = [
 
 # ---- broken standard streams
 
-GOOD = "IN/photos/png.png --model IN/networks/identity.onnx --output out"
-STREAMS = [
-    ("deblur.py", GOOD, {"stdout": "closed"}, {0}),
-    ("deblur.py", GOOD, {"stderr": "closed"}, {0}),
-    ("deblur.py", GOOD, {"stdout": "closed", "stderr": "closed"}, {0}),
-    ("deblur.py", GOOD, {"stdout": "full"}, {1, 2}),
-    ("deblur.py", GOOD, {"stderr": "full"}, {0}),
-    ("deblur.py", GOOD, {"stderr": "unread"}, {0}),
-    ("deblur.py", "--help", {"stdout": "unread"}, {0}),
-    ("deblur.py", "--help", {"stdout": "full"}, {1, 2}),
-    ("deblur.py", "--help", {"stdout": "closed"}, {0}),
-    ("deblur.py", "none.png", {"stderr": "closed"}, {2}),
-    ("deblur.py", "none.png", {"stderr": "full"}, {2}),
-    ("deblur.py", "none.png", {"stderr": "unread"}, {2}),
-    ("deblur.py", "IN/damaged/text.png --model IN/networks/identity.onnx --output out", {"stderr": "full"}, {1}),
-    ("eval.py", f"--dataset_root IN/dataset {SCORED}", {"stdout": "closed"}, {0}),
-    ("eval.py", f"--dataset_root IN/dataset {SCORED}", {"stdout": "full"}, {1, 2}),
-    ("src/preprocessing.py", "--root_src IN/gopro --root_dst out", {"stdout": "closed"}, {0}),
-    ("src/preprocessing.py", "--root_src IN/gopro --root_dst out", {"stderr": "closed"}, {0}),
-    ("src/preprocessing.py", "--root_src IN/gopro --root_dst out", {"stderr": "full"}, {0}),
-    ("scripts/compare_runs.py", "IN/runs/good --output out.png", {"stdout": "full"}, {1, 2}),
-    ("scripts/compare_runs.py", "IN/runs/good --output out.png", {"stdout": "unread"}, {0}),
+GOOD = f"IN/photos/png.png {NETWORK} --output out"
+BAD = f"IN/damaged/text.png {NETWORK} --output out"
+SCORES = f"--dataset_root IN/dataset {SCORED}"
+ARRANGED = "--root_src IN/gopro --root_dst out"
+STREAMS = [  # (script, arguments, streams that are lost, status, a file that is made)
+    ("deblur.py", GOOD, {"stdout": "closed", "stderr": "closed"}, 0, "out/png.png"),
+    ("deblur.py", GOOD, {"stdout": "full"}, 0, "out/png.png"),
+    ("deblur.py", GOOD, {"stdout": "unread", "stderr": "unread"}, 0, "out/png.png"),
+    ("deblur.py", GOOD, {"stderr": "full"}, 0, "out/png.png"),
+    ("deblur.py", "none.png", {"stderr": "closed"}, 2, ""),
+    ("deblur.py", "none.png", {"stderr": "unread"}, 2, ""),
+    ("deblur.py", BAD, {"stderr": "full"}, 1, ""),
+    ("eval.py", SCORES, {"stdout": "closed"}, 2, ""),
+    ("eval.py", SCORES, {"stdout": "unread"}, 141, ""),
+    ("eval.py", f"{SCORES} --report_file a.json", {"stdout": "unread"}, 0, "a.json"),
+    ("src/preprocessing.py", ARRANGED, {"stdout": "closed"}, 0, "out/manifest.csv"),
+    ("src/preprocessing.py", ARRANGED, {"stderr": "full"}, 0, "out/manifest.csv"),
+    ("scripts/compare_runs.py", "IN/runs/good --output out.png", {"stdout": "full"}, 2, ""),
+    ("scripts/compare_runs.py", "IN/runs/good --output out.png", {"stdout": "unread"}, 141, ""),
+    ("scripts/doctor.py", "--quick", {"stdout": "unread"}, 141, ""),
 ]
 
 LIGHT_ROWS = [*DEBLUR, *EVAL, *TRAIN, *PLACES, *DATA, *SCRIPTS, *FULL]
@@ -1106,81 +899,75 @@ def inputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def state(inputs):
+    """The snapshot of the inputs after the latest row, so that each row takes one."""
+    return {"snapshot": hostile_files.snapshot(inputs)}
+
+
+@pytest.fixture(scope="module")
 def server():
     with ForkServer() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def heavy_server(inputs):
+def heavy_server(inputs, state):
     """One that has imported MindSpore; adds files of networks to the inputs."""
     with ForkServer(heavy=True) as server:
-        make_checkpoints(server, inputs, inputs.parent)
+        folder = inputs.parent
+        ended = server.run("hostile_files:make_checkpoints", [str(inputs / "weights")], folder, folder, timeout=300)
+        assert ended.status == 0, ended.stderr
+        state["snapshot"] = hostile_files.snapshot(inputs)
         yield server
 
 
-def make_checkpoints(server, inputs, folder):
-    ended = server.run("hostile_files:make_checkpoints", [str(inputs / "weights")], folder, folder, timeout=300)
-    assert ended.status == 0, ended.stderr
-
-
 @pytest.mark.parametrize("row", LIGHT_ROWS, ids=lambda row: row.id)
-def test_hostile_input(row, server, inputs, tmp_path):
-    check(row, server, inputs, tmp_path)
+def test_hostile_input(row, server, inputs, state, tmp_path):
+    check(row, server, inputs, state, tmp_path)
 
 
 DAMAGED = (
     *(
         "big.tif bomb.png empty.png endless.tif far.tif flipped_bit.png float.tif gif.png html.jpg huge.png "
         "icon.png int.tif no_data.png no_width.png not_zlib.png one_byte.png pdf.tif ps.bmp signature.png "
-        "svg.png tall.bmp text.png text_bomb.png zeros.png zip.png"
+        "svg.png tall.bmp text.png zeros.png zip.png"
     ).split(),
     *(f"cut_{part}.{suffix}" for part in (10, 50, 95) for suffix in ("png", "jpg", "tif", "webp", "bmp")),
 )
 
 
-@pytest.fixture(scope="module")
-def damaged_run(server, inputs, tmp_path_factory):
-    """deblur.py, given every damaged photo at once."""
-    folder = tmp_path_factory.mktemp("damaged")
-    (folder / "work").mkdir()
+def test_damaged_photos(server, inputs, tmp_path):
+    """One line for each, and nothing in its place; the photo with a bomb in its texts is whole."""
+    (tmp_path / "work").mkdir()
     args = shlex.split(f"IN/damaged {NETWORK} --output out".replace("IN/", f"{inputs}/"))
-    return server.run("deblur.py", args, folder / "work", folder, timeout=120), folder / "work/out"
-
-
-@pytest.mark.parametrize("name", DAMAGED)
-def test_damaged_photo(name, damaged_run, inputs):
-    """One line for each, and nothing in its place."""
-    ended, output = damaged_run
+    ended = server.run("deblur.py", args, tmp_path / "work", tmp_path, timeout=120)
     assert ended.status == 1 and "Traceback" not in ended.stdout + ended.stderr
-    assert len(re.findall(rf"^failed: .*/damaged/{re.escape(name)}\b.*$", ended.stderr, re.MULTILINE)) == 1, (
-        ended.stderr
-    )
-    assert len(ended.stderr.splitlines()) == len(DAMAGED) == len(os.listdir(inputs / "damaged"))
-    assert f"0 restored, {len(DAMAGED)} failed" in ended.stdout
-    assert not (output / name).exists()
+    failed = re.findall(r"^failed: .*/damaged/([^:]+): .*$", ended.stderr, re.MULTILINE)
+    assert sorted(failed) == sorted(DAMAGED) and len(ended.stderr.splitlines()) == len(DAMAGED), ended.stderr
+    assert sorted([*DAMAGED, "text_bomb.png"]) == sorted(os.listdir(inputs / "damaged"))
+    assert f"1 restored, {len(DAMAGED)} failed" in ended.stdout
+    assert [path.name for path in (tmp_path / "work/out").glob("[!.]*")] == ["text_bomb.png"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", HEAVY_ROWS, ids=lambda row: row.id)
-def test_hostile_input_of_mindspore_or_pytorch(row, heavy_server, inputs, tmp_path):
-    check(row, heavy_server, inputs, tmp_path, timeout=120)
+def test_hostile_input_of_mindspore_or_pytorch(row, heavy_server, inputs, state, tmp_path):
+    check(row, heavy_server, inputs, state, tmp_path, timeout=120)
     assert not (tmp_path / "work/ran").exists(), "code of a pickle was run"
 
 
-@pytest.mark.parametrize(("script", "args", "broken", "statuses"), STREAMS)
-def test_broken_streams(script, args, broken, statuses, server, inputs, tmp_path):
-    before = hostile_files.snapshot(inputs)
+@pytest.mark.parametrize(("script", "args", "broken", "status", "made"), STREAMS)
+def test_broken_streams(script, args, broken, status, made, server, inputs, tmp_path):
+    """Work goes on without its streams; a script whose printout is its product ends."""
     (tmp_path / "work").mkdir()
     args = shlex.split(args.replace("IN/", f"{inputs}/"))
     ended = server.run(script, args, tmp_path / "work", tmp_path, broken=broken)
-    assert ended.status in statuses, f"{ended}"
+    assert ended.status == status, f"{ended}"
     assert not re.search("Traceback|Exception ignored", ended.stdout + ended.stderr), ended.stderr
-    assert hostile_files.snapshot(inputs) == before
+    assert not made or (tmp_path / "work" / made).stat().st_size
 
 
-def check(row, server, inputs, folder, timeout=30):
-    before = hostile_files.snapshot(inputs)
+def check(row, server, inputs, state, folder, timeout=30):
     work = folder / "work"
     work.mkdir()
     args = [arg.replace("IN/", f"{inputs}/") for arg in row.args]
@@ -1188,7 +975,8 @@ def check(row, server, inputs, folder, timeout=30):
     shown = (
         f"{row.script} {shlex.join(args)[:400]}\nstatus {ended.status}\n{ended.stdout[-1500:]}\n{ended.stderr[-1500:]}"
     )
-    assert hostile_files.snapshot(inputs) == before, f"an input was changed\n{shown}"
+    before, state["snapshot"] = state["snapshot"], hostile_files.snapshot(inputs)
+    assert state["snapshot"] == before, f"an input was changed\n{shown}"
     assert ended.status == row.status, shown
     assert "Traceback" not in ended.stdout + ended.stderr, shown
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f]", re.sub("\r[^\n]*it/s|\r", "", ended.stderr)), shown
