@@ -293,7 +293,7 @@ EVAL = [
             "--blur_directory IN/dataset/test/sharp --sharp_directory IN/dataset/test/blur",
             "swapped",
         ),
-        ("directories nested", "--blur_directory IN/dataset --sharp_directory IN/dataset/test", "one another"),
+        ("directories nested", "--blur_directory IN/dataset --sharp_directory IN/dataset/test", "contains the other"),
         ("directory a file", "--blur_directory IN/file --sharp_directory IN/dataset/test/sharp", "--blur_directory"),
         ("network of NaN", "--ckpt_file IN/networks/not_a_number.onnx", "not_a_number.onnx"),
         ("variant of another", "--model_name MIMO-UNetPlus", "MIMO-UNetPlus"),

@@ -20,7 +20,7 @@ import deblur
 import eval as eval_script
 import export
 import train as train_script
-from src import resume, run_folder
+from src import resume, run_folder, run_log
 from src.checkpoint import read_checkpoint, save_checkpoint
 from src.config import Config, Launch, load_config, option_fields
 from src.data.pairs import Pair
@@ -130,7 +130,7 @@ def test_a_run_of_an_earlier_version_resumes(tmp_path, capsys):
     assert (plan.description["run"], plan.description["launch"]) == (identity, 2)
     assert capsys.readouterr().out == f"resumed from {folder / 'last.ckpt'}: epoch 2, step 6\n"
     run_folder.begin(folder, config.to_yaml(), identity, plan.saved, False, 4)
-    assert run_folder.read_log(folder / "log.csv")["step"] == [2, 4, 6]
+    assert run_log.read_log(folder / "log.csv")["step"] == [2, 4, 6]
 
 
 # ---- the state
