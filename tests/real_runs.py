@@ -31,9 +31,15 @@ def start(command, cwd, log, graph="", **kwargs):
         env |= {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(Path(cwd).parent / f"graph_{graph}")}
     with open(log, "w") as f:
         return subprocess.Popen(
-            command, cwd=cwd, env=env, stdout=f, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            start_new_session=True, **kwargs,
-        )  # fmt: skip
+            command,
+            cwd=cwd,
+            env=env,
+            stdout=f,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            **kwargs,
+        )
 
 
 def train(folder, *options, cwd, expect=0, **kwargs):
@@ -80,7 +86,7 @@ def wait_for_step(folder, step, process, log):
 
 
 def left_behind(processes, patience=60):
-    """Those of `processes` that still run after a while, as told by their command lines."""
+    """Those of `processes` that still run after a while, by their command lines."""
     limit = time.monotonic() + patience
     while True:
         alive = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

@@ -135,7 +135,7 @@ def test_tiny_images_have_no_ssim():
     assert math.isnan(scores["ssim"])
 
 
-def test_wrong_use_is_told(photo):
+def test_wrong_use_is_reported(photo):
     sharp = window(photo[0])
     with pytest.raises(ValueError, match="prediction is .*ground truth"):
         align(sharp[:-1], sharp)

@@ -110,8 +110,14 @@ def browser(tmp_path):
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     # Its own calls home would be taken for the page's. Without a sandbox it runs for the superuser, too.
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1200,1400",
-                     "disable-background-networking"):  # fmt: skip
+    for argument in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "window-size=1200,1400",
+        "disable-background-networking",
+    ):
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
@@ -361,7 +367,7 @@ def test_the_end_leaves_nothing_behind(serve, tiny_checkpoint, tmp_path, number,
     assert os.listdir(server.temporary) == [] and "Traceback" not in server.log.read_text()
 
 
-def test_only_this_machine_is_served_and_a_taken_port_is_told(serve, tiny_checkpoint):
+def test_only_this_machine_is_served_and_a_taken_port_is_reported(serve, tiny_checkpoint):
     server = serve(tiny_checkpoint)
     listening = [c.laddr for c in psutil.Process(server.process.pid).net_connections() if c.status == "LISTEN"]
     assert listening == [("127.0.0.1", server.port)]

@@ -83,8 +83,26 @@ class Run:
         kept: the results stay on a device until they are read.
     """
 
-    def __init__(self, folder, results, *, first=0, epoch=9, stop=ENDLESS, last=ENDLESS, sink=1, log=1, validate=0,
-                 save=(), look=1, best=None, part=None, kept=False, before=lambda step: None, **parts):  # fmt: skip
+    def __init__(
+        self,
+        folder,
+        results,
+        *,
+        first=0,
+        epoch=9,
+        stop=ENDLESS,
+        last=ENDLESS,
+        sink=1,
+        log=1,
+        validate=0,
+        save=(),
+        look=1,
+        best=None,
+        part=None,
+        kept=False,
+        before=lambda step: None,
+        **parts,
+    ):
         self.log = RunLog(folder)
         self.results, self.sink, self.before = list(results), sink, before
         self.seen, self.read = [], []
@@ -96,9 +114,14 @@ class Run:
             "checkpoints": Checkpoints(folder, "MIMO-UNet", 99),
         } | parts
         self.loop = Loop(
-            RunState(first, epoch, stop, last, best=best), Intervals(log, validate, save, look), means=Means(part),
-            save=self.saves, log=self.log, recent=self.recent if kept else None, **parts,
-        )  # fmt: skip
+            RunState(first, epoch, stop, last, best=best),
+            Intervals(log, validate, save, look),
+            means=Means(part),
+            save=self.saves,
+            log=self.log,
+            recent=self.recent if kept else None,
+            **parts,
+        )
         self.state = self.loop.state
 
     def recent(self, steps):

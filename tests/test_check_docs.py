@@ -152,7 +152,7 @@ def test_inputs_that_may_be_missing_are_known():
     assert inputs_of(["python", "scripts/compare_runs.py", "runs/a", "runs/b"]) == ["runs/a", "runs/b"]
 
 
-def test_a_failing_command_is_told_with_its_words(tmp_path):
+def test_a_failing_command_is_reported_with_its_words(tmp_path):
     assert run("true", tmp_path) == ""
     assert run("echo oh >&2; exit 3", tmp_path) == "$ echo oh >&2; exit 3\noh\n"
 

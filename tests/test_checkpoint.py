@@ -247,9 +247,13 @@ cut_off)):
         print(e)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path), str(cut_off)], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", code, str(path), str(cut_off)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
         check=False,
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stderr) == (0, "")
     *save_lines, read_line = done.stdout.splitlines()
     for target, line in zip((path, path.with_suffix(".safetensors")), save_lines, strict=True):

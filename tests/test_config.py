@@ -112,9 +112,11 @@ def test_unknown_option_names_the_nearest(argv):
 
 def test_options_are_not_abbreviated():
     for script, word, meant in (
-        ("train", "--epochs", "--epochs_num"), ("train", "--lr", "--learning_rate"), ("eval", "--ckpt", "--ckpt_file"),
+        ("train", "--epochs", "--epochs_num"),
+        ("train", "--lr", "--learning_rate"),
+        ("eval", "--ckpt", "--ckpt_file"),
         ("export", "--format", "--export_file_format"),
-    ):  # fmt: skip
+    ):
         assert f"unknown option {word}. Did you mean {meant}? " in message(load_config, script, [word, "3"])
 
 
@@ -198,9 +200,22 @@ def test_numbers_for_a_text_field_become_texts(write_yaml):
     assert read_yaml(write_yaml("dataset_root:")) == {"dataset_root": ""}
 
 
-@pytest.mark.parametrize("value,expected", [("true", True), ("True", True), ("yes", True), ("1", True), (True, True),
-                                            (1, True), ("false", False), ("no", False), ("0", False), (False, False),
-                                            (0, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    "value,expected",
+    [
+        ("true", True),
+        ("True", True),
+        ("yes", True),
+        ("1", True),
+        (True, True),
+        (1, True),
+        ("false", False),
+        ("no", False),
+        ("0", False),
+        (False, False),
+        (0, False),
+    ],
+)
 def test_forms_of_a_switch(value, expected):
     assert coerce("overwrite", value, "--overwrite") is expected
 
@@ -226,7 +241,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.d
 @settings(max_examples=200)
 @example(next(f for f in option_fields() if f.type is float), 10**400)
 @given(st.sampled_from(option_fields()), SCALARS)
-def test_any_value_becomes_the_declared_type_or_is_told_in_one_line(field, value):
+def test_any_value_becomes_the_declared_type_or_is_reported_in_one_line(field, value):
     try:
         given_back = coerce(field.name, value, f"--{field.name}")
     except UserError as e:
@@ -239,7 +254,7 @@ def test_any_value_becomes_the_declared_type_or_is_told_in_one_line(field, value
 
 
 @given(TEXTS)
-def test_any_text_as_yaml_is_settings_or_told_in_one_line(text):
+def test_any_text_as_yaml_is_settings_or_one_line(text):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "settings.yaml")
         path.write_text(text, encoding="utf-8")
@@ -349,9 +364,19 @@ def test_several_problems_are_reported_together():
     assert "--ema_decay: got 1.0, expected 0 to 0.999999" in text
 
 
-@pytest.mark.parametrize("name,value", [("keep_checkpoint_max", "0"), ("num_res", "-1"), ("fft_weight", "-0.1"),
-                                        ("crop_size", "12"), ("loss_scale", "0.5"), ("loss_scale", "inf"),
-                                        ("loss_scale", "nan"), ("lr_schedule", "linear")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,value",
+    [
+        ("keep_checkpoint_max", "0"),
+        ("num_res", "-1"),
+        ("fft_weight", "-0.1"),
+        ("crop_size", "12"),
+        ("loss_scale", "0.5"),
+        ("loss_scale", "inf"),
+        ("loss_scale", "nan"),
+        ("lr_schedule", "linear"),
+    ],
+)
 def test_out_of_range(name, value):
     assert message(load_config, "train", [f"--{name}", value]).startswith(f"--{name}: got ")
 
@@ -536,8 +561,14 @@ def test_resume_goes_with_neither_pretrained_nor_overwrite(old_run, other):
 
 def test_paths_become_absolute_so_that_a_run_can_be_resumed_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = {"train_list": "lists/../a.txt", "test_list": "/somewhere/t.txt", "sharp_photos": "photos",
-               "blur_directory": "b", "sharp_directory": "s", "pretrained": "p.ckpt"}  # fmt: skip
+    options = {
+        "train_list": "lists/../a.txt",
+        "test_list": "/somewhere/t.txt",
+        "sharp_photos": "photos",
+        "blur_directory": "b",
+        "sharp_directory": "s",
+        "pretrained": "p.ckpt",
+    }
     config = absolute_paths(Config().with_options(**options), "data")
     assert config.data.dataset_root == f"{tmp_path}/data"
     found = config.options()
@@ -553,8 +584,17 @@ def test_paths_become_absolute_so_that_a_run_can_be_resumed_from_anywhere(tmp_pa
 
 
 def test_to_yaml_reads_back(write_yaml):
-    argv = ["--learning_rate", "1e-5", "--dataset_root", "Größe: #1 'a'", "--overwrite", "--loss_scale", "1024",
-            "--pretrained", "null"]  # fmt: skip
+    argv = [
+        "--learning_rate",
+        "1e-5",
+        "--dataset_root",
+        "Größe: #1 'a'",
+        "--overwrite",
+        "--loss_scale",
+        "1024",
+        "--pretrained",
+        "null",
+    ]
     config = load_config("train", argv)
     text = config.to_yaml()
     assert text.splitlines()[0] == f"# {config.origin}"

@@ -1,4 +1,4 @@
-"""deblur.py: which photos are found, what their outputs are called, what is skipped, what fails and how it is told."""
+"""deblur.py: photos found, names of outputs, files skipped, failures and their messages."""
 
 import os
 import re
@@ -134,7 +134,7 @@ def test_format_and_quality(work):
     assert Path("better/a.jpg").stat().st_size > Path("jpg/a.jpg").stat().st_size
 
 
-def test_a_name_that_tells_nothing_gets_the_suffix_of_its_content(work):
+def test_a_name_without_a_suffix_gets_the_suffix_of_its_content(work):
     save("in/a.png").rename("scan 2021.03")
     save("in/b.png").rename("jpeg.jpg")  # the name decides: what is called .jpg becomes a JPEG
     assert work("scan 2021.03", "jpeg.jpg", "--output", "out")[0] == 0
@@ -288,8 +288,9 @@ def test_tiles_are_compared_with_the_whole(work):
     _, out, _ = work("a.png", "--output", "out", "--tile", "64", "--tile_overlap", "16", "--verify_tiles")
     assert "a.png: tiles of 64 against the whole: equal" in out
     edges = lambda images: images * np.linspace(0.5, 1, images.shape[3], dtype=np.float32)  # noqa: E731
-    _, out, _ = work("a.png", "--output", "out", "--tile", "64", "--overwrite", "--verify_tiles", "--tile_overlap", "8",
-                     engine=edges)  # fmt: skip
+    _, out, _ = work(
+        "a.png", "--output", "out", "--tile", "64", "--overwrite", "--verify_tiles", "--tile_overlap", "8", engine=edges
+    )
     assert re.search(r"a.png: tiles of 64 against the whole: \d\d\.\d\d dB", out)
     assert "against" not in work("a.png", "--output", "out", "--overwrite", "--verify_tiles")[1]  # fits: no tiles
 
@@ -415,10 +416,16 @@ def test_inputs_are_never_replaced(work):
     Path("out/a.png").symlink_to("../in/a.png")
     Path("hard").mkdir()
     os.link("in/a.png", "hard/a.png")
-    for argv in (["in", "--output", "in"], ["in", "--output", "link"], ["in/a.png", "--output", "in"],
-                 ["in/*.png", "--output", "in"], ["in/a.png", "--output", "in", "--format", "jpg"],
-                 ["in/a.png", "--output", "out"], ["in/a.png", "--output", "hard"],
-                 ["in/sub", "in/a.png", "--output", "in"]):  # fmt: skip
+    for argv in (
+        ["in", "--output", "in"],
+        ["in", "--output", "link"],
+        ["in/a.png", "--output", "in"],
+        ["in/*.png", "--output", "in"],
+        ["in/a.png", "--output", "in", "--format", "jpg"],
+        ["in/a.png", "--output", "out"],
+        ["in/a.png", "--output", "hard"],
+        ["in/sub", "in/a.png", "--output", "in"],
+    ):
         with pytest.raises(UserError, match="--output"):
             work(*argv, "--overwrite", engine=invert)
     assert {name: Path("in", name).read_bytes() for name in files("in")} == before
@@ -427,7 +434,7 @@ def test_inputs_are_never_replaced(work):
 # ---- whole files
 
 
-def test_a_full_disk_is_told(work, monkeypatch):
+def test_a_full_disk_is_reported(work, monkeypatch):
     save("in/a.png")
 
     def full(*args):

@@ -172,8 +172,15 @@ def run_on_two_ranks(code, *options, cwd):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    msrun = [shutil.which("msrun", path=str(ROOT / ".venv/bin")) or "msrun", "--worker_num=2", "--local_worker_num=2",
-             "--master_addr=127.0.0.1", f"--master_port={port}", "--log_dir=logs", "--join=True"]  # fmt: skip
+    msrun = [
+        shutil.which("msrun", path=str(ROOT / ".venv/bin")) or "msrun",
+        "--worker_num=2",
+        "--local_worker_num=2",
+        "--master_addr=127.0.0.1",
+        f"--master_port={port}",
+        "--log_dir=logs",
+        "--join=True",
+    ]
     command = ["env", f"PATH={ROOT / '.venv/bin'}:/usr/bin:/bin", sys.executable, *msrun, "script.py", *options]
     finish(start(command, cwd, cwd / "out.txt"), cwd / "out.txt")
     return (cwd / "logs/worker_0.log").read_text()

@@ -123,7 +123,7 @@ def test_cpu(monkeypatch):
     assert doctor.check_cpu("flags : fpu sse2\n").status == WARN
 
 
-def test_slow_convolution_is_told():
+def test_slow_convolution_is_reported():
     assert doctor.judge_convolution(0.012) == Row("CPU: convolution", OK, "12 ms")
     row = doctor.judge_convolution(1.2)
     assert row.status == WARN and "1200 ms" in row.found and "ONEDNN_MAX_CPU_ISA" in row.fix

@@ -44,7 +44,7 @@ def work(tmp_path_factory):
     options = ["--epochs_num", 3, "--train_batch_size", 2, "--val_acc_monitor_interval", 2, "--log_frequency", 2]
     out, _ = run(
         "train.py", "--dataset_root", "data", "--ckpt_save_directory", "run", *options, *TINY, *ON_CPU, cwd=folder
-    )  # fmt: skip
+    )
     (folder / "train.log").write_text(out)
     return folder
 
@@ -65,9 +65,18 @@ def test_run_folder(work):
 
 def test_eval_scores_and_saves(work):
     out, _ = run(
-        "eval.py", "--dataset_root", "data", "--ckpt_file", "run/best.ckpt", "--img_save_directory", "out/images",
-        "--report_file", "out/report.json", *ON_CPU, cwd=work,
-    )  # fmt: skip
+        "eval.py",
+        "--dataset_root",
+        "data",
+        "--ckpt_file",
+        "run/best.ckpt",
+        "--img_save_directory",
+        "out/images",
+        "--report_file",
+        "out/report.json",
+        *ON_CPU,
+        cwd=work,
+    )
     report = json.loads((work / "out/report.json").read_text())
     assert report["images"] == 2
     keys = ["images", "psnr_input", "psnr", "psnr_gain", "ssim_input", "ssim", "ssim_gain", "seconds_per_image"]
@@ -87,8 +96,20 @@ def test_eval_options_are_named_with_the_score(work):
     pairs = [f"data/test/sharp/{i}.png data/test/blur/{i}.png" for i in (1, 2)]
     (work / "list.txt").write_text("\n".join(pairs))
     options = ["--self_ensemble", "rot4", "--crop_border", 3, "--metrics", "psnr_uint8", "--align", "ecc"]
-    out, _ = run("eval.py", "--test_list", "list.txt", "--dataset_root", ".", "--ckpt_file", "run/best.ckpt", *options,
-                 "--report_file", "named.json", *ON_CPU, cwd=work)  # fmt: skip
+    out, _ = run(
+        "eval.py",
+        "--test_list",
+        "list.txt",
+        "--dataset_root",
+        ".",
+        "--ckpt_file",
+        "run/best.ckpt",
+        *options,
+        "--report_file",
+        "named.json",
+        *ON_CPU,
+        cwd=work,
+    )
     assert "psnr_uint8 [crop_border 3, align ecc, self_ensemble rot4]:" in out
     assert re.search(r"aligned: [0-2] of 2", out) and "worst by psnr_uint8: " in out
     report = json.loads((work / "named.json").read_text())
@@ -102,8 +123,10 @@ def test_eval_options_are_named_with_the_score(work):
 def test_ensembles_and_batches_of_the_real_network(work):
     scores = {}
     for name, options in (
-        ("one", []), ("batch", ["--eval_batch_size", 2]), ("raw", ["--weights", "raw"]),
-    ):  # fmt: skip
+        ("one", []),
+        ("batch", ["--eval_batch_size", 2]),
+        ("raw", ["--weights", "raw"]),
+    ):
         report = f"score_{name}.json"
         run("eval.py", *DATA, "--ckpt_file", "run/best.ckpt", *options, "--report_file", report, *ON_CPU, cwd=work)
         scores[name] = json.loads((work / report).read_text())
@@ -119,18 +142,39 @@ def test_validation_split_of_the_training_pairs(work):
 
 
 def test_export_reloads_exactly(work):
-    out, _ = run("export.py", "--ckpt_file", "run/best.ckpt", "--export_device_target", "GPU",
-                 "--export_file_format", "MINDIR", cwd=work)  # fmt: skip
+    out, _ = run(
+        "export.py",
+        "--ckpt_file",
+        "run/best.ckpt",
+        "--export_device_target",
+        "GPU",
+        "--export_file_format",
+        "MINDIR",
+        cwd=work,
+    )
     assert (work / "MIMO-UNet.mindir").exists()
     assert "for GPU" in out and "difference from the checkpoint 0.0e+00" in out
 
 
 def test_ascend_line_of_the_quick_start_runs_on_cpu(work):
     out, _ = run(
-        "train.py", "--dataset_root", "data", "--config_path", ROOT / "configs/ascend_config.yaml", "--epochs_num", 2,
-        "--slice_dataset", 4, "--val_acc_monitor_interval", 1, "--ckpt_save_directory", "ascend_run", *TINY, *ON_CPU,
+        "train.py",
+        "--dataset_root",
+        "data",
+        "--config_path",
+        ROOT / "configs/ascend_config.yaml",
+        "--epochs_num",
+        2,
+        "--slice_dataset",
+        4,
+        "--val_acc_monitor_interval",
+        1,
+        "--ckpt_save_directory",
+        "ascend_run",
+        *TINY,
+        *ON_CPU,
         cwd=work,
-    )  # fmt: skip
+    )
     assert "a CPU has no data sink" in out
     assert (work / "ascend_run/best.ckpt").exists()
 
@@ -154,8 +198,17 @@ def test_a_held_run_folder_is_refused_and_renamed_only_when_asked(work):
     _, err = run(*base, "--ckpt_save_directory", "held", cwd=work, expect=2)
     assert "--overwrite" in err and (work / "held/last.ckpt").read_bytes() == first
     # --pretrained starts from the network of a checkpoint, at step 0
-    out, _ = run(*base, "--ckpt_save_directory", "held", "--overwrite", "--pretrained", "run/best.ckpt",
-                 "--train_batch_size", 1, cwd=work)  # fmt: skip
+    out, _ = run(
+        *base,
+        "--ckpt_save_directory",
+        "held",
+        "--overwrite",
+        "--pretrained",
+        "run/best.ckpt",
+        "--train_batch_size",
+        1,
+        cwd=work,
+    )
     assert (work / "held.old1/last.ckpt").read_bytes() == first
     assert sorted(p.name for p in (work / "held").glob("*_1.ckpt")) == ["MIMO-UNet_1_1.ckpt"]
 
@@ -209,6 +262,7 @@ def test_a_damaged_image_is_named(work, tmp_path):
     line = next(x for x in err.splitlines() if x.startswith("error: "))
     assert "3.png" in line and "Traceback" not in err
     victim.write_bytes(victim.read_bytes()[:500])
-    _, err = run("train.py", "--dataset_root", "data", "--ckpt_save_directory", "run3", *TINY, *ON_CPU, cwd=tmp_path,
-                 expect=2)  # fmt: skip
+    _, err = run(
+        "train.py", "--dataset_root", "data", "--ckpt_save_directory", "run3", *TINY, *ON_CPU, cwd=tmp_path, expect=2
+    )
     assert "3.png" in err and err.count("\n") == 1

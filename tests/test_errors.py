@@ -132,9 +132,14 @@ def run(body, *args, **kwargs):
     """Run a script whose `main` has this body."""
     code = f"import sys\nfrom src.errors import UserError, run_main\ndef main():\n    {body}\nrun_main(main)\n"
     return subprocess.run(
-        [sys.executable, "-c", code, *args], cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        [sys.executable, "-c", code, *args],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
         **({"stdout": subprocess.PIPE} | kwargs),
-    )  # fmt: skip
+    )
 
 
 def test_success_is_0():

@@ -52,8 +52,20 @@ def test_the_file_says_what_it_is(file_format, run, checkpoint, tmp_path, capsys
 
 @pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
 def test_fixed_half_precision_with_all_scales(file_format, run, tmp_path, capsys):
-    run("--export_file_format", file_format, "--export_size", "16x24", "--export_batch_size", 2, "--all_scales",
-        "--export_precision", "fp16", "--export_file_name", "out/v1.2", "--verify")  # fmt: skip
+    run(
+        "--export_file_format",
+        file_format,
+        "--export_size",
+        "16x24",
+        "--export_batch_size",
+        2,
+        "--all_scales",
+        "--export_precision",
+        "fp16",
+        "--export_file_name",
+        "out/v1.2",
+        "--verify",
+    )
     path = tmp_path / f"out/v1.2.{file_format.lower()}"
     engine = load_engine(path, precision="auto" if file_format == "MINDIR" else "fp32")
     assert (engine.fixed_size, engine.fixed_batch) == ((16, 24), 2)

@@ -247,10 +247,11 @@ def test_outputs_that_would_fall_into_inputs(data, monkeypatch, kind, output, re
 def test_outputs_beside_inputs_are_welcome(data):
     (data / "run/scene").mkdir()
     need_apart(
-        [data / "data/test", data / "run/best.ckpt", data / "missing"], shallow=[data / "run/scene"],
+        [data / "data/test", data / "run/best.ckpt", data / "missing"],
+        shallow=[data / "run/scene"],
         files=[("--report", data / "run/report.json"), ("--report", data / "run/report.csv")],
         folders=[("--a", data / "data/restored"), ("--b", data / "new"), ("--c", data / "run/scene/restored")],
-    )  # fmt: skip
+    )
     with pytest.raises(UserError, match="--b and --a are both .*/new/../new"):
         need_apart([], folders=[("--a", data / "new"), ("--b", data / "new/../new")])
 

@@ -26,7 +26,7 @@ def test_dotted_names_keep_their_dots(network, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size, size, shape", [(0, None, [-1, 3, -1, -1]), (2, (16, 24), [2, 3, 16, 24])])
-def test_a_file_tells_its_texts_and_shapes(network, tmp_path, batch_size, size, shape):
+def test_a_file_states_its_texts_and_shapes(network, tmp_path, batch_size, size, shape):
     texts = {"variant": "MIMO-UNet", "note": "é"}
     path = export_mindir(network, tmp_path / "net", batch_size, size, metadata=texts)
     found, shapes, names = describe_mindir(path)

@@ -20,8 +20,12 @@ def run(code, *numbers, pause=0.3):
     """Run Python code, send the signals once it has printed `ready`; (exit status, output)."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
         lines = [process.stdout.readline()]
         while lines[-1] not in ("", "ready\n"):
@@ -54,7 +58,7 @@ def test_by_default_a_signal_ends_the_process_also_while_it_waits_in_c(number, s
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_work_can_be_interrupted_in_order_and_the_status_tells_by_what(number, status):
+def test_work_can_be_interrupted_in_order_and_the_status_says_by_what(number, status):
     code = """
     import time
     from src.errors import run_main

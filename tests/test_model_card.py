@@ -90,9 +90,19 @@ def test_sample_set_is_restored_as_recorded(cpu, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arrange(make_sample_set("set", train=0), "data", progress=False)
     eval_script.main(
-        ["--dataset_root", "data", "--slice_dataset", "3", "--metrics", "psnr", "--device_target", "CPU",
-         "--report_file", "report.json"]
-    )  # fmt: skip
+        [
+            "--dataset_root",
+            "data",
+            "--slice_dataset",
+            "3",
+            "--metrics",
+            "psnr",
+            "--device_target",
+            "CPU",
+            "--report_file",
+            "report.json",
+        ]
+    )
     assert capsys.readouterr().out.startswith(
         f"model: {FOLDER / WEIGHTS} (the sample that comes with the repository; --ckpt_file FILE takes another)\n"
     )

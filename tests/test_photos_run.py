@@ -56,7 +56,7 @@ def test_a_failure_leaves_neither_the_photo_nor_its_strip(tmp_path, monkeypatch)
 def test_failures_in_one_line(tmp_path):
     job = Job(tmp_path / "a.png", tmp_path / "out.png", "PNG")
     for error, words in (
-        (UserError("told"), "told"),
+        (UserError("reported"), "reported"),
         (MemoryError(), f"{job.source}: not enough memory to read it and write the result; close other programs"),
         (OSError(28, "No space left on device"), f"{job.target}: No space left on device"),
         (RuntimeError("a page\nof text"), f"{job.source}: RuntimeError: a page of text (--debug shows where)"),

@@ -101,10 +101,14 @@ def test_everything_is_written_and_agrees(work):
     text = (card / model_card.CARD).read_text()
     assert text.startswith("# Card\n") and text.endswith("\n\nend\n")
     for words in (
-        "| REDS | 2 | 20.00 | 21.12 | +1.12 (+1.00 to +1.25) | 0.5000 | 0.7500 |", figures["sha256"], "a lathe",
-        "| `weights_cpu` | 30 | 2 of 128x128 | 0.0003 | step | 60% | 1 | 0.0 |", "`sample1`, 20.00 dB to 23.25 dB",
-        "`sample0`, 20.00 dB to 23.00 dB", "numpy 1",
-    ):  # fmt: skip
+        "| REDS | 2 | 20.00 | 21.12 | +1.12 (+1.00 to +1.25) | 0.5000 | 0.7500 |",
+        figures["sha256"],
+        "a lathe",
+        "| `weights_cpu` | 30 | 2 of 128x128 | 0.0003 | step | 60% | 1 | 0.0 |",
+        "`sample1`, 20.00 dB to 23.25 dB",
+        "`sample0`, 20.00 dB to 23.00 dB",
+        "numpy 1",
+    ):
         assert words in text, words
     model_card.main(["--check"], card)
 

@@ -43,7 +43,7 @@ def test_equal_runs_have_no_differences():
     assert differences({}, {"num_worker": 1, "log_frequency": 1, "resume": "auto", "keep_checkpoint_max": 9}) == []
 
 
-def test_names_that_are_no_utf8_are_told_apart():
+def test_names_that_are_no_utf8_differ():
     first = {"names": ("caf\udce9",)}
     assert differences(first, first) == []
     assert "the training pairs differ" in differences(first, {"names": ("caf\udce8",)})[0]
@@ -75,7 +75,7 @@ def test_other_images_are_noticed():
     assert "pairs differ from before" in differences({}, {"names": ("a", "b", "d")})[0]
 
 
-def test_data_in_another_place_are_told_and_allowed_where_the_pairs_are_the_same():
+def test_data_in_another_place_are_reported_and_allowed_where_the_pairs_are_the_same():
     then = {"train_list": "/disk/a.txt", "dataset_root": "/disk"}
     for now in ({"train_list": "/b.txt", "dataset_root": "/c"}, {"blur_directory": "/c", "sharp_directory": "/d"}):
         assert differences(then, now) == []
@@ -156,8 +156,20 @@ def test_results_kept_on_the_device_are_no_state(cpu, tmp_path):
 # ---- real runs
 
 RUN = [*PLAIN, "--epochs_num", 4, "--val_acc_monitor_interval", 2, "--log_frequency", 5]  # 12 steps an epoch
-PLUS = ["--model_name", "MIMO-UNetPlus", "--ema_decay", 0.9, "--amp_level", "O3", "--accumulate_steps", 2,
-        "--train_batch_size", 1, "--clip_norm", 0.1]  # fmt: skip
+PLUS = [
+    "--model_name",
+    "MIMO-UNetPlus",
+    "--ema_decay",
+    0.9,
+    "--amp_level",
+    "O3",
+    "--accumulate_steps",
+    2,
+    "--train_batch_size",
+    1,
+    "--clip_norm",
+    0.1,
+]
 # Options, and how each launch loads its data and is stopped at about which step: --max_steps stops at it, SIGTERM soon
 # after it. All in the middle of an epoch and of an interval of the log. Every two of variant, number of workers and the
 # way to stop meet somewhere.

@@ -41,9 +41,12 @@ def start(tmp_path):
 
     def hold(folder, mode=""):
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(folder), mode], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-c", HOLDER, str(folder), mode],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
         started.append(process)
         return process, int(process.stdout.readline())
 

@@ -479,10 +479,13 @@ def test_a_signal_is_handed_on_to_the_ranks(number, is_nohup, status, got, fake_
     """
     replace_msrun(fake_msrun, text)
     process = subprocess.Popen(
-        ["bash", str(fake_msrun / "scripts/run_distribute_train_cpu.sh"), "d", "c", "2"], cwd=tmp_path, text=True,
-        stdout=subprocess.PIPE, start_new_session=True,
+        ["bash", str(fake_msrun / "scripts/run_distribute_train_cpu.sh"), "d", "c", "2"],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN if is_nohup else signal.SIG_DFL),
-    )  # fmt: skip
+    )
     try:
         while (line := process.stdout.readline()) not in ("", "ready\n"):
             pass
@@ -625,7 +628,7 @@ def test_unknown_option_of_setup(tree):
 
 @pytest.fixture
 def fake_python(tmp_path) -> dict[str, str]:
-    """The environment for setup.sh with a Python that makes a .venv of itself and only writes down what pip is told."""
+    """The environment for setup.sh with a Python that creates a .venv and only records the arguments of pip."""
     text = f"""#!/bin/sh
         echo "$*" >>"{tmp_path}/calls"
         case "$*" in
@@ -642,7 +645,7 @@ def fake_python(tmp_path) -> dict[str, str]:
 
 
 def installed_files(tmp_path) -> list[str]:
-    """The requirements files that pip was told to install, in order; forgets them."""
+    """The requirements files passed to pip since the last call, in order."""
     calls = tmp_path / "calls"
     files = re.findall("install .*-r .*/(requirements.*?txt) -c", calls.read_text())
     calls.write_text("")

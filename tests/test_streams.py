@@ -53,9 +53,13 @@ run_main(main)
     with lost(out) as out_end, lost(err) as err_end:
         done = subprocess.run(
             ["bash", "-c", f'"$@" {closing}', "bash", *map(str, command), *arguments],
-            stdout=out_end if out else subprocess.PIPE, stderr=err_end if err else subprocess.PIPE,
-            cwd=cwd, text=True, timeout=60, env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
-        )  # fmt: skip
+            stdout=out_end if out else subprocess.PIPE,
+            stderr=err_end if err else subprocess.PIPE,
+            cwd=cwd,
+            text=True,
+            timeout=60,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+        )
     return done.returncode, done.stdout or "", done.stderr or ""
 
 
@@ -69,21 +73,21 @@ run_main(main)
     ("closed", "closed", ""),
 ])  # fmt: skip
 def test_work_goes_on_without_a_reader_and_says_so(out, err, said, tmp_path):
-    status, _, told = run(WORK, out=out, err=err, cwd=tmp_path)
+    status, _, printed = run(WORK, out=out, err=err, cwd=tmp_path)
     assert status == 0 and (tmp_path / "product").read_text() == "whole"
-    assert told == ("" if err else f"{said}more\n")
+    assert printed == ("" if err else f"{said}more\n")
 
 
 @pytest.mark.parametrize("out, status", [("no reader", 141), ("full", 2), ("closed", 2)])
 def test_a_script_whose_output_is_its_product_ends(out, status):
     careless = "try:\n    [print('x' * 100) for _ in range(100_000)]\nexcept Exception:\n    return 0"
     for body in ("need_reader()\nprint('a')", f"need_reader()\n{careless}", "print('a', flush=True)\nneed_reader()"):
-        got, _, told = run(body, out=out)
+        got, _, printed = run(body, out=out)
         assert got == status
         if status == 141:
-            assert "error" not in told
+            assert "error" not in printed
         else:
-            assert told.splitlines()[-1].startswith("error: stdout cannot be written (")
+            assert printed.splitlines()[-1].startswith("error: stdout cannot be written (")
 
 
 @pytest.mark.parametrize("err", LOSSES)
@@ -96,14 +100,14 @@ def test_the_status_of_an_error_does_not_depend_on_who_reads_it(out, err):
 @pytest.mark.parametrize("err", ["", *LOSSES])
 def test_tqdm_and_warnings_end_no_work(err, tmp_path):
     body = "import warnings, tqdm\nfor _ in tqdm.tqdm(range(3)):\n    tqdm.tqdm.write('a')\n    warnings.warn('b')"
-    status, _, told = run(body, out=err, err=err)
-    assert status == 0 and "Traceback" not in told
+    status, _, printed = run(body, out=err, err=err)
+    assert status == 0 and "Traceback" not in printed
 
 
 @pytest.mark.parametrize("out, status", [("no reader", 141), ("full", 2), ("closed", 2)])
 def test_help_is_a_product(out, status):
-    got, _, told = run("", "--help", out=out, command=[sys.executable, ROOT / "deblur.py"])
-    assert got == status and told.count("\n") == (status == 2)
+    got, _, printed = run("", "--help", out=out, command=[sys.executable, ROOT / "deblur.py"])
+    assert got == status and printed.count("\n") == (status == 2)
 
 
 def test_a_script_that_only_prints_ends_and_one_that_writes_goes_on(sample_trees, tmp_path):
@@ -112,8 +116,8 @@ def test_a_script_that_only_prints_ends_and_one_that_writes_goes_on(sample_trees
     assert run("", out="no reader", command=verify)[0] == 141
     assert run("", "--report_file", str(report), out="no reader", command=verify)[0] == 0 and report.is_file()
     arrange = [*script, "--root_src", sample_trees / "GOPRO_Large", "--root_dst", tmp_path / "dataset"]
-    status, _, told = run("", out="no reader", command=arrange)
-    assert status == 0 and "Traceback" not in told and len(list(tmp_path.glob("dataset/*/*/*.png"))) == 48
+    status, _, printed = run("", out="no reader", command=arrange)
+    assert status == 0 and "Traceback" not in printed and len(list(tmp_path.glob("dataset/*/*/*.png"))) == 48
 
 
 def test_streams_that_somebody_else_has_put_there_stay(capsys):

@@ -100,7 +100,7 @@ def test_previews_are_small_and_of_eight_bits(tmp_path, monkeypatch):
         assert abs(np.asarray(small).mean() - RGB[..., 0].mean()) < 3
 
 
-def test_what_could_not_be_kept_is_told(uploaded):
+def test_what_could_not_be_kept_is_reported(uploaded):
     pages = [Image.fromarray(RGB), Image.fromarray(RGB)]
     pages[0].save("a.tif", save_all=True, append_images=pages[1:])
     assert uploaded("a.tif", "scan.tif").line.endswith(" s; the first of its 2 pictures only")
