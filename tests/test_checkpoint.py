@@ -360,7 +360,7 @@ def test_known_missing_file_says_how_to_get_it(path, name):
 
 def test_commands_of_the_known_files_exist():
     converted, trained = (KNOWN_FILES[name] for name in sorted(KNOWN_FILES, reverse=True))
-    assert "python convert.py MIMO-UNet.pkl {path}" in converted and "weights_pretrained/README.md" in converted
+    assert "python convert.py --download MIMO-UNet {path}" in converted and "weights_pretrained/README.md" in converted
     assert (ROOT / "convert.py").is_file() and (ROOT / "weights_pretrained/README.md").is_file()
     assert "--config_path configs/ascend_config.yaml" in trained and (ROOT / "configs/ascend_config.yaml").is_file()
 

@@ -28,8 +28,8 @@ CRC = "crc32"
 SAMPLE_MODEL = ROOT / "weights_pretrained" / "MIMO-UNet_sample.ckpt"
 # Checkpoints that are known by name from elsewhere, and how to get them.
 KNOWN_FILES = {
-    "MIMO-UNet_pytorch_weights.ckpt": "It is made from the authors' MIMO-UNet.pkl, which weights_pretrained/README.md "
-    "says where to download: python convert.py MIMO-UNet.pkl {path}",
+    "MIMO-UNet_pytorch_weights.ckpt": "It is made from the authors' MIMO-UNet.pkl (weights_pretrained/README.md): "
+    "python convert.py --download MIMO-UNet {path}",
     "MIMO-UNet_3000_1_fp16_o3_dls.ckpt": "It belongs to an earlier MindSpore port (research/cv/MIMO-UNet of "
     "gitee.com/mindspore/models): copy it here if you have it from there, or train in the same way: "
     "python train.py --config_path configs/ascend_config.yaml",
