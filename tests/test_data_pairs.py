@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, ImageOps
 from src import preprocessing
 from src.data import synthetic_blur
 from src.data.images import probe, read_rgb
-from src.data.pairs import KINDS, Pair, check_pairs, find_pairs, natural_key
+from src.data.pairs import KINDS, Pair, check_pairs, find_pairs, list_images, natural_key
 from src.data.sources import pairs_from_list
 from src.errors import UserError
 
@@ -58,9 +58,10 @@ def test_lossless_files_come_back_as_they_were(tmp_path, name):
 
 def test_jpeg_and_webp_are_read(tmp_path):
     smooth = np.repeat(np.arange(60, dtype=np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
-    for name in ("a.jpg", "a.jpeg", "a.webp"):
+    for name in ("a.jpg", "b.jpeg", "c.jpe", "d.JFIF", "e.webp"):
         pixels = read_rgb(save(tmp_path / name, smooth, quality=95))
         assert pixels.shape == (40, 60, 3) and np.abs(pixels.astype(int) - smooth).max() <= 4
+    assert list(list_images(tmp_path)) == ["a", "b", "c", "d", "e"]
 
 
 def test_grey_is_repeated_and_alpha_dropped_not_blended(tmp_path):

@@ -126,9 +126,12 @@ def test_format_and_quality(work):
     save("in/a.jpg")
     save("in/b.jpeg")
     save("in/c.PNG")
+    save("in/d.JFIF")
+    save("in/e.jpe")
     assert work("in", "--output", "jpg", "--format", "jpg", "--quality", "50")[0] == 0
     assert work("in", "--output", "png", "--format", "png")[0] == 0
-    assert files("jpg") == ["a.jpg", "b.jpeg", "c.jpg"] and files("png") == ["a.png", "b.png", "c.PNG"]
+    assert files("jpg") == ["a.jpg", "b.jpeg", "c.jpg", "d.JFIF", "e.jpe"]
+    assert files("png") == ["a.png", "b.png", "c.PNG", "d.png", "e.png"]
     assert {read_header(f"png/{name}").file_format for name in files("png")} == {"PNG"}
     work("in", "--output", "better", "--format", "jpg")
     assert Path("better/a.jpg").stat().st_size > Path("jpg/a.jpg").stat().st_size

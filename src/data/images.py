@@ -12,7 +12,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from src.data.tiff_kind import refuse_unknown_tiff
 from src.errors import UserError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
 NO_FILE = "a pipe, socket or device; expected a file"
 
 READABLE_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "L", "LA", "La", "P", "PA", "1", "CMYK", "YCbCr")

@@ -22,7 +22,13 @@ from src.data.images import READABLE_MODES, SIXTEEN_BIT_MODES, TIFF_SIZE_TAGS, o
 from src.data.tiff_kind import refuse_unknown_tiff
 from src.errors import UserError
 
-SUFFIXES = {"PNG": [".png"], "JPEG": [".jpg", ".jpeg"], "TIFF": [".tif", ".tiff"], "WEBP": [".webp"], "BMP": [".bmp"]}
+SUFFIXES = {  # the first one names new files
+    "PNG": [".png"],
+    "JPEG": [".jpg", ".jpeg", ".jpe", ".jfif"],
+    "TIFF": [".tif", ".tiff"],
+    "WEBP": [".webp"],
+    "BMP": [".bmp"],
+}
 FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
 READ_AS = tuple(SUFFIXES)
 MAX_PIXELS = 120_000_000
