@@ -44,8 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     found = find_photos(args.inputs, Path(args.output))
     output = need_writable_folder(args.output, "--output")
     jobs, renamed = plan(found.sources, output, FORMAT_NAMES[args.format], args.compare)
-    for line in filter(None, (found.left_out(), *found.passed_over, *renamed)):
-        print(line)
+    for line in (*found.lines(), *renamed):
+        print(printable(line))
     for line in found.failures:
         print(f"failed: {printable(line)}", file=sys.stderr)
     made_by = {"weights": sha256_of(model), "self_ensemble": args.self_ensemble, "quality": args.quality}
@@ -54,9 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     earlier = index.sort([] if args.overwrite else jobs)
     todo = jobs if args.overwrite else earlier.todo
     for line in filter(None, (index.problem, *earlier.lines())):
-        print(line)
+        print(printable(line))
     done = f", {len(jobs) - len(todo)} done by an earlier run" if len(todo) < len(jobs) else ""
-    print(f"photos: {len(todo)} to restore into {output}{done}", flush=True)
+    print(printable(f"photos: {len(todo)} to restore into {output}{done}"), flush=True)
     with Interrupts(interrupt_main):
         failed = deblur(args, todo, model, index) if todo else 0
     return 1 if failed or found.failures else 0

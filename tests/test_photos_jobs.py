@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from src.errors import UserError
 from src.photos.jobs import NO_FILE, Job, find_photos, is_complete, is_newer, nearest_file, plan
 from tests.photos import RGB, files, save
 
@@ -48,19 +50,24 @@ def test_links_are_followed_but_not_in_circles(tmp_path, monkeypatch):
     Path("in/self.png").symlink_to("self.png")
     found = find_photos(["in"], Path("out"))
     assert names(found) == ["a.png", "self.png", "link/b.png"]
-    assert [line.split(":")[0] for line in found.passed_over] == ["in/back", "in/link/up"]
+    (line,) = found.lines()
+    assert line.startswith("passed over, a link to a folder") and line.endswith(": in/back, in/link/up")
 
 
 def test_what_is_left_out_is_counted_by_suffix(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save("in/a.png")
-    for name in ("b.gif", "sub/c.GIF", "d.psd", "README", ".hidden.gif"):
+    save("in/.b.png")
+    for name in ("b.gif", "sub/c.GIF", "d.psd", "README", ".hidden.gif", "other/e.heic"):
         Path("in", name).parent.mkdir(exist_ok=True)
         Path("in", name).touch()
-    found = find_photos(["in", "in/*", "in/d.psd"], Path("out"))
-    assert names(found) == ["a.png", "d.psd"]  # a file given by its name is taken
-    assert found.left_out() == "left out: 2 .gif, 1 without suffix"
-    assert find_photos(["in/a.png"], Path("out")).left_out() == ""
+    found = find_photos(["in", "in/*", "in/.[bh]*", "in/d.psd"], Path("out"))
+    assert names(found) == ["a.png", ".b.png", "d.psd"]  # a file given by its name is taken
+    assert found.lines() == ["left out: 2 .gif, 1 .heic, 1 without suffix"]
+    assert find_photos(["in/a.png"], Path("out")).lines() == []
+    for given, words in (("in/other", "no photo in it"), ("in/other/*", "matches no photo")):
+        with pytest.raises(UserError, match=rf"{words} \(got 1 .heic\); expected files ending in .png"):
+            find_photos([given], Path("out"))
 
 
 def test_pipes_are_named_and_not_opened(tmp_path, monkeypatch):
@@ -72,10 +79,7 @@ def test_pipes_are_named_and_not_opened(tmp_path, monkeypatch):
     for given in (["in"], ["in/*"]):
         found = find_photos(given, Path("out"))
         assert names(found) == ["a.png"] and found.failures == []
-        assert [line.split(",")[0] for line in found.passed_over] == [
-            "in/link.png: passed over",
-            "in/pipe.png: passed over",
-        ]
+        assert found.lines() == [f"passed over, {NO_FILE}: in/link.png, in/pipe.png"]
     assert find_photos(["pipe", "in/a.png"], Path("out")).failures == [f"pipe: {NO_FILE}"]
 
 

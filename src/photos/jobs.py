@@ -8,7 +8,7 @@ import itertools
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,26 +54,28 @@ class Found:
     """The photos in the inputs, each once."""
 
     sources: list[Source] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
-    """Links that were not followed and special files, one line each."""
+    passed_over: dict[Path, str] = field(default_factory=dict)
+    """Links that were not followed and special files, with the reason."""
     failures: list[str] = field(default_factory=list)
     """Unreadable inputs and folders, one line each."""
     other_files: set[Path] = field(default_factory=set)
-    """Files in the inputs whose names are not those of photos."""
+    """Files in the inputs whose names are not those of photos, without hidden ones."""
 
-    def left_out(self) -> str:
-        """'left out: 3 .gif, 1 .psd', or '' if all files were taken."""
-        counts = Counter(path.suffix.lower() or "without suffix" for path in self.other_files)
-        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        return f"left out: {first_few((f'{n} {suffix}' for suffix, n in ordered), 8)}" if ordered else ""
+    def lines(self) -> list[str]:
+        """Messages about files that are not restored, one for each reason however many files there are."""
+        lines = [f"left out: {_by_suffix(self.other_files)}"] if self.other_files else []
+        for reason in dict.fromkeys(self.passed_over.values()):
+            paths = (path for path, why in self.passed_over.items() if why == reason)
+            lines.append(f"passed over, {reason}: {first_few(paths)}")
+        return lines
 
     def take(self, source: Source, sources: list[Source]) -> None:
         """Add a file of a folder or pattern to `sources`, or note what it is instead."""
         if is_special(source.path):
-            self.passed_over.append(f"{source.path}: passed over, {NO_FILE}")
+            self.passed_over[source.path] = NO_FILE
         elif source.path.suffix.lower() in FORMATS:
             sources.append(source)
-        else:
+        elif not source.path.name.startswith("."):
             self.other_files.add(_place(source.path))
 
 
@@ -91,12 +93,13 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
     found = Found()
     by_place: dict[Path, Source] = {}
     for given in inputs:
+        others = set(found.other_files)
         if os.path.isdir(given):  # unlike `Path.is_dir`, this raises nothing
             sources = _in_folder(Path(given), output, found)
             if not sources and found.failures:
                 raise UserError(found.failures[-1])
             if not sources:
-                raise UserError(f"{given}: no photo in it; expected files ending in {' '.join(FORMATS)}")
+                raise UserError(f"{given}: no photo in it{_expected(found.other_files - others)}")
         elif is_special(Path(given)):
             found.failures.append(f"{given}: {NO_FILE}")
             continue
@@ -104,6 +107,8 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
             sources = [Source(Path(given), Path(Path(given).name))]
         elif glob.has_magic(given):
             sources = _matching(given, output, found)
+            if not sources:
+                raise UserError(f"{given}: matches no photo{_expected(found.other_files - others)}")
         else:
             raise UserError(f"{given}: no such file or folder.{nearest_file(Path(given))}")
         for source in sources:
@@ -111,6 +116,19 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
     found.sources = list(by_place.values())
     found.other_files -= by_place.keys()
     return found
+
+
+def _by_suffix(paths: Iterable[Path]) -> str:
+    """'3 .gif, 1 .psd, 2 without suffix'"""
+    counts = Counter(path.suffix.lower() or "without suffix" for path in paths)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return first_few((f"{count} {suffix}" for suffix, count in ordered), 8)
+
+
+def _expected(others: set[Path]) -> str:
+    """The end of the message about an input that has only `others` instead of photos."""
+    got = f" (got {_by_suffix(others)})" if others else ""
+    return f"{got}; expected files ending in {' '.join(FORMATS)}"
 
 
 def _place(path: Path) -> Path:
@@ -140,7 +158,7 @@ def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
                 seen.add(identity(path))
                 search(path)
             elif path.is_symlink():
-                found.passed_over.append(f"{path}: a link to a folder that is searched anyway, or to the output")
+                found.passed_over[path] = "a link to a folder that is searched anyway, or to the output"
 
     search(root)
     return sources
@@ -160,8 +178,6 @@ def _matching(pattern: str, output: Path, found: Found) -> list[Source]:
                 sources += [Source(s.path, s.path.relative_to(root)) for s in inside]
         elif not _is_inside(path.parent, results):
             found.take(Source(path, path.relative_to(root)), sources)
-    if not sources:
-        raise UserError(f"{pattern}: matches no photo; expected files ending in {' '.join(FORMATS)}")
     return sources
 
 

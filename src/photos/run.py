@@ -84,7 +84,7 @@ def restore_files(
             before = stamp(job.source)
             notes = [*restore_file(job, restore, quality, max_pixels), index.add(job, before)]
             if notes := list(filter(None, notes)):
-                bar.write(f"{job.source}: {'; '.join(notes)}")
+                bar.write(printable(f"{job.source}: {'; '.join(notes)}"))
         except Exception as e:  # anything may be raised for an unusual photo
             if isinstance(e, BadOutput) and e.always:
                 raise UserError(one_line(e, job)) from e
