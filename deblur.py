@@ -74,9 +74,10 @@ def deblur(args, jobs: list[Job], model: Path, index: Index) -> int:
             if count > 1:
                 bar.set_postfix_str(f"tile {done}/{count}")
 
-        restore = Restorer(
-            engine, args.tile, args.tile_overlap, args.self_ensemble, on_tile, args.verify_tiles, report=bar.write
-        )
+        def report(line: str) -> None:
+            bar.write(printable(line))
+
+        restore = Restorer(engine, args.tile, args.tile_overlap, args.self_ensemble, on_tile, args.verify_tiles, report)
         failed, seconds = restore_files(
             jobs, restore, index, bar=bar, quality=args.quality, max_pixels=args.max_pixels, debug=args.debug
         )

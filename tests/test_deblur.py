@@ -241,6 +241,31 @@ def test_strange_names_do_not_stop_the_others(work):
     assert files() == sorted([*names, "b.png", "b_compare.png"])
 
 
+def test_names_that_are_not_utf8_go_through_every_report(work):
+    """Cameras and old archives leave such names; those of the reports are escaped, those of the outputs are kept."""
+    name = os.fsdecode(b"caf\xe9\x1b")
+    save("in/a.png", np.dstack([RGB, RGB[..., 0]])).rename(f"in/{name}.png")
+    save("in/b.png").rename(f"in/{name}.bmp")
+    Path(f"in/bad{name}.png").write_text("hello")
+    Path(f"in/c.{name}").touch()
+    options = ("--output", f"out{name}", "--compare", "--format", "jpg", "--tile", "64", "--verify_tiles")
+    status, out, err = work("in", *options)
+    assert status == 1 and "2 restored, 1 failed" in out
+    assert sorted(files(f"out{name}")) == sorted(
+        [f"{name}.jpg", f"{name}_2.jpg", f"{name}_compare.png", f"{name}_2_compare.png"]
+    )
+    shown = r"caf\udce9\x1b"
+    assert (
+        err == f"failed: in/bad{shown}.png: not a photo; expected the content of a PNG, JPEG, TIFF, WebP or BMP file\n"
+    )
+    for words in (f"left out: 1 .{shown}", f"in/{shown}.png -> {shown}_2.jpg", f"in/{shown}.png: its transparency"):
+        assert words in out
+    Path("model.onnx").write_text("other weights")
+    out = work("in", *options)[1]
+    assert f"kept, though made with other weights: out{shown}/{shown}.jpg" in out and "\x1b" not in out
+    assert "2 done by an earlier run" in out
+
+
 def test_a_pipe_does_not_stop_the_others(work):
     save("in/a.png")
     os.mkfifo("in/x.png")
