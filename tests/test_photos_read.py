@@ -328,13 +328,34 @@ def test_bad_files_are_one_line(tmp_path):
     save(tmp_path / "a.gif", RGB)
     Image.fromarray(RGB[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
     expected = {
-        "text.png": "not a photo", "empty.jpg": "not a photo", "folder.png": "directory", "broken.png": "a broken link",
+        "text.png": "not a photo", "empty.jpg": "empty", "folder.png": "directory", "broken.png": "a broken link",
         "loop.png": "symbolic links", "a.gif": "not a photo", "float.tif": "floating-point", "none.png": "no such file",
     }  # fmt: skip
     for name, words in expected.items():
         with pytest.raises(UserError, match=words) as caught:
             read_photo(tmp_path / name)
         assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "head, words",
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC photo, .*; convert it to JPEG first"),
+        (b"\0\0\0\x14ftypmif1\0\0\0\0heix", "a HEIC photo, .*; convert it to JPEG first"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "an AVIF photo, .*; convert it to JPEG first"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom", "a CR3 raw photo"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "a video, not a photo; save the frames"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isommp42", "a video"),
+        (b"RIFF\0\0\0\0AVI LIST", "a video"),
+        (b"\x1aE\xdf\xa3\x01", "a video"),
+    ],
+)
+def test_other_files_under_the_name_of_a_photo_are_called_what_they_are(tmp_path, head, words):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(head + bytes(100))
+    for read in (read_header, read_photo):
+        with pytest.raises(UserError, match=f"a.jpg: {words}"):
+            read(path)
 
 
 def test_damaged_sixteen_bit_png_is_noticed(tmp_path):

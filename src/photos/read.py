@@ -42,6 +42,20 @@ GREY, GREY_WITH_ALPHA = 0, 4  # colour types of PNG
 DESCRIPTIVE_TAGS = {269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, 33723, *range(40091, 40096)}
 DESCRIPTIVE_TAGS |= {X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, EXIF_IFD, GPS_IFD}
 
+STILL_BRANDS = {
+    "an AVIF photo": {b"avif", b"avis"},
+    "a HEIC photo": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"},
+    "a CR3 raw photo": {b"crx "},
+}
+"""Brands of the photos among ISO base media files, most of which are videos."""
+VIDEO_MARKS = (
+    (4, b"ftyp"),
+    (4, b"moov"),
+    (4, b"mdat"),
+    (8, b"AVI "),
+    (0, b"\x1aE\xdf\xa3"),
+)  # the last: Matroska, WebM
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -114,7 +128,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
     except FileNotFoundError as e:
         raise UserError(f"{path}: no such file{', a broken link' if Path(path).is_symlink() else ''}") from e
     except Image.UnidentifiedImageError as e:
-        raise UserError(f"{path}: not a photo; expected the content of a PNG, JPEG, TIFF, WebP or BMP file") from e
+        raise UserError(f"{path}: {_what_it_is(path)}") from e
     except Exception as e:  # on damaged files Pillow raises anything from struct.error to SyntaxError
         if isinstance(e, OSError) and e.strerror:
             raise UserError(f"{path}: cannot be read ({e.strerror})") from e
@@ -122,6 +136,23 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         raise UserError(f"{path}: damaged or cut off ({reason}). Fetch or save this file again.") from e
     finally:
         Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limit, text_limit
+
+
+def _what_it_is(path: Path | str) -> str:
+    """A message about a file that is none of `READ_AS`, by its first bytes, whatever its name is."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if not head:
+        return "empty, 0 bytes. Fetch or save this file again."
+    if head[4:8] == b"ftyp":  # ISO base media: the box lists the brands to which the file conforms, four bytes each
+        box = head[8 : min(len(head), int.from_bytes(head[:4], "big"))]
+        brands = {box[i : i + 4] for i in range(0, len(box), 4)}
+        for kind, own in STILL_BRANDS.items():
+            if brands & own:
+                return f"{kind}, which is not supported; convert it to JPEG first"
+    if any(head[start:].startswith(mark) for start, mark in VIDEO_MARKS):
+        return "a video, not a photo; save the frames to be restored as PNG or JPEG"
+    return "not a photo; expected the content of a PNG, JPEG, TIFF, WebP or BMP file"
 
 
 def read_header(path: Path | str) -> Header:
