@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -240,6 +241,41 @@ def test_orientation_in_xmp_is_reset_too(tmp_path):
     first, second, _ = through(tmp_path / "a.jpg")
     assert first.pixels.shape == second.pixels.shape
     assert b'tiff:Orientation="1"' in second.carried.xmp and "café".encode() in second.carried.xmp
+
+
+MOTION = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" xmlns:dc="http://purl.org/dc/elements/1.1/"
+ xmlns:Container="http://ns.google.com/photos/1.0/container/" xmlns:Item="http://ns.google.com/photos/1.0/container/item/"
+ xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" dc:source="a walk" %b>%b
+</rdf:Description></rdf:RDF></x:xmpmeta>"""
+DIRECTORY = b"""<Container:Directory><rdf:Seq><rdf:li rdf:parseType="Resource">
+<Container:Item Item:Mime="video/mp4" Item:Semantic="MotionPhoto" Item:Length="4"/>
+</rdf:li></rdf:Seq></Container:Directory>"""
+VIDEO, GAIN_MAP = "video (Motion Photo)", "gain map (Ultra HDR)"
+
+
+@pytest.mark.parametrize(
+    "attributes, elements, lost",
+    [
+        (b'GCamera:MotionPhoto="1" GCamera:MotionPhotoVersion="1" hdrgm:Version="1.0"', DIRECTORY, [VIDEO, GAIN_MAP]),
+        (b"GCamera:MicroVideo = '1'\n GCamera:MicroVideoOffset='4'", b"", [VIDEO]),
+        (b"", b"<GCamera:MotionPhoto>1</GCamera:MotionPhoto><GCamera:MotionPhotoVersion/>" + DIRECTORY, [VIDEO]),
+        (b"", b"<hdrgm:Version>1.0</hdrgm:Version><hdrgm:Gamma><rdf:Seq/></hdrgm:Gamma>", [GAIN_MAP]),
+        (b'GCamera:MotionPhoto="0"', b"", []),
+    ],
+)
+def test_a_video_or_gain_map_after_the_picture_is_named_and_claimed_no_more(tmp_path, attributes, elements, lost):
+    path = save(tmp_path / "a.jpg", RGB, xmp=MOTION % (attributes, elements))
+    with path.open("ab") as file:
+        file.write(b"\0\0\0\x18ftypmp42")
+    for suffix in (".jpg", ".png"):
+        first, second, _ = through(path, suffix)
+        assert first.notes == ((f"written without its {' and '.join(lost)}",) if lost else ())
+        written = second.carried.xmp
+        assert second.notes == () and b'dc:source="a walk"' in written
+        if lost:
+            meta = ElementTree.fromstring(written)
+            assert len(list(meta.iter())) == 3 and len(meta[0][0].attrib) == 2  # rdf:about and dc:source are left
 
 
 @pytest.mark.parametrize("bits", [8, 16])

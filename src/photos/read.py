@@ -53,8 +53,19 @@ VIDEO_MARKS = (
     (4, b"moov"),
     (4, b"mdat"),
     (8, b"AVI "),
-    (0, b"\x1aE\xdf\xa3"),
-)  # the last: Matroska, WebM
+    (0, b"\x1aE\xdf\xa3"),  # Matroska, WebM
+)
+
+# What phones append to a JPEG file, by the XMP property that announces it: as an attribute or as an element.
+APPENDED = {
+    "video (Motion Photo)": rb"""\bG?Camera:(?:MotionPhoto|MicroVideo)(?:\s*=\s*["']|>)\s*1""",
+    "gain map (Ultra HDR)": rb"""\bhdrgm:Version(?:\s*=|>)""",
+}
+_NAMES = rb"G?Camera:(?:MotionPhoto|MicroVideo)\w*|hdrgm:\w+"
+APPENDED_PROPERTIES = (
+    rb"""\s(?:%b)\s*=\s*(?:"[^"]*"|'[^']*')""" % _NAMES,
+    rb"<(%b|G?Container:Directory)\b[^>]*?(?:/>|>.*?</\1\s*>)" % _NAMES,  # the directory lists what is appended
+)
 
 
 @dataclass(frozen=True)
@@ -362,6 +373,9 @@ def _carried(image: Image.Image, orientation: int) -> tuple[Carried, list[str]]:
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp") or b""
     xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
     xmp = re.sub(rb"""(tiff:Orientation(?:=["']|>))[2-8]""", rb"\g<1>1", xmp)
+    if _format(image) == "JPEG":
+        xmp, lost = _without_appended(xmp)
+        notes += lost
     dpi = _resolution(info.get("dpi"), exif)
     texts = (getattr(image, "text", None) or {}) if image.format == "PNG" else {}
     binary = ("XML:com.adobe.xmp", "Raw profile type")  # these texts are kept as XMP and EXIF
@@ -378,6 +392,21 @@ def _carried(image: Image.Image, orientation: int) -> tuple[Carried, list[str]]:
         comment=comment if isinstance(comment, bytes) else b"",
     )
     return carried, notes
+
+
+def _without_appended(xmp: bytes) -> tuple[bytes, list[str]]:
+    """XMP of a JPEG file without the properties of a video or gain map after the picture, which no output has, and a
+    note on what the file had.
+
+    https://developer.android.com/media/platform/motion-photo-format (its first version was MicroVideo),
+    https://developer.android.com/media/platform/hdr-image-format
+    """
+    lost = [part for part, claim in APPENDED.items() if re.search(claim, xmp)]
+    if not lost:
+        return xmp, []
+    for claim in APPENDED_PROPERTIES:
+        xmp = re.sub(claim, b"", xmp, flags=re.DOTALL)
+    return xmp, [f"written without its {' and '.join(lost)}"]
 
 
 def _upright_exif(image: Image.Image, orientation: int) -> Image.Exif:
