@@ -27,6 +27,11 @@ REFERENCES = {
     "mimo_unet_lite": ("MIMO-UNetLite", 0, "lite-", (1, 3, 64, 64)),
 }
 
+# Under nohup or in the background of a shell, tests would inherit ignored signals and hand them to what they start.
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
 
 def draw_weight(name, shape):
     """The reference weight of a salted parameter name."""

@@ -117,10 +117,12 @@ class WebFolder:
 
     def room(self) -> int:
         """Bytes that a new upload may have; negative when the folder exceeds its limit. An upload under way counts with
-        its announced size, and what has arrived of it not again."""
-        arrived = sum(_size(entry) for entry in self.uploads.glob("*") if entry.is_file())
-        used = _size(self.path) - arrived
-        return min(self.limit - used, shutil.disk_usage(self.path).free + arrived) - sum(self.announced)
+        its announced size instead of what has arrived; what aborted uploads have left counts as any other file."""
+        unfinished = sum(_size(entry) for entry in self.uploads.glob("*") if entry.is_file())
+        announced = sum(self.announced)
+        arrived = min(unfinished, announced)
+        free = shutil.disk_usage(self.path).free
+        return min(self.limit - _size(self.path), free) + arrived - announced
 
     def full(self) -> str:
         """Why there is no room, and when there will be."""
