@@ -17,7 +17,7 @@ from src.data.datasets import choose_pairs, choose_root, need_outside_data
 from src.data.pairs import Pair, check_pairs
 from src.data.sources import find_list
 from src.engine import Engine, load_engine, runs_on_mindspore
-from src.errors import UserError, need_writable_folder, run_main
+from src.errors import need_json_name, need_writable_folder, run_main
 from src.formats.weights import need_file, sample_model
 from src.interrupts import Interrupts
 from src.streams import need_reader
@@ -64,8 +64,8 @@ def check_outputs(config: Config, pairs: list[Pair], root: Path | str) -> None:
     """
     data, evaluation = config.data, config.evaluation
     report = Path(evaluation.report_file)
-    if evaluation.report_file and (report.suffix != ".json" or report.is_dir()):
-        raise UserError(f"--report_file: got {report}, expected a file name that ends with .json")
+    if evaluation.report_file:
+        need_json_name(report, "--report_file")
     files = [report, report.with_suffix(".csv")] if evaluation.report_file else []
     names = "img_save_directory", "strip_save_directory"
     folders = [(f"--{name}", Path(getattr(evaluation, name))) for name in names if getattr(evaluation, name)]

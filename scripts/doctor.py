@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file, Python sees scripts/ only
 
 from src import __version__  # noqa: E402
-from src.errors import UserError, need_writable_folder, run_main  # noqa: E402
+from src.errors import need_json_name, need_writable_folder, run_main  # noqa: E402
 from src.files import write_whole  # noqa: E402
 from src.streams import need_reader  # noqa: E402
 
@@ -454,8 +454,7 @@ def make_parser():
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     if args.json:
-        if Path(args.json).suffix != ".json" or os.path.isdir(args.json):
-            raise UserError(f"--json: got {args.json}, expected a file name that ends with .json")
+        need_json_name(Path(args.json), "--json")
         need_writable_folder(Path(args.json).parent, "--json")
     else:
         need_reader()

@@ -90,6 +90,12 @@ def need_writable_folder(folder: Path | str, option: str) -> Path:
     return folder
 
 
+def need_json_name(path: Path, option: str) -> None:
+    """Raise a UserError, naming the option, unless `path` ends with .json and is not a folder."""
+    if path.suffix != ".json" or os.path.isdir(path):
+        raise UserError(f"{option}: got {path}, expected a file name that ends with .json")
+
+
 # System errors that the user can fix; any other error number is a bug in the program.
 ADVICE = {
     errno.ENOSPC: "Free some space there, or choose a folder on another disk",

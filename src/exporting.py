@@ -10,7 +10,6 @@ from src.checkpoint import parameter_arrays
 from src.config import Export
 from src.engine import Engine, has_bf16, load_engine
 from src.errors import UserError
-from src.files import write_whole
 from src.formats.exported import sealed
 from src.formats.mindir import export_mindir, to_float16
 from src.formats.onnx_graph import build_onnx
@@ -24,7 +23,8 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 3e-3}
 def write_export(
     options: Export, network: MIMOUNet, path: Path, size: tuple[int, int] | None, metadata: Mapping[str, str]
 ) -> None:
-    """Write a network in the format of `options`; a MINDIR or AIR in float16 leaves `network` in float16.
+    """Write a network in the format of `options`; a MINDIR or AIR in float16 leaves `network` in float16. The caller
+    makes the file appear whole, as by `whole_file`.
 
     Args:
         size: the (H, W) that the file takes; None = every multiple of the variant's.
@@ -35,7 +35,7 @@ def write_export(
     if options.export_file_format == "ONNX":
         arrays = parameter_arrays(network)
         model = build_onnx(arrays, network.variant.num_res, batch=batch_size, float16=is_float16, **shapes)
-        write_whole(path, sealed(model.SerializeToString()))
+        path.write_bytes(sealed(model.SerializeToString()))
     else:
         cell = to_float16(network) if is_float16 else network
         export_mindir(cell, path.with_suffix(""), batch_size, file_format=options.export_file_format, **shapes)

@@ -189,7 +189,11 @@ def _claim(parent: Path) -> tuple[Path, int]:
             folder.mkdir()
         except FileExistsError:
             is_new = False
-        lock = lock_folder(folder, is_new)
+        try:
+            lock = lock_folder(folder, is_new)
+        except OSError:
+            folder.rmdir()
+            raise
         if lock is not None and is_new:
             return folder, lock
         if lock is not None:
@@ -199,10 +203,16 @@ def _claim(parent: Path) -> tuple[Path, int]:
 
 
 def lock_folder(folder: Path, is_new: bool) -> int | None:
-    """A descriptor that locks a folder until it is closed; None if another writer holds the lock."""
+    """A descriptor that locks a folder until it is closed; None if another writer holds the lock.
+
+    Raises:
+        OSError: a new folder cannot be opened, for example for lack of descriptors; the next could not be either.
+    """
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:  # its writer has just removed it, or it is not a folder
+    except OSError as e:  # ENOENT: another process has just removed it; an old one may be no folder, or not ours
+        if is_new and e.errno != errno.ENOENT:
+            raise
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,19 @@ def test_names_as_long_as_file_systems_take_and_what_is_no_file(tmp_path):
     assert "File name too long" in error_of(write_whole, tmp_path / ("x" * 256), "")
     for path in (tmp_path, "/dev/null"):
         assert f"cannot save {path}: it is a folder or device" in error_of(write_whole, path, "")
+
+
+def test_too_many_open_files_are_one_error_and_leave_nothing(tmp_path):
+    free = os.dup(0)  # the lowest free descriptor
+    os.close(free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        message = error_of(write_whole, tmp_path / "a.txt", "text")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert "a.txt" in message and "Too many open files" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_process_left_goes_with_the_next_file_and_a_living_one_keeps_its_own(tmp_path):

@@ -76,8 +76,7 @@ def training_and_validation_pairs(
         validate: False returns validation pairs only if `val_list` or `val_fraction` asks for them.
 
     Returns:
-        (training pairs, validation pairs, a description in one line). Unless --val_list, --val_fraction or --test_list
-        name them, the validation pairs are those of {root}/valid, which the paper's code reads, or else of {root}/test.
+        (training pairs, validation pairs, a description in one line).
 
     Raises:
         UserError: as `choose_pairs`, `split_validation`, `mix_in_photos` and `pairs.check_pairs`, or options

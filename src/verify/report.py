@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from src.data.pairs import SPLITS
-from src.errors import UserError, first_few, need_writable_folder
+from src.errors import first_few, need_json_name, need_writable_folder
 from src.files import in_threads, need_apart, write_whole
 from src.verify import checks
 from src.verify.findings import Finding, count_of, size_of
@@ -88,8 +88,7 @@ def run(root_src: Path | None, root_dst: Path | None, report_file: Path | None =
         UserError: as `verify`, or the report cannot be written, which is checked before the pictures are read.
     """
     if report_file:
-        if report_file.suffix != ".json" or report_file.is_dir():
-            raise UserError(f"--report_file: got {report_file}, expected a file name that ends with .json")
+        need_json_name(report_file, "--report_file")
         splits = [root / split for root in (root_src, root_dst) if root for split in SPLITS]
         need_apart(splits, files=[("--report_file", report_file)])
         need_writable_folder(report_file.parent, "--report_file")
