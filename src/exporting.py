@@ -12,7 +12,6 @@ from src.engine import Engine, has_bf16, load_engine
 from src.errors import UserError
 from src.formats.exported import sealed
 from src.formats.mindir import export_mindir, to_float16
-from src.formats.onnx_graph import build_onnx
 from src.mimo_unet import MIMOUNet
 from src.restore import restore_once
 
@@ -33,6 +32,8 @@ def write_export(
     shapes: Any = {"size": size, "all_scales": options.all_scales, "metadata": metadata}
     is_float16, batch_size = options.export_precision == "fp16", options.export_batch_size
     if options.export_file_format == "ONNX":
+        from src.formats.onnx_graph import build_onnx  # needs the package onnx, which MINDIR does not
+
         arrays = parameter_arrays(network)
         model = build_onnx(arrays, network.variant.num_res, batch=batch_size, float16=is_float16, **shapes)
         path.write_bytes(sealed(model.SerializeToString()))
