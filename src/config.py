@@ -40,6 +40,7 @@ METRIC_NAMES = ("psnr", "psnr_uint8", "ssim")
 DEVICES = ("CPU", "GPU", "Ascend")
 SCRIPTS = ("train", "eval", "export")
 PRECISIONS = ("auto", "fp32", "bf16")
+MOTION_NAMES = ("shake", "lines")  # of src.data.synthetic_blur.MOTIONS, which would import OpenCV
 KERNELS = ("auto", "native", "native_bf16", "framework")  # native: blocked layouts; bf16: products in bfloat16
 LAST_STEP = 2**31 - 1  # steps are counted in 32 bits
 LARGEST_SEED = 2**32 - 1  # the limit of numpy's and MindSpore's generators
@@ -99,6 +100,7 @@ class Data:
     val_list: str = path("file with names of pairs or sequences for validation, one per line")
     blur: str = shaping("real", "synthetic = sharp photos in dataset_root, blurred on the fly", ("real", "synthetic"))
     sharp_photos: str = path("folder of sharp photos, added to the training pairs with synthetic blur")
+    synthetic_motion: str = shaping("shake", "motion of synthetic blur; lines are straight", MOTION_NAMES)
     synthetic_fraction: float = shaping(0.5, "share of sharp_photos in the training pairs", (0, 1))
     slice_dataset: int = option(0, "number of images to use, the first ones; 0 = all", scripts="train eval")
     crop_size: int = shaping(256, "side of the training crops in pixels, a multiple of 4 (8 for Lite)", (16, 8192))

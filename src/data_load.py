@@ -18,7 +18,7 @@ import numpy as np
 from src import data_augment as augment
 from src.config import Data
 from src.data.pairs import Pair, SharpPhoto
-from src.data.synthetic_blur import random_pair, read_sharp_photo
+from src.data.synthetic_blur import MOTIONS, random_pair, read_sharp_photo
 from src.errors import UserError
 from src.mimo_unet import MASK_CHANNELS
 
@@ -47,7 +47,8 @@ class TrainPairs:
         rng = augment.sample_rng(self.seed, epoch, index)
         pair, size = self.pairs[index], self.data.crop_size
         if isinstance(pair, SharpPhoto):
-            blur, sharp = random_pair(rng, read_sharp_photo(pair.sharp, size), size, size)
+            photo = read_sharp_photo(pair.sharp, size)
+            blur, sharp = random_pair(rng, photo, size, size, MOTIONS[self.data.synthetic_motion])
         else:
             blur, sharp = augment.paired_crop(*pair.read(), size, rng)
         blur, sharp = augment.paired_flip(blur, sharp, rng)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from src.data import synthetic_blur
 from src.data.images import read_rgb
 from src.data.pairs import find_pairs
 from src.data.synthetic_blur import (
+    MOTIONS,
     frames_along,
     main,
     mean_frame,
@@ -188,18 +190,18 @@ def clean(monkeypatch, **constants):
 
 
 def test_the_sharp_image_is_a_window_of_the_photo(photo, monkeypatch):
-    clean(monkeypatch, WITH_OBJECT=0)
+    clean(monkeypatch)
     for seed in range(5):
-        _, sharp = random_pair(rng(seed), photo, 64, 64)
+        _, sharp = random_pair(rng(seed), photo, 64, 64, replace(MOTIONS["shake"], with_object=0))
         left, top = cv2.minMaxLoc(cv2.matchTemplate(photo, sharp, cv2.TM_SQDIFF))[2]
         np.testing.assert_array_equal(photo[top : top + 64, left : left + 64], sharp)
 
 
 def test_an_object_moves_over_a_still_background(photo, monkeypatch):
-    clean(monkeypatch, WITH_OBJECT=1, STILL_CAMERA=1, LINEAR_LIGHT=0)
+    clean(monkeypatch, STILL_CAMERA=1, LINEAR_LIGHT=0)
     shares = []
     for seed in range(8):
-        blur, sharp = random_pair(rng(seed), photo, 96, 96)
+        blur, sharp = random_pair(rng(seed), photo, 96, 96, replace(MOTIONS["shake"], with_object=1))
         shares.append((blur == sharp).all(axis=2).mean())
     assert 0.2 < np.mean(shares) < 0.95 and min(shares) < 0.9
 
@@ -226,14 +228,28 @@ def test_a_slow_camera_takes_a_frame_for_every_pixel(photo, monkeypatch):
     monkeypatch.setattr(
         synthetic_blur, "frames_along", lambda image, path, *rest: counts.append(path) or real(image, path, *rest)
     )
-    monkeypatch.setattr(synthetic_blur, "WITH_OBJECT", 0)
     for seed in range(30):
-        random_pair(rng(seed), photo, 32, 32)
+        random_pair(rng(seed), photo, 32, 32, replace(MOTIONS["shake"], with_object=0))
     assert {7, 9, 11, 13} < {len(path) for path in counts}
     for path in counts:
         assert len(path) % 2 == 1 and len(path) <= 61
         if len(path) > 13:
             assert np.hypot(*np.diff(path[:, :2], axis=0).T).max() < 2.5
+
+
+def test_lines_blur_along_one_direction(photo, monkeypatch):
+    paths = []
+    real = synthetic_blur.frames_along
+    monkeypatch.setattr(
+        synthetic_blur, "frames_along", lambda image, path, *rest: paths.append(path) or real(image, path, *rest)
+    )
+    for seed in range(20):
+        random_pair(rng(seed), photo, 32, 32, MOTIONS["lines"])
+    assert len(paths) == 20  # no objects
+    for path in paths:
+        steps = np.diff(path[:, :2], axis=0)
+        length, reached = np.hypot(*steps.T).sum(), np.hypot(*(path[-1] - path[0])[:2])
+        assert 5 <= length <= 15 and reached > 0.9 * length
 
 
 def test_windows_lie_within_the_photo_if_there_is_room(photo):

@@ -13,6 +13,7 @@ frame per pixel of the path, like a long exposure. The mean is taken of the pixe
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,11 +35,9 @@ INTERPOLATION_REACH = 2  # pixels around a point that cubic interpolation uses
 NUM_FRAMES = (7, 9, 11, 13)  # fast camera
 MAX_FRAMES = 61  # long exposure
 OPEN_SHUTTER = 0.5  # share of pairs with a long exposure
-CAMERA_LENGTH = (2.5, 40.0)  # pixels, log-uniformly distributed
 OBJECT_LENGTH = (5.0, 50.0)  # motion of an object relative to the scene, pixels, log-uniformly distributed
 CAMERA_TURN = 0.025  # radians between the outermost frames, at most
 OBJECT_TURN = 0.06
-WITH_OBJECT = 0.35  # share of pairs with a moving object
 STILL_CAMERA = 0.4  # share of these in which only the object moves
 LINEAR_LIGHT = 0.5  # share of pairs with the mean of the light
 MAX_REDUCTION = 2.0  # photographs are downscaled by up to this factor, which varies and sharpens their contents
@@ -49,6 +48,26 @@ SHOT_NOISE = 1.0  # the same, at full light
 JPEG = 0.2  # share of blurred images compressed by JPEG
 JPEG_QUALITY = (80, 97)
 MAX_PIXELS = 1_500_000  # larger photographs are downscaled when read
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Ranges of the motion in `random_pair`."""
+
+    camera_length: tuple[float, float]
+    """Pixels, log-uniformly distributed."""
+    smoothness: tuple[float, float]
+    """As in `shake_path`."""
+    with_object: float
+    """Share of pairs with a moving object."""
+
+
+MOTIONS = {
+    "shake": Motion((2.5, 40.0), (0.2, 1.0), 0.35),
+    # A first stage of training: almost straight paths, whose blur has one direction. From shaken cameras alone, a small
+    # network learns nothing but to sharpen in all directions for tens of thousands of steps.
+    "lines": Motion((5.0, 15.0), (4.0, 4.0), 0.0),
+}
 
 
 # ---- paths
@@ -163,7 +182,9 @@ def mean_frame(frames: Iterable[np.ndarray], gamma: float = 1.0) -> tuple[np.nda
 # ---- one random pair
 
 
-def random_pair(rng: np.random.Generator, photo: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def random_pair(
+    rng: np.random.Generator, photo: np.ndarray, height: int, width: int, motion: Motion = MOTIONS["shake"]
+) -> tuple[np.ndarray, np.ndarray]:
     """Blurred and sharp image, (height, width, 3) uint8 each, at a random place of `photo`.
 
     The camera shakes, an object moves, or both. Only the blurred image has weak sensor noise and sometimes JPEG
@@ -179,14 +200,14 @@ def random_pair(rng: np.random.Generator, photo: np.ndarray, height: int, width:
     if photo.shape[0] < height or photo.shape[1] < width:
         raise ValueError(f"a window of {(height, width)} does not fit into a photo of {photo.shape[:2]}")
     photo = randomly_reduced(rng, photo, height, width)
-    has_object = rng.random() < WITH_OBJECT
-    camera_length = 0.0 if rng.random() < STILL_CAMERA and has_object else log_uniform(rng, *CAMERA_LENGTH)
+    has_object = rng.random() < motion.with_object
+    camera_length = 0.0 if rng.random() < STILL_CAMERA and has_object else log_uniform(rng, *motion.camera_length)
     object_length = log_uniform(rng, *OBJECT_LENGTH) if has_object else 0.0
     num_frames = int(rng.choice(NUM_FRAMES))
     if rng.random() < OPEN_SHUTTER:
         num_frames = min(MAX_FRAMES, max(num_frames, math.ceil(camera_length + object_length) // 2 * 2 + 1))
     turn = rng.uniform(0, CAMERA_TURN) if camera_length else 0.0
-    camera = shake_path(rng, num_frames, camera_length, turn, rng.uniform(0.2, 1.0))
+    camera = shake_path(rng, num_frames, camera_length, turn, rng.uniform(*motion.smoothness))
     frames = frames_along(photo, camera, height, width, *random_place(rng, photo, camera, height, width))
     if has_object:
         own = shake_path(rng, num_frames, object_length, rng.uniform(0, OBJECT_TURN), 1.0)
@@ -279,7 +300,9 @@ def read_sharp_photo(path: Path, min_side: int) -> np.ndarray:
     return photo
 
 
-def write_set(folder: Path, photos: Sequence[Path], count: int, height: int, width: int, seed: int) -> None:
+def write_set(
+    folder: Path, photos: Sequence[Path], count: int, height: int, width: int, seed: int, motion: str = "shake"
+) -> None:
     """Write `folder`/{blur,sharp}/1.png, ... and the list file `folder`/pairs.txt, `sharp blur` per line.
 
     Pair i is drawn from (seed, i) and photograph i modulo their number, so a larger set includes a smaller one.
@@ -288,7 +311,7 @@ def write_set(folder: Path, photos: Sequence[Path], count: int, height: int, wid
         (folder / kind).mkdir(parents=True)
     for i in range(count):
         photo = read_sharp_photo(photos[i % len(photos)], max(height, width))
-        images = random_pair(np.random.default_rng([seed, i]), photo, height, width)
+        images = random_pair(np.random.default_rng([seed, i]), photo, height, width, MOTIONS[motion])
         for kind, image in zip(KINDS, images, strict=True):
             Image.fromarray(image).save(folder / kind / f"{i + 1}.png")
     lines = [f"sharp/{i + 1}.png blur/{i + 1}.png\n" for i in range(count)]
@@ -310,6 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         text = f"{text} [{default}]"
         parser.add_argument(f"--{name}", type=int, low=low, high=high, metavar="INT", default=default, help=text)
+    parser.add_argument("--motion", choices=MOTIONS, default="shake", help="as train.py's --synthetic_motion [shake]")
     args = parser.parse_args(argv)
     source, folder = Path(args.photos), Path(args.root) / "test"
     photos = list(list_image_tree(source, "--photos").values())
@@ -323,7 +347,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     need_apart([source], folders=[("--root", folder)])
     need_writable_folder(folder.parent, "--root")
     with whole_folder(folder) as made:
-        write_set(made, photos, args.count, args.height, args.width, args.seed)
+        write_set(made, photos, args.count, args.height, args.width, args.seed, args.motion)
     print(f"{folder}: {args.count} pairs of {args.width}x{args.height} pixels from {len(photos)} photographs{changes}")
     print(f"next: python eval.py --dataset_root {args.root} --ckpt_file FILE")
     return 0
