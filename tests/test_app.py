@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -150,6 +151,11 @@ class Page:
             clear[0].click()
         self.wait(lambda: self.find("#photo input[type=file]"))[0].send_keys(str(path))
 
+    @property
+    def result(self):
+        """The button for the download."""
+        return self.find("#result")[0]
+
     def line(self):
         return "".join(e.get_attribute("value") for e in self.find("#line textarea"))
 
@@ -204,25 +210,26 @@ def test_a_photo_through_a_browser(serve, browser, tiny_checkpoint, tmp_path):
         model, "--tile", "128", "--max_megabytes", "1", "--max_pixels", "50000", "--max_total_megabytes", "20"
     )
     page = Page(browser, server.url)
+    page.wait(lambda: page.find("#settings button"))[0].click()
     page.wait(lambda: "up to 1 MB and 0.05 megapixels" in page.text())
 
     for photo, (width, height) in zip(photos, ((96, 130), (200, 150)), strict=True):
         line = page.restore(photo)
         assert line.startswith(f"{photo.name}: {width}x{height} pixels, ") and line.endswith(" s")
-        page.wait(lambda name=photo.name: [a for a in page.find("#result a") if a.get_attribute("download") == name])
-        page.find("#result a")[0].click()
-        download = tmp_path / "downloads" / photo.name
-        page.wait(lambda file=download: file.exists() and file.stat().st_size)
-        assert download.read_bytes() == (expected / photo.name).read_bytes()
         shown = page.wait(lambda: len(page.find("#slider img")) == 2 and page.find("#slider img"))
         for picture in shown:  # both are there, and the browser can show them
             page.wait(lambda p=picture, w=width: p.get_property("naturalWidth") == w)
+        page.wait(page.result.is_displayed)
+        page.result.click()
+        download = tmp_path / "downloads" / photo.name
+        page.wait(lambda file=download: file.exists() and file.stat().st_size)
+        assert download.read_bytes() == (expected / photo.name).read_bytes()
 
     (tmp_path / "notes.txt").write_text("not a photo")
     assert page.restore(tmp_path / "notes.txt") == (
         "error: notes.txt: not a photo; expected the content of a PNG, JPEG, TIFF, WebP or BMP file"
     )
-    assert not page.find("#result a") and not page.find("#slider img")
+    assert not page.result.is_displayed() and not page.find("#slider img")
     line = page.restore(save(tmp_path / "wide.png", 100, 501))
     assert line.startswith("error: wide.png: 501x100 are 0 megapixels") and "--max_pixels" in line
 
@@ -237,6 +244,19 @@ def test_a_photo_through_a_browser(serve, browser, tiny_checkpoint, tmp_path):
     page.wait(lambda: "There is no room for this upload: the page or its disk is full (limit 20 MB)" in page.text())
     (uploads / "large").unlink()
     assert photos[0].name in page.restore(photos[0])  # and the page goes on
+
+    for width, height in ((1280, 800), (390, 844)):
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
+        browser.get(server.url)
+        page.wait(lambda: page.find("#sample"))[0].click()
+        page.wait(lambda: re.search(r"\d+/20\s+tiles.* left", page.text(), re.DOTALL))
+        page.wait(lambda: "sample.jpg: 480x352 pixels, " in page.line() and page.result.is_displayed())
+        for part in ("#slider", "#line", "#result"):  # nothing has to be scrolled
+            box = page.find(part)[0].rect
+            assert 0 <= box["x"] and box["x"] + box["width"] <= width and box["y"] + box["height"] <= height, part
 
     # blob: and data: are made by the page itself.
     foreign = {url for url in page.requests() if not url.startswith((server.url, "blob:", "data:"))}
@@ -301,7 +321,7 @@ def upload_file(url, path):
 def join(url, path, session):
     """Start a restore as the page does."""
     photo = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [photo], "fn_index": 0, "session_hash": session}
+    body = {"data": [photo, 95], "fn_index": 0, "session_hash": session}
     httpx.post(f"{url}/gradio_api/queue/join", json=body, timeout=60, trust_env=False).raise_for_status()
     return httpx.stream("GET", f"{url}/gradio_api/queue/data?session_hash={session}", timeout=60, trust_env=False)
 

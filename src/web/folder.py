@@ -95,11 +95,21 @@ class WebFolder:
         """
         if not self.holds(upload) or not upload.is_file():
             raise UserError(f"the photo is no longer here, after {duration(self.keep)} it is deleted; upload it again")
+        with self.new_results(self.uploads / upload.resolve().relative_to(self.uploads).parts[0]) as results:
+            yield results
+
+    @contextlib.contextmanager
+    def new_results(self, *others: Path) -> Iterator[Path]:
+        """A new folder for results; the sweep leaves it and `others` alone meanwhile.
+
+        Raises:
+            UserError: the page is full.
+        """
         if self.room() <= 0:
             raise UserError(self.full())
         with self.lock:
             results = Path(tempfile.mkdtemp(dir=self.uploads))
-            entries = {results, self.uploads / upload.resolve().relative_to(self.uploads).parts[0]}
+            entries = {results, *others}
             self.in_use |= entries
         try:
             yield results

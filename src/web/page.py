@@ -1,15 +1,26 @@
 """The page of `app.py`, made with Gradio: drop a photo, compare, download."""
 
+import base64
 import dataclasses
+import math
 import os
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from src.errors import UserError
 from src.photos.run import Restorer
-from src.web.folder import WebFolder
+from src.web.folder import WebFolder, duration
 from src.web.uploads import restore_upload
+
+# A blurred photo for people who have none at hand: docs/serving.md names its source and licence.
+SAMPLE = Path(__file__).with_name("sample.jpg")
+STYLE = Path(__file__).with_name("page.css")
+# Runs in the browser.
+MARK_ERRORS = "line => document.querySelector('#line').classList.toggle('error', line.startsWith('error: '))"
 
 
 def import_gradio() -> Any:
@@ -23,36 +34,59 @@ def import_gradio() -> Any:
     return gradio
 
 
+def time_left(seconds: float) -> str:
+    """'about 40 seconds left': rounded up, the more coarsely the longer it takes."""
+    step = 60 if seconds > 90 else 10 if seconds > 20 else 1
+    return f"about {duration(max(1, math.ceil(seconds / step)) * step)} left"
+
+
 def build_page(gradio: Any, args: Namespace, restorer: Restorer, folder: WebFolder) -> Any:
     """Gradio's Blocks: drop a photo, compare, download."""
 
-    def restore(upload: tuple[Path, str] | None, progress: Any = gradio.Progress()) -> tuple:  # noqa: B008
+    def restore_into(own_folder: Path, upload: Path, name: str, quality: int, progress: Any) -> tuple:
+        """The values of slider, download and line."""
+
+        def restore_pixels(pixels: np.ndarray, path: Path) -> np.ndarray:
+            def on_tile(done: int, count: int) -> None:
+                left = (time.monotonic() - start) / done * (count - done)
+                progress((done, count), time_left(left) if left else "writing", unit="tiles")
+
+            progress(0, "restoring")
+            start = time.monotonic()
+            return dataclasses.replace(restorer, on_tile=on_tile)(pixels, path)
+
+        progress(0, "reading")
+        restored = restore_upload(upload, name, own_folder, restore_pixels, quality, args.max_pixels, args.debug)
+        if restored.target is None:
+            return None, None, restored.line
+        return (str(restored.before), str(restored.after)), str(restored.target), restored.line
+
+    def restore(upload: tuple[Path, str] | None, quality: int, progress: Any = gradio.Progress()) -> tuple:  # noqa: B008
         if upload is None:
             return None, None, "error: no photo was given"
-        progress(0, "reading")
-        restore_one = dataclasses.replace(
-            restorer, on_tile=lambda done, count: progress((done, count), "restoring", unit="tiles")
-        )
         try:
             with folder.using(upload[0]) as own_folder:
-                shown = restore_upload(*upload, own_folder, restore_one, args.quality, args.max_pixels, args.debug)
+                return restore_into(own_folder, *upload, quality, progress)
         except UserError as e:
             return None, None, f"error: {e}"
-        if shown.target is None:
-            return None, None, shown.line
-        return (str(shown.before), str(shown.after)), str(shown.target), shown.line
+
+    def restore_sample(quality: int, progress: Any = gradio.Progress()) -> tuple:  # noqa: B008
+        try:
+            with folder.new_results() as own_folder:
+                upload = own_folder / SAMPLE.name
+                upload.write_bytes(SAMPLE.read_bytes())
+                return str(upload), *restore_into(own_folder, upload, SAMPLE.name, quality, progress)
+        except UserError as e:
+            return None, None, None, f"error: {e}"
 
     with gradio.Blocks(title="Deblur a photo", analytics_enabled=False) as page:
         gradio.Markdown(
-            "# Deblur a photo\nPNG, JPEG, TIFF, WebP or BMP, up to "
-            f"{args.max_megabytes} MB and {args.max_pixels / 1e6:g} megapixels. It does not leave the machine that "
-            "serves this page."
+            "# Deblur a photo\nRemoves motion blur on the machine that serves this page; your photo goes nowhere else.",
+            elem_id="title",
         )
-        upload = gradio.File(label="Photo", elem_id="photo")
-        # The file with the user's name for it, from which Gradio drops some characters.
-        upload.preprocess = lambda payload: payload and (Path(payload.path), payload.orig_name or "")
-        line = gradio.Textbox(label="Result", elem_id="line", interactive=False, lines=2)
-        result = gradio.File(label="Download", elem_id="result", interactive=False)
+        with gradio.Row(equal_height=True):
+            upload = gradio.File(label="Photo", elem_id="photo", height=120, scale=3, min_width=280)
+            sample = gradio.Button("No photo at hand? Try this one.", elem_id="sample", scale=1, min_width=280)
         slider = gradio.ImageSlider(
             label="Before and after",
             elem_id="slider",
@@ -61,6 +95,19 @@ def build_page(gradio: Any, args: Namespace, restorer: Restorer, folder: WebFold
             buttons=["fullscreen"],
             max_height=900,
         )
+        with gradio.Row(equal_height=True):
+            line = gradio.Textbox(
+                elem_id="line", interactive=False, lines=1, placeholder=" ", container=False, scale=3, min_width=280
+            )
+            result = gradio.DownloadButton("Download", elem_id="result", variant="primary", scale=1, min_width=200)
+        with gradio.Accordion("Settings and limits", open=False, elem_id="settings"):
+            quality = gradio.Slider(1, 100, args.quality, step=1, precision=0, label="Quality of JPEG and WebP results")
+            gradio.Markdown(
+                f"PNG, JPEG, TIFF, WebP or BMP, up to {args.max_megabytes} MB and {args.max_pixels / 1e6:g} "
+                f"megapixels. Photos and results are deleted after {duration(folder.keep)}."
+            )
+        # The file with the user's name for it, from which Gradio drops some characters.
+        upload.preprocess = lambda payload: payload and (Path(payload.path), payload.orig_name or "")
 
         async def uploaded(path: str) -> str:
             """Replaces Gradio's function, which also downloads from addresses."""
@@ -69,9 +116,13 @@ def build_page(gradio: Any, args: Namespace, restorer: Restorer, folder: WebFold
             return path
 
         upload.async_move_resource_to_block_cache = uploaded
+        outputs = [slider, result, line]
         # One at a time, because each takes all memory and cores.
-        upload.upload(restore, upload, [slider, result, line], api_name="restore", concurrency_limit=1)
-        upload.clear(lambda: (None, None, ""), None, [slider, result, line], api_visibility="private", queue=False)
+        one = {"concurrency_limit": 1, "concurrency_id": "restore", "show_progress_on": slider}
+        upload.upload(restore, [upload, quality], outputs, api_name="restore", **one)
+        sample.click(restore_sample, quality, [upload, *outputs], api_visibility="private", **one)
+        upload.clear(lambda: (None, None, ""), None, outputs, api_visibility="private", queue=False)
+        line.change(None, line, None, js=MARK_ERRORS, api_visibility="private", queue=False)
     return page
 
 
@@ -82,5 +133,10 @@ def mount(gradio: Any, page: Any, max_bytes: int) -> Any:
     page.has_launched = True  # otherwise Gradio assumes that it is in preparation and reads any requested file
     names = "run_history", "ssr_mode", "pwa", "mcp_server", "enable_monitoring", "show_error"
     features = dict.fromkeys(names, False)
+    picture = base64.b64encode(SAMPLE.read_bytes()).decode()
+    look = {
+        "css": f"{STYLE.read_text()}\n:root {{ --sample: url(data:image/jpeg;base64,{picture}) }}",
+        "theme": gradio.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"]),
+    }
     server = FastAPI(openapi_url=None)
-    return gradio.mount_gradio_app(server, page, "/", footer_links=[], max_file_size=max_bytes, **features)
+    return gradio.mount_gradio_app(server, page, "/", footer_links=[], max_file_size=max_bytes, **look, **features)
