@@ -21,8 +21,10 @@ from src.formats import weights as weight_files
 from src.photos import index as deblur_index
 from src.photos import run as deblur_run
 from src.photos.read import read_header, read_photo
+from tests.conftest import full_disk
 from tests.photos import files
 from tests.photos import save as save_photo
+from tests.videos import make_video, read_video
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -358,7 +360,7 @@ def test_mistakes_are_named(work, monkeypatch):
         (["phoots"], r"Did you mean photos\?"),
         (["phoots/walk.png"], r"Did you mean photos\?"),
         (["photos/*.jpg"], r"photos/\*.jpg: matches no photo"),
-        (["empty"], r"empty: no photo in it \(got 1 .txt\); expected files ending in .png"),
+        (["empty"], r"empty: no photo or video in it \(got 1 .txt\); expected files ending in .png"),
         (["photos", "--tile", "32"], "--tile: got '32', expected auto, 0 or 64 to 65536"),
         (["photos", "--quality", "0", "--threads", "-1"], "--threads: got -1, expected 0 to 1024; --quality: got 0"),
         (["photos", "--format", "gif"], "--format"),
@@ -477,6 +479,56 @@ def test_a_full_disk_is_reported(work, monkeypatch):
     status, _, err = work("in", "--output", "out")
     assert status == 1 and err.startswith("failed: cannot save out/a.png (No space left on device: ")
     assert err.count("\n") == 1 and "Make room" in err and os.listdir("out") == []
+
+
+# ---- videos
+
+
+def test_photos_and_videos_of_a_folder(work):
+    save("in/a.jpg")
+    make_video("in/b.MP4", [0, 30])
+    make_video("in/sub/c.webm", [0, 30], sound=False)
+    Path("in/d.mp4").write_text("hello")
+    Path("in/e.txt").touch()
+    status, out, err = work("in", "--output", "out", "--compare", "--verify_tiles", engine=invert)
+    assert status == 1 and err.startswith("failed: in/d.mp4: not a video; ") and err.count("\n") == 1
+    assert files() == ["a.jpg", "a_compare.png", "b.MP4", "sub/c.webm"]
+    assert "left out: 1 .txt\n" in out and "photos and videos: 4 to restore" in out and "3 restored, 1 failed" in out
+    before, after = read_video("in/b.MP4"), read_video("out/b.MP4")
+    assert after.packets == before.packets and abs(255.0 - after.frames[0] - before.frames[0]).mean() < 3
+    assert "without effect" not in out and "tiles of" not in out
+    out = work("in", "--output", "out", "--compare", "--quality", "80")[1]
+    assert "1 to restore into out, 3 done" in out and "other quality: out/a.jpg (" in out
+    save("in/f.jpg")
+    os.utime("in/b.MP4", (1, 1))  # touched, but the same
+    out = work("in", "--output", "out", "--compare", "--quality", "80", "--video_quality", "30")[1]
+    assert "2 to restore" in out and "other quality, video_quality: out/a.jpg, out/b.MP4, out/sub/c.webm (" in out
+
+
+def test_videos_alone(work, monkeypatch):
+    make_video("b.mp4", [0, 30], sound=False)
+    _, out, _ = work("b.mp4", "--output", "out", "--format", "png", "--compare")
+    assert "without effect on videos: --format, --compare\n" in out and "videos: 1 to restore into out\n" in out
+    before = Path("out/b.mp4").read_bytes()
+    with full_disk(500), pytest.raises(UserError, match="^cannot save out/b.mp4 .*Existing files are untouched"):
+        work("b.mp4", "--output", "out", "--overwrite")
+
+    def stopped(images):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work("b.mp4", "--output", "out", "--overwrite", engine=stopped)
+    assert files() == ["b.mp4"] and Path("out/b.mp4").read_bytes() == before
+
+
+def test_without_pyav_one_line_says_how_to_get_it(work, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    save("in/a.png")
+    for name in ("b.mp4", "c.mov"):
+        Path("in", name).touch()
+    status, _, err = work("in", "--output", "out")
+    install = "videos need PyAV, which is not installed: bash scripts/setup.sh --video"
+    assert status == 1 and err == f"failed: in/b.mp4, in/c.mov: {install}\n" and files() == ["a.png"]
 
 
 # ---- the real script and a real network

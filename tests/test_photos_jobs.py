@@ -65,7 +65,7 @@ def test_what_is_left_out_is_counted_by_suffix(tmp_path, monkeypatch):
     assert names(found) == ["a.png", ".b.png", "d.psd"]  # a file given by its name is taken
     assert found.lines() == ["left out: 2 .gif, 1 .heic, 1 without suffix"]
     assert find_photos(["in/a.png"], Path("out")).lines() == []
-    for given, words in (("in/other", "no photo in it"), ("in/other/*", "matches no photo")):
+    for given, words in (("in/other", "no photo or video in it"), ("in/other/*", "matches no photo or video")):
         with pytest.raises(UserError, match=rf"{words} \(got 1 .heic\); expected files ending in .png"):
             find_photos([given], Path("out"))
 
@@ -120,6 +120,28 @@ def test_one_name_in_two_folders(tmp_path, monkeypatch):
     assert set(targets.values()) == {"x.png", "x_2.png", "x_3.png", "y.png"}
     assert "numbered" in line
     assert planned(["A", "B", "q/B"])[0] == targets  # the same names in a second run
+
+
+def test_videos_keep_their_names_except_avi(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "b.MP4", "c.avi", "c.mkv", "sub/d.webm", "e.mov", "f.m4v"):
+        Path("in", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("in", name).touch()
+    sources = find_photos(["in"], Path("out")).sources
+    Path("out").mkdir()
+    jobs, (line,) = plan(sources, Path("out"), "PNG", compare=True)
+    outputs = {str(job.source): [str(path.relative_to("out")) for path in job.outputs] for job in jobs}
+    assert outputs == {
+        "in/a.jpg": ["a.png", "a_compare.png"],
+        "in/b.MP4": ["b.MP4"],
+        "in/c.avi": ["c_2.mkv"],
+        "in/c.mkv": ["c.mkv"],
+        "in/sub/d.webm": ["sub/d.webm"],
+        "in/e.mov": ["e.mov"],
+        "in/f.m4v": ["f.m4v"],
+    }
+    assert line == "outputs of one name, numbered: in/c.avi -> c_2.mkv"
+    assert [job.is_video for job in jobs] == [False] + 6 * [True]
 
 
 def test_names_that_differ_in_case_only(tmp_path, monkeypatch):

@@ -380,7 +380,7 @@ def test_bad_files_are_one_line(tmp_path):
         (b"\0\0\0\x14ftypmif1\0\0\0\0heix", "a HEIC photo, .*; convert it to JPEG first"),
         (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "an AVIF photo, .*; convert it to JPEG first"),
         (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom", "a CR3 raw photo"),
-        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "a video, not a photo; save the frames"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "a video, not a photo; rename it to end in .mp4"),
         (b"\0\0\0\x18ftypisom\0\0\2\0isommp42", "a video"),
         (b"RIFF\0\0\0\0AVI LIST", "a video"),
         (b"\x1aE\xdf\xa3\x01", "a video"),

@@ -661,7 +661,7 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
     assert "creating .venv" in setup("--app")
     assert installed_files(tmp_path) == ["requirements.txt", "requirements-app.txt"]
     setup("--dev")
-    assert installed_files(tmp_path) == [f"requirements{x}.txt" for x in ("-torch", "-fast", "-dev")]
+    assert installed_files(tmp_path) == [f"requirements{x}.txt" for x in ("-torch", "-fast", "-video", "-dev")]
     for options in ([], ["--dev"], ["--torch"]):
         assert len(setup(*options).splitlines()) == 1
 
@@ -674,7 +674,7 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
     (tree / ".venv/setup_stamp").rename(tree / ".venv/setup_unfinished")
     assert "creating .venv again: an earlier setup was interrupted" in setup()
     assert sorted(installed_files(tmp_path)) == sorted(
-        f"requirements{x}.txt" for x in ("", "-app", "-dev", "-fast", "-torch")
+        f"requirements{x}.txt" for x in ("", "-app", "-dev", "-fast", "-torch", "-video")
     )
     assert not (tree / ".venv/setup_unfinished").exists()
 

@@ -108,8 +108,10 @@ class Index:
         return str(path.relative_to(self.path.parent))
 
     def _made(self, job: Job) -> dict[str, Any]:
-        lossy = job.file_format in ("JPEG", "WEBP")
-        return {key: value for key, value in self.made_by.items() if lossy or key != "quality"}
+        unused = {"quality"} if job.is_video else {"video_quality"}
+        if job.file_format not in ("JPEG", "WEBP"):
+            unused.add("quality")
+        return {key: value for key, value in self.made_by.items() if key not in unused}
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The files of `deblur.py`: finding photos, naming their outputs, and checking for finished ones.
+"""The files of `deblur.py`: finding photos and videos, naming their outputs, and checking for finished ones.
 
 No output ever replaces an input or another output.
 """
@@ -17,13 +17,14 @@ from src.data.pairs import natural_key
 from src.errors import UserError, first_few, nearest
 from src.files import identity, need_apart
 from src.photos.read import FORMATS, SUFFIXES, read_header
+from src.photos.video import CONTAINERS, SUFFIX_OF, is_video
 
 LONGEST_NAME = 255  # bytes of one file name, on nearly every file system
 
 
 @dataclass(frozen=True)
 class Source:
-    """A photo to restore."""
+    """A photo or video to restore."""
 
     path: Path
     name: Path
@@ -32,18 +33,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
-    """One photo and its outputs."""
+    """One photo or video and its outputs."""
 
     source: Path
     target: Path
     file_format: str
-    """A value of `src.photos.read.FORMATS`."""
+    """A value of `src.photos.read.FORMATS`, or of `src.photos.video.CONTAINERS`."""
     strip: Path | None = None
-    """The before/after picture."""
+    """The before/after picture of a photo."""
 
     @property
     def outputs(self) -> list[Path]:
         return [self.target, self.strip] if self.strip else [self.target]
+
+    @property
+    def is_video(self) -> bool:
+        return self.file_format in CONTAINERS.values()
 
 
 # ---- finding photos
@@ -51,7 +56,7 @@ class Job:
 
 @dataclass
 class Found:
-    """The photos in the inputs, each once."""
+    """The photos and videos in the inputs, each once."""
 
     sources: list[Source] = field(default_factory=list)
     passed_over: dict[Path, str] = field(default_factory=dict)
@@ -59,7 +64,7 @@ class Found:
     failures: list[str] = field(default_factory=list)
     """Unreadable inputs and folders, one line each."""
     other_files: set[Path] = field(default_factory=set)
-    """Files in the inputs whose names are not those of photos, without hidden ones."""
+    """Files in the inputs whose names are not those of photos or videos, without hidden ones."""
 
     def lines(self) -> list[str]:
         """Messages about files that are not restored, one for each reason however many files there are."""
@@ -73,22 +78,22 @@ class Found:
         """Add a file of a folder or pattern to `sources`, or note what it is instead."""
         if is_special(source.path):
             self.passed_over[source.path] = NO_FILE
-        elif source.path.suffix.lower() in FORMATS:
+        elif source.path.suffix.lower() in FORMATS or is_video(source.path):
             sources.append(source)
         elif not source.path.name.startswith("."):
             self.other_files.add(_place(source.path))
 
 
 def find_photos(inputs: Sequence[str], output: Path) -> Found:
-    """The photos that files, folders and patterns stand for, in natural order within each input.
+    """The photos and videos that files, folders and patterns stand for, in natural order within each input.
 
     Args:
-        inputs: a file counts whatever its name is; a folder is searched for photos by suffix, with its sub-folders; a
-            pattern is expanded unless a file has exactly that name, and its files count by suffix too.
+        inputs: a file counts whatever its name is; a folder is searched by suffix, with its sub-folders; a pattern is
+            expanded unless a file has exactly that name, and its files count by suffix too.
         output: not searched, so that a second run does not take results for inputs.
 
     Raises:
-        UserError: an input does not exist, or holds or matches no photo.
+        UserError: an input does not exist, or holds or matches neither a photo nor a video.
     """
     found = Found()
     by_place: dict[Path, Source] = {}
@@ -99,7 +104,7 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
             if not sources and found.failures:
                 raise UserError(found.failures[-1])
             if not sources:
-                raise UserError(f"{given}: no photo in it{_expected(found.other_files - others)}")
+                raise UserError(f"{given}: no photo or video in it{_expected(found.other_files - others)}")
         elif is_special(Path(given)):
             found.failures.append(f"{given}: {NO_FILE}")
             continue
@@ -108,7 +113,7 @@ def find_photos(inputs: Sequence[str], output: Path) -> Found:
         elif glob.has_magic(given):
             sources = _matching(given, output, found)
             if not sources:
-                raise UserError(f"{given}: matches no photo{_expected(found.other_files - others)}")
+                raise UserError(f"{given}: matches no photo or video{_expected(found.other_files - others)}")
         else:
             raise UserError(f"{given}: no such file or folder.{nearest_file(Path(given))}")
         for source in sources:
@@ -128,7 +133,7 @@ def _by_suffix(paths: Iterable[Path]) -> str:
 def _expected(others: set[Path]) -> str:
     """The end of the message about an input that has only `others` instead of photos."""
     got = f" (got {_by_suffix(others)})" if others else ""
-    return f"{got}; expected files ending in {' '.join(FORMATS)}"
+    return f"{got}; expected files ending in {' '.join([*FORMATS, *CONTAINERS])}"
 
 
 def _place(path: Path) -> Path:
@@ -137,7 +142,8 @@ def _place(path: Path) -> Path:
 
 
 def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
-    """Photos below `root`, without hidden ones. Links to folders are followed, but each folder is searched once."""
+    """Photos and videos below `root`, without hidden ones. Links to folders are followed, but each folder is searched
+    once."""
     if identity(root) == identity(output):
         raise UserError(f"--output {output}: is the input folder; give another one, e.g. {root / 'deblurred'}")
     sources: list[Source] = []
@@ -165,7 +171,7 @@ def _in_folder(root: Path, output: Path, found: Found) -> list[Source]:
 
 
 def _matching(pattern: str, output: Path, found: Found) -> list[Source]:
-    """Photos that a pattern matches, named relative to its folders without wildcards."""
+    """Photos and videos that a pattern matches, named relative to its folders without wildcards."""
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
@@ -207,15 +213,15 @@ def nearest_file(path: Path) -> str:
 def plan(
     sources: Sequence[Source], output: Path, file_format: str = "", compare: bool = False
 ) -> tuple[list[Job], list[str]]:
-    """One job per photo. No output is another output or an input.
+    """One job per photo or video. No output is another output or an input.
 
     Args:
         output: an existing folder.
-        file_format: a value of `FORMATS`, '' = that of each input.
+        file_format: a value of `FORMATS`, '' = that of each input. Videos keep theirs.
         compare: also write a strip for each photo.
 
     Returns:
-        The jobs, and lines about outputs that could not have the names of their photos.
+        The jobs, and lines about outputs that could not have the names of their inputs.
 
     Raises:
         UserError: an output would lie in a folder that holds inputs.
@@ -242,10 +248,10 @@ def plan(
     jobs, shortened = [], []
     for source, (_, kind) in wanted.items():
         written = [names[source]]
-        if compare:
+        if compare and not is_video(source.name):
             written.append(claim(source, _with_ending(names[source], "_compare.png")))
         shortened += [f"{source.path} -> {name}" for name in written if not name.name.startswith(source.name.stem)]
-        jobs.append(Job(source.path, output / written[0], kind, output / written[1] if compare else None))
+        jobs.append(Job(source.path, output / written[0], kind, output / written[1] if written[1:] else None))
     outputs = [(f"--output {output}", path) for job in jobs for path in job.outputs]
     need_apart([job.source for job in jobs], files=outputs, shallow={job.source.parent for job in jobs})
     lines = {"outputs of one name, numbered": renamed, f"names shortened to {LONGEST_NAME} bytes": shortened}
@@ -254,6 +260,10 @@ def plan(
 
 def _target_name(source: Source, file_format: str) -> tuple[Path, str]:
     """(path below the output folder, format)"""
+    if is_video(source.name):
+        suffix = source.name.suffix.lower()
+        name = _with_ending(source.name, SUFFIX_OF[suffix]) if suffix in SUFFIX_OF else source.name
+        return name, CONTAINERS[suffix]
     own = FORMATS.get(source.name.suffix.lower())
     if own and file_format in ("", own):
         return source.name, own
@@ -286,9 +296,11 @@ def _name_key(output: Path) -> Callable[[Path], str]:
 
 
 def is_complete(job: Job) -> bool:
-    """Whether all outputs exist, and the restored photo has the right size and format."""
+    """Whether all outputs exist, and a restored photo has the right size and format."""
     if not all(os.path.isfile(path) for path in job.outputs):
         return False
+    if job.is_video:
+        return True
     try:
         before, after = read_header(job.source), read_header(job.target)
     except UserError:
@@ -297,7 +309,7 @@ def is_complete(job: Job) -> bool:
 
 
 def is_newer(job: Job) -> bool:
-    """Whether all outputs are at least as new as the photo."""
+    """Whether all outputs are at least as new as the input."""
     try:
         return min(path.stat().st_mtime for path in job.outputs) >= job.source.stat().st_mtime
     except OSError:

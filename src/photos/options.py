@@ -12,6 +12,7 @@ from src.errors import UserError
 from src.formats.weights import SAMPLE_MODEL, need_file, sample_model
 from src.photos.jobs import nearest_file
 from src.photos.read import MAX_PIXELS
+from src.photos.video import CRF, WORST_CRF
 from src.restore import LARGEST_TILE, OVERLAP, SMALLEST_TILE
 
 
@@ -28,7 +29,9 @@ def add_options(parser: ArgumentParser) -> None:
     add("--self_ensemble", default="none", choices=ENSEMBLE_NAMES, group="network", help=ensemble)
     quality = "quality of JPEG and WebP; 100 makes WebP lossless [95]"
     add("--quality", type=int, low=1, high=100, default=95, metavar="1-100", group="photos", help=quality)
-    pixels = f"largest photo that is accepted, in pixels [{MAX_PIXELS}]"
+    crf = f"quality of videos as CRF of H.264: lower is better and larger [{CRF}: no visible loss]"
+    add("--video_quality", type=int, high=WORST_CRF, default=CRF, metavar="0-51", group="videos", help=crf)
+    pixels = f"largest photo or frame that is accepted, in pixels [{MAX_PIXELS}]"
     add("--max_pixels", type=int, low=1, high=10**10, default=MAX_PIXELS, metavar="N", group="photos", help=pixels)
     tile = "side of the tiles in pixels, 0 = no tiles [auto: by memory]"
     add("--tile", type=tile_side, default="auto", metavar="auto|0|N", group="photos", help=tile)

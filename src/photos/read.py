@@ -162,7 +162,7 @@ def _what_it_is(path: Path | str) -> str:
             if brands & own:
                 return f"{kind}, which is not supported; convert it to JPEG first"
     if any(head[start:].startswith(mark) for start, mark in VIDEO_MARKS):
-        return "a video, not a photo; save the frames to be restored as PNG or JPEG"
+        return "a video, not a photo; rename it to end in .mp4, .mov, .mkv, .webm or .avi"
     return "not a photo; expected the content of a PNG, JPEG, TIFF, WebP or BMP file"
 
 

@@ -1,5 +1,5 @@
-"""Restoring photo files one at a time. Outputs are written as by `whole_file`, and a failing photo does not stop the
-others.
+"""Restoring photo and video files one at a time. Outputs are written as by `whole_file`, and a failing file does not
+stop the others.
 """
 
 import contextlib
@@ -15,10 +15,11 @@ import numpy as np
 
 from src import device
 from src.errors import BadOutput, UserError, printable, reason_of
-from src.files import whole_file
+from src.files import NoRoom, whole_file
 from src.photos.index import Index, stamp
 from src.photos.jobs import Job
 from src.photos.read import read_header, read_photo, save_before_after
+from src.photos.video import CRF, is_video, restore_video
 from src.photos.write import check_fits, fit_format, write_photo
 from src.restore import OVERLAP, auto_tile, restore_photo
 
@@ -52,7 +53,7 @@ def restore_file(
     return notes + left_out
 
 
-# ---- all photos
+# ---- all files
 
 
 def restore_files(
@@ -63,44 +64,72 @@ def restore_files(
     bar: Any,
     quality: int,
     max_pixels: int,
+    video_quality: int = CRF,
     debug: bool = False,
 ) -> tuple[int, float]:
-    """Restore photos one at a time. A failure is reported in one line and does not stop the others.
+    """Restore photos and videos one at a time. A failure is reported in one line and does not stop the others.
 
     Args:
         index: where to record finished jobs.
-        bar: a tqdm bar over the photos.
+        bar: a tqdm bar over the files; a video has a second one over its frames.
         debug: print tracebacks of failures.
 
     Returns:
-        The number of failures, and the seconds for all photos.
+        The number of failures, and the seconds for all files.
 
     Raises:
-        UserError: the network fails on every photo.
+        UserError: the network fails on every photo; the disk is too full for a video.
     """
     failed, start = 0, time.perf_counter()
     for done, job in enumerate(jobs):
         try:
             before = stamp(job.source)
-            notes = [*restore_file(job, restore, quality, max_pixels), index.add(job, before)]
+            if job.is_video:
+                made = restore_with_bar(job, restore, video_quality, max_pixels)
+            else:
+                made = restore_file(job, restore, quality, max_pixels)
+            notes = [*made, index.add(job, before)]
             if notes := list(filter(None, notes)):
                 bar.write(printable(f"{job.source}: {'; '.join(notes)}"))
         except Exception as e:  # anything may be raised for an unusual photo
-            if isinstance(e, BadOutput) and e.always:
+            if (isinstance(e, BadOutput) and e.always) or (isinstance(e, NoRoom) and job.is_video):
                 raise UserError(one_line(e, job)) from e
             failed += 1
             if debug:
                 traceback.print_exc()
             bar.write(f"failed: {printable(one_line(e, job))}", file=sys.stderr)
         except KeyboardInterrupt:
-            bar.write(f"{done} of {len(jobs)} photos are done; the same command does the rest", file=sys.stderr)
+            lost = f", nothing of {job.target.name} is written" if job.is_video else ""
+            line = f"{done} of {len(jobs)} {kinds(jobs)} are done{lost}; the same command does the rest"
+            bar.write(printable(line), file=sys.stderr)
             raise
         bar.update()
     return failed, time.perf_counter() - start
 
 
+def restore_with_bar(
+    job: Job, restore: Callable[[np.ndarray, Path], np.ndarray], quality: int, max_pixels: int
+) -> tuple[str, ...]:
+    """`restore_video` with a bar over the frames."""
+    from tqdm import tqdm
+
+    with tqdm(desc=printable(job.source.name), unit="frame", leave=False, disable=None) as frames:
+
+        def on_frame(done: int, count: int) -> None:
+            frames.total = count or None
+            frames.update()
+
+        return restore_video(job.source, job.target, restore, quality, max_pixels, on_frame=on_frame)
+
+
+def kinds(jobs: Sequence[Job]) -> str:
+    """'photos', 'videos' or 'photos and videos'"""
+    names = {"videos" if job.is_video else "photos" for job in jobs}
+    return " and ".join(sorted(names)) or "photos"
+
+
 def one_line(error: Exception, job: Job) -> str:
-    """The message about a photo that failed."""
+    """The message about a file that failed."""
     if isinstance(error, BadOutput):
         return f"{job.source}: {error}"
     if isinstance(error, UserError):
@@ -117,7 +146,7 @@ def one_line(error: Exception, job: Job) -> str:
 
 @dataclass(frozen=True)
 class Restorer:
-    """The way to restore every photo of a run."""
+    """The way to restore every photo and frame of a run."""
 
     engine: Any
     """An engine from `src.engine.load_engine`."""
@@ -129,7 +158,7 @@ class Restorer:
     on_tile: Callable[[int, int], None] | None = None
     """Called with (tiles done, tiles in all)."""
     verify: bool = False
-    """Also restore without tiles, and report the difference."""
+    """Also restore photos without tiles, and report the difference."""
     report: Callable[[str], None] = print
 
     def __call__(self, pixels: np.ndarray, path: Path) -> np.ndarray:
@@ -142,7 +171,7 @@ class Restorer:
         if self.overlap is None or self.tile is None:  # an automatic tile may be too small for it
             overlap = min(overlap, max(0, tile - 1) // 2)
         restored = restore_photo(pixels, self.engine, tile, overlap, self.ensemble, self.on_tile)
-        if self.verify and 0 < tile < max(height, width):
+        if self.verify and not is_video(path) and 0 < tile < max(height, width):
             if fitting:
                 self.report(f"{path}: too large for the free memory without tiles, so not compared")
             else:
