@@ -1,9 +1,9 @@
-"""Deblur photos on a web page of this machine, which sends them nowhere else.
+"""Deblur photos and short videos on a web page of this machine, which sends them nowhere else.
 
     python app.py --model FILE          # then open http://127.0.0.1:7860
 
 Photos are restored one at a time, to the same file as with `deblur.py`. Uploads and results are deleted after
---keep_seconds, and when the page is stopped. Needs Gradio: bash scripts/setup.sh --app
+--keep_seconds, and when the page is stopped. Needs Gradio, and PyAV for videos: bash scripts/setup.sh --app --video
 """
 
 import argparse
@@ -32,6 +32,9 @@ def make_parser() -> ArgumentParser:
     size, total = "largest upload in MB of 2**20 bytes [100]", "largest sum of all uploads and results in MB [2000]"
     add("--max_megabytes", size, type=int, low=1, high=100_000, default=100, metavar="N")
     add("--max_total_megabytes", total, type=int, low=1, high=100_000_000, default=2000, metavar="N")
+    length, frame = "longest video in seconds [20]", "largest frame of a video in pixels [2100000: 1080p]"
+    add("--max_video_seconds", length, type=int, low=1, high=10**6, default=20, metavar="N")
+    add("--max_video_pixels", frame, type=int, low=1, high=10**10, default=2_100_000, metavar="N")
     lifetime = f"lifetime of uploads and results [{KEEP}]"
     add("--keep_seconds", lifetime, type=int, low=1, high=10**8, default=KEEP, metavar="N")
     address = "address to serve; 0.0.0.0 opens the page to the whole network [127.0.0.1]"

@@ -246,7 +246,7 @@ def test_what_is_no_video_is_refused():
     }.items():
         assert refusal(name).startswith(words), name
     assert refusal("whole.mp4", max_pixels=1000).startswith("frames of 64x48 have 0.0 megapixels, expected")
-    assert refusal("whole.mp4", max_seconds=0.2).startswith("lasts 0 s or more")
+    assert refusal("whole.mp4", max_seconds=0.2).startswith("lasts 0.4 s, expected 0.2 s at most")
 
 
 def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import app
 import deblur
 from src.errors import UserError
 from src.web import uploads as web
-from src.web.uploads import file_name, restore_upload, write_preview
+from src.web.uploads import VideoOptions, file_name, restore_upload, write_preview
 from tests.photos import files
+from tests.videos import make_video, read_video
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 31, 3), np.uint8)
 
@@ -133,6 +135,23 @@ def test_errors_are_one_line_without_the_servers_paths(uploaded, tmp_path, capsy
     assert capsys.readouterr().err == ""
     uploaded("text.jpg", "walk.png", debug=True)
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_short_video(uploaded):
+    make_video("upload", container="avi", times=range(5), time_base=Fraction(1, 24), codec="mpeg4", sound=False)
+    seen = []
+    options = VideoOptions(17, 10_000, 5, lambda *counts: seen.append(counts))
+    restored = uploaded("upload", "walk.AVI", video=options)
+    assert restored.line.startswith("walk.mkv: 64x48 pixels, ") and restored.line.endswith("as Matroska, .mkv")
+    assert len(read_video(restored.target).times) == 5 and seen[-1] == (5, 5)
+    with Image.open(restored.before) as before, Image.open(restored.after) as after:
+        assert abs(255.0 - np.asarray(before) - np.asarray(after)).mean() < 3
+    for limits, words in (
+        ((17, 1000, 5), "frames of 64x48 have 0.0 megapixels, expected 0.001 at most"),
+        ((17, 10_000, 0.1), "lasts 0.2 s, expected 0.1 s at most"),
+    ):
+        assert uploaded("upload", "walk.avi", video=VideoOptions(*limits)).line == f"error: walk.avi: {words}"
+    assert "rename it to end in .mp4" in uploaded("upload", "walk.jpg", video=options).line
 
 
 @pytest.mark.parametrize(

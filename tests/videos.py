@@ -31,6 +31,7 @@ def make_video(
     options=(),
     frames=(),
     pix_fmt="yuv420p",
+    container="",
     **attributes,
 ):
     """A video of `picture(0)`, `picture(1)`, ..., or of `frames` (VideoFrames), with a sine as sound.
@@ -44,7 +45,7 @@ def make_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix.lower()
     codec = codec or {".webm": "libvpx-vp9", ".avi": "mpeg4"}.get(suffix, "libx264")
-    container = {".m4v": "mp4", ".mkv": "matroska"}.get(suffix, suffix[1:])
+    container = container or {".m4v": "mp4", ".mkv": "matroska"}.get(suffix, suffix[1:])
     with av.open(str(path), "w", format=container, options=dict(options)) as output:
         output.metadata.update(dict(tags))
         video = output.add_stream(codec, Fraction(24), {"crf": "0"} if codec == "libx264" else {})

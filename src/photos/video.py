@@ -114,6 +114,15 @@ def restore_video(
     return tuple(notes)
 
 
+def first_picture(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8: the first frame as a player shows it, except for mirrored ones. Raises as `restore_video`."""
+    with _opened(path, 2**31, math.inf) as (clip, video):
+        frame = next(_frames(clip, video, Counter()), None)
+        if frame is None:
+            raise UserError(f"{path}: no frame in it can be decoded. Fetch this file again.")
+        return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+
+
 # ---- reading
 
 
@@ -155,7 +164,7 @@ def _check(source: Path, width: int, height: int, seconds: float, max_pixels: in
             f"{max_pixels / 1e6:g} at most"
         )
     if seconds > max_seconds:
-        raise UserError(f"{source}: lasts {seconds:.0f} s or more, expected {max_seconds:g} s at most")
+        raise UserError(f"{source}: lasts {seconds:.1f} s, expected {max_seconds:g} s at most")
 
 
 def _what_it_is(source: Path) -> str:

@@ -1,4 +1,4 @@
-"""The page of `app.py`, made with Gradio: drop a photo, compare, download."""
+"""The page of `app.py`, made with Gradio: drop a photo or a short video, compare, download."""
 
 import base64
 import dataclasses
@@ -6,6 +6,7 @@ import math
 import os
 import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from src.errors import UserError
 from src.photos.run import Restorer
+from src.photos.video import import_av, is_video
 from src.web.folder import WebFolder, duration
-from src.web.uploads import restore_upload
+from src.web.uploads import VideoOptions, restore_upload
 
 # A blurred photo for people who have none at hand: docs/serving.md names its source and licence.
 SAMPLE = Path(__file__).with_name("sample.jpg")
@@ -41,22 +43,37 @@ def time_left(seconds: float) -> str:
 
 
 def build_page(gradio: Any, args: Namespace, restorer: Restorer, folder: WebFolder) -> Any:
-    """Gradio's Blocks: drop a photo, compare, download."""
+    """Gradio's Blocks: drop a photo or a short video, compare, download."""
+    try:
+        import_av()
+        seconds, pixels = args.max_video_seconds, args.max_video_pixels / 1e6
+        videos = f", or a video (MP4, MOV, MKV, WebM, AVI) of up to {seconds} seconds and {pixels:g} megapixels a frame"
+    except UserError:
+        videos = ""
 
     def restore_into(own_folder: Path, upload: Path, name: str, quality: int, progress: Any) -> tuple:
         """The values of slider, download and line."""
 
+        start = 0.0
+
+        def moved(done: int, count: int, unit: str) -> None:
+            left = (time.monotonic() - start) / done * (count - done)  # count is 0 where it is unknown
+            line = time_left(left) if left > 0 else "writing" if count else "restoring"
+            progress((done, count or None), line, unit=unit)
+
         def restore_pixels(pixels: np.ndarray, path: Path) -> np.ndarray:
-            def on_tile(done: int, count: int) -> None:
-                left = (time.monotonic() - start) / done * (count - done)
-                progress((done, count), time_left(left) if left else "writing", unit="tiles")
+            nonlocal start
+            if not start:
+                progress(0, "restoring")
+                start = time.monotonic()
+            return restore_one(pixels, path)
 
-            progress(0, "restoring")
-            start = time.monotonic()
-            return dataclasses.replace(restorer, on_tile=on_tile)(pixels, path)
-
+        on_tile = None if is_video(Path(name)) else partial(moved, unit="tiles")
+        restore_one = dataclasses.replace(restorer, on_tile=on_tile)
+        limits = args.video_quality, args.max_video_pixels, args.max_video_seconds
+        video = VideoOptions(*limits, on_frame=partial(moved, unit="frames"))
         progress(0, "reading")
-        restored = restore_upload(upload, name, own_folder, restore_pixels, quality, args.max_pixels, args.debug)
+        restored = restore_upload(upload, name, own_folder, restore_pixels, quality, args.max_pixels, args.debug, video)
         if restored.target is None:
             return None, None, restored.line
         return (str(restored.before), str(restored.after)), str(restored.target), restored.line
@@ -104,7 +121,7 @@ def build_page(gradio: Any, args: Namespace, restorer: Restorer, folder: WebFold
             quality = gradio.Slider(1, 100, args.quality, step=1, precision=0, label="Quality of JPEG and WebP results")
             gradio.Markdown(
                 f"PNG, JPEG, TIFF, WebP or BMP, up to {args.max_megabytes} MB and {args.max_pixels / 1e6:g} "
-                f"megapixels. Photos and results are deleted after {duration(folder.keep)}."
+                f"megapixels{videos}. Files and results are deleted after {duration(folder.keep)}."
             )
         # The file with the user's name for it, from which Gradio drops some characters.
         upload.preprocess = lambda payload: payload and (Path(payload.path), payload.orig_name or "")
