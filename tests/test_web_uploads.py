@@ -147,8 +147,11 @@ def test_a_short_video(uploaded):
     with Image.open(restored.before) as before, Image.open(restored.after) as after:
         assert abs(255.0 - np.asarray(before) - np.asarray(after)).mean() < 3
     for limits, words in (
-        ((17, 1000, 5), "frames of 64x48 have 0.0 megapixels, expected 0.001 at most"),
-        ((17, 10_000, 0.1), "lasts 0.2 s, expected 0.1 s at most"),
+        (
+            (17, 1000, 5),
+            "frames of 64x48 have 0.0 megapixels, expected 0.001 at most; scale it down, or raise the limit",
+        ),
+        ((17, 10_000, 0.1), "lasts 0.2 s, expected 0.1 s at most; cut it, or raise the limit"),
     ):
         assert uploaded("upload", "walk.avi", video=VideoOptions(*limits)).line == f"error: walk.avi: {words}"
     assert "rename it to end in .mp4" in uploaded("upload", "walk.jpg", video=options).line

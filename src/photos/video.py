@@ -84,10 +84,7 @@ def restore_video(
             written. Nothing was written.
     """
     limits = max_pixels, max_seconds
-    with _opened(source, *limits) as (clip, video):
-        first = next(_frames(clip, video, Counter()), None)
-        if first is None:
-            raise UserError(f"{source}: no frame in it can be decoded. Fetch this file again.")
+    first = _first_frame(source, *limits)
     with (
         _opened(source, *limits) as (clip, video),
         whole_file(target) as part,
@@ -116,11 +113,8 @@ def restore_video(
 
 def first_picture(path: Path) -> np.ndarray:
     """(H, W, 3) uint8: the first frame as a player shows it, except for mirrored ones. Raises as `restore_video`."""
-    with _opened(path, 2**31, math.inf) as (clip, video):
-        frame = next(_frames(clip, video, Counter()), None)
-        if frame is None:
-            raise UserError(f"{path}: no frame in it can be decoded. Fetch this file again.")
-        return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+    frame = _first_frame(path, 2**31, math.inf)
+    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
 
 
 # ---- reading
@@ -161,10 +155,20 @@ def _check(source: Path, width: int, height: int, seconds: float, max_pixels: in
     if width * height > max_pixels:
         raise UserError(
             f"{source}: frames of {width}x{height} have {width * height / 1e6:.1f} megapixels, expected "
-            f"{max_pixels / 1e6:g} at most"
+            f"{max_pixels / 1e6:g} at most; scale it down, or raise the limit"
         )
     if seconds > max_seconds:
-        raise UserError(f"{source}: lasts {seconds:.1f} s, expected {max_seconds:g} s at most")
+        raise UserError(
+            f"{source}: lasts {seconds:.1f} s, expected {max_seconds:g} s at most; cut it, or raise the limit"
+        )
+
+
+def _first_frame(source: Path, max_pixels: int, max_seconds: float) -> Any:
+    """Raises like `restore_video`."""
+    with _opened(source, max_pixels, max_seconds) as (clip, video):
+        for frame in _frames(clip, video, Counter()):
+            return frame
+    raise UserError(f"{source}: no frame in it can be decoded. Fetch this file again.")
 
 
 def _what_it_is(source: Path) -> str:
