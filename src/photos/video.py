@@ -91,12 +91,13 @@ def restore_video(
         open(part, "xb+") as file,
         _Writer(file, CONTAINERS[target.suffix.lower()], clip, video, first, quality) as writer,
     ):
+        start = (clip.start_time or 0) / 1e6
         seconds = clip.duration / 1e6 if clip.duration else 0.0
         if clip.format.name == "avi" and video.average_rate:  # a cut-off file has no index, from which it is computed
             seconds = max(seconds, float(video.frames / video.average_rate))
         total = video.frames or round(seconds * (video.average_rate or 0))
         for done, frame in enumerate(_frames(clip, video, writer.counts, writer.copy), 1):
-            _check(source, frame.width, frame.height, (frame.time or 0) - (clip.start_time or 0) / 1e6, *limits)
+            _check(source, frame.width, frame.height, (frame.time or 0) - start, *limits)
             try:
                 restored = restore(writer.to_rgb(frame), source)
             except MemoryError as e:
@@ -104,7 +105,7 @@ def restore_video(
             writer.write(restored, frame)
             if on_frame:
                 on_frame(done, total)
-        end = writer.end - (clip.start_time or 0) / 1e6
+        end = writer.end - start
     notes = [*writer.notes, *(f"{what}: {count}" for what, count in writer.counts.items())]
     if seconds - end > END_TOLERANCE:
         notes.append(f"cut off or damaged, so that {max(end, 0):.2f} of {seconds:.2f} s are written")
@@ -187,10 +188,6 @@ def _what_it_is(source: Path) -> str:
 def _kinds(streams: Any) -> str:
     """'2 audio, 1 data'"""
     return ", ".join(f"{count} {kind}" for kind, count in Counter(stream.type for stream in streams).items())
-
-
-def _start(clip: Any) -> float:
-    return (clip.start_time or 0) / 1e6
 
 
 def _frames(clip: Any, video: Any, counts: Counter, copy: Callable[[Any], None] | None = None) -> Iterator[Any]:
