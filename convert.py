@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src import device
+from src import checkpoint, device
 from src.command_line import ArgumentParser, shown
 from src.errors import UserError, nearest, need_writable_folder, run_main
 from src.files import need_apart
@@ -33,6 +33,7 @@ from src.formats.weights import (
     need_finite,
     sha256_of,
 )
+from src.variants import MODELS, parameter_shapes, variant_of
 
 SUFFIXES = CHECKPOINT_SUFFIXES + TORCH_SUFFIXES
 
@@ -119,16 +120,12 @@ def convert(source: Path, target: Path, weights: str = "ema") -> None:
     Raises:
         UserError: SOURCE holds no complete, finite network of a known kind, or TARGET cannot be written.
     """
-    # MindSpore takes seconds to import; --help and bad arguments are answered without it.
-    from src import checkpoint
-    from src.mimo_unet import MODELS, build_net
-
     content, meta = (read_torch(source), {}) if is_torch_file(source) else checkpoint.read_checkpoint(source)
     found = find_network(content, source, weights)
     values = found.values
     variant, num_res = checkpoint.require_network(values, meta, source)
-    network = build_net(variant or next(iter(MODELS)), num_res)  # no variant: MIMO-UNet with another depth
-    own = [p.name for p in network.get_parameters()]
+    network = variant_of(variant or "MIMO-UNet", num_res)  # no variant: MIMO-UNet with another depth
+    own = list(parameter_shapes(network))
     checkpoint.check_parameters(network, {name: tuple(value.shape) for name, value in values.items()}, source)
     arrays = {name: finite_float32(values[name], name, source) for name in own}
 

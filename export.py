@@ -12,10 +12,11 @@ import re
 from pathlib import Path
 
 from src import __version__, device
-from src.config import MULTIPLES, Config, Export, load_config
+from src.config import Config, Export, load_config
 from src.errors import UserError, need_writable_folder, run_main
 from src.files import need_apart, whole_file
 from src.formats.weights import sha256_of
+from src.variants import MODELS
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     options, network = config.export, config.network
     if not network.ckpt_file:
         raise UserError("--ckpt_file: expected a checkpoint, e.g. runs/MIMO-UNet/best.ckpt")
-    parse_size(options.export_size, MULTIPLES.get(network.model_name, 4))
+    parse_size(options.export_size, MODELS[network.model_name].multiple if network.model_name else 4)
     check_format(options)
     if options.export_file_name:
         choose_target(config, options.export_file_name)

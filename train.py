@@ -54,9 +54,9 @@ def train(
     from mindspore.train import Model
 
     from src import data_load, resume
-    from src.mimo_unet import MODELS
     from src.training import build_loop, build_step
     from src.validation import Validator
+    from src.variants import MODELS
 
     is_main, world_size, data = runtime.rank == 0, runtime.world_size, config.data
     parts, use_sink = config.schedule.accumulate_steps, config.device.train_use_data_sink

@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 from src import device  # noqa: E402
 from src.command_line import ArgumentParser  # noqa: E402
 from src.errors import run_main  # noqa: E402
-from src.mimo_unet import MODELS, MIMOUNet, build_net  # noqa: E402
+from src.mimo_unet import MIMOUNet, build_net  # noqa: E402
 from src.streams import need_reader  # noqa: E402
+from src.variants import MODELS  # noqa: E402
 
 SIZES = ((256, 256), (720, 1280))  # (H, W): the training crop, a GOPRO frame
 PROBE = (8, 8)

@@ -13,14 +13,13 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
 
 from src.errors import UserError, first_few
 from src.files import whole_file
+from src.formats.ckpt import read_ckpt
 from src.formats.state_dicts import PARAMETER
 from src.formats.weights import (
     CHECKPOINT_SUFFIXES,
@@ -32,7 +31,12 @@ from src.formats.weights import (
     refuse_torch,
     write_safetensors,
 )
-from src.mimo_unet import MODELS, MIMOUNet, build_net
+from src.variants import MODELS, Variant, parameter_shapes, variant_of
+
+if TYPE_CHECKING:  # importing MindSpore takes seconds, and reading does without
+    from mindspore import nn
+
+    from src.mimo_unet import MIMOUNet
 
 EMA = "ema."  # prefix of the moving averages, as src.train_step names them
 STAGE_BLOCK = re.compile(r"^(?:Encoder|Decoder)\.[012]\.layers\.(\d{1,4})\.")
@@ -55,9 +59,11 @@ def save_checkpoint(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Ma
     if path.suffix == ".safetensors":
         write_safetensors(path, arrays, meta)
         return
+    import mindspore as ms
+
     with whole_file(path, sum(a.nbytes for a in arrays.values())) as part, _quiet():
         ms.save_checkpoint(
-            [{"name": name, "data": Tensor(a)} for name, a in arrays.items()],
+            [{"name": name, "data": ms.Tensor(a)} for name, a in arrays.items()],
             str(part),
             append_dict={META: json.dumps(meta)},
             crc_check=True,
@@ -65,7 +71,7 @@ def save_checkpoint(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Ma
 
 
 def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """All arrays and the description of a checkpoint, which is {} if another program wrote it.
+    """All arrays and the description of a checkpoint, which is {} if another program wrote it. Needs no MindSpore.
 
     Raises:
         UserError: the file is missing, empty, cut off, damaged or not a checkpoint, or as `parse_meta`.
@@ -78,15 +84,13 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, 
     if path.suffix != ".ckpt":
         raise UserError(f"{path}: got *{path.suffix}, expected a checkpoint, *{' or *'.join(CHECKPOINT_SUFFIXES)}")
     try:
-        with _quiet():
-            loaded = ms.load_checkpoint(str(path), crc_check=True)
-    except (ValueError, TypeError, RuntimeError) as e:
+        arrays, texts = read_ckpt(path)
+    except ValueError as e:
         raise UserError(
             f"{path} is damaged, cut off or not a MindSpore checkpoint ({path.stat().st_size} bytes; the checksum or "
             "the format does not fit). Take another checkpoint of the run, or copy the file again."
         ) from e
-    meta = parse_meta(loaded.pop(META, None), path)
-    return {name: value.asnumpy() for name, value in loaded.items() if isinstance(value, Tensor)}, meta
+    return arrays, parse_meta(texts.get(META), path)
 
 
 def identify(shapes: Mapping[str, Sequence[int]], meta: Mapping[str, Any] | None = None) -> tuple[str | None, int]:
@@ -125,32 +129,61 @@ def require_network(arrays: Mapping[str, Any], meta: Mapping[str, Any], path: Pa
     return variant, num_res
 
 
-def load_network(path: Path | str, model_name: str, weights: str = "raw") -> tuple[MIMOUNet, dict[str, Any], list[str]]:
-    """Build the network of a checkpoint and fill it.
+class Weights(NamedTuple):
+    """The network of a checkpoint."""
+
+    arrays: dict[str, np.ndarray]
+    """Every parameter of the network and no other, float32."""
+    variant: Variant
+    meta: dict[str, Any]
+    """Description of the checkpoint, with the name of the variant as `variant` and `ema` or `raw` as `weights`."""
+    left_out: list[str]
+    """Names in the file that are not the network's, for `describe_left_out`."""
+
+
+def read_weights(path: Path | str, model_name: str, weights: str = "raw") -> Weights:
+    """Read the network of a checkpoint. Needs no MindSpore.
 
     Args:
         model_name: expected variant; '' takes the file's, or a MIMO-UNet of the file's depth.
         weights: `ema` takes the moving average if the file has one, `raw` never.
 
-    Returns:
-        network; description of the checkpoint, with the chosen weights as `weights`; names in the file that are not the
-        network's, for `describe_left_out`.
-
     Raises:
-        UserError: as `read_checkpoint`, or the file holds another variant or network than `model_name`.
+        UserError: as `read_checkpoint` and `network_arrays`, or the file holds another variant or network than
+            `model_name`.
     """
     arrays, meta = read_checkpoint(path)
-    variant, num_res = require_network(arrays, meta, path)
-    model_name = model_name or variant or "MIMO-UNet"
-    if variant not in (None, model_name):
+    found, num_res = require_network(arrays, meta, path)
+    model_name = model_name or found or "MIMO-UNet"
+    if found not in (None, model_name):
         raise UserError(
-            f"{path} holds {variant} ({num_res} residual blocks per stage), expected {model_name}. "
-            f"Add --model_name {variant}"
+            f"{path} holds {found} ({num_res} residual blocks per stage), expected {model_name}. "
+            f"Add --model_name {found}"
         )
-    network = build_net(model_name, num_res)
-    chosen, taken, left_out = choose_weights(arrays, {p.name for p in network.get_parameters()}, weights)
-    fill_network(network, chosen, path)
-    return network, meta | {"variant": model_name, "weights": taken}, left_out
+    variant = variant_of(model_name, num_res)
+    chosen, taken, left_out = choose_weights(arrays, parameter_shapes(variant).keys(), weights)
+    meta = meta | {"variant": model_name, "weights": taken}
+    return Weights(network_arrays(chosen, variant, path), variant, meta, left_out)
+
+
+def load_network(
+    path: Path | str, model_name: str, weights: str = "raw"
+) -> tuple["MIMOUNet", dict[str, Any], list[str]]:
+    """(network, description, names left out) of a checkpoint: `read_weights` in a network of MindSpore."""
+    read = read_weights(path, model_name, weights)
+    return build_filled(read), read.meta, read.left_out
+
+
+def build_filled(weights: Weights) -> "MIMOUNet":
+    """The network of MindSpore with these weights."""
+    from mindspore import Tensor
+
+    from src.mimo_unet import MIMOUNet
+
+    network = MIMOUNet(weights.variant)
+    for param in network.get_parameters():
+        param.set_data(Tensor(weights.arrays[param.name]))
+    return network
 
 
 def choose_weights(
@@ -160,7 +193,7 @@ def choose_weights(
 
     Args:
         own: names of the network's parameters.
-        weights: as for `load_network`.
+        weights: as for `read_weights`.
 
     Returns:
         arrays by the network's names, with others; `ema` or `raw`; names in the file that are not the network's.
@@ -173,36 +206,34 @@ def choose_weights(
 
 
 def describe_loading(path: Path | str, meta: Mapping[str, Any], left_out: Sequence[str]) -> str:
-    """One line about what `load_network` used and left out."""
+    """One line about what `read_weights` used and left out."""
     taken = "moving average of the weights (--weights raw takes the others)" if meta["weights"] == "ema" else "weights"
     return f"{path}: {taken}" + (f"; {describe_left_out(left_out)}" if left_out else "")
 
 
-def fill_network(network: nn.Cell, arrays: Mapping[str, np.ndarray], path: Path | str) -> None:
-    """Set every parameter of `network` from `arrays`, which may contain others.
+def network_arrays(arrays: Mapping[str, np.ndarray], variant: Variant, path: Path | str) -> dict[str, np.ndarray]:
+    """The parameters of a network in float32, from `arrays`, which may contain others.
 
     Raises:
         UserError: a parameter is missing, has another shape, or contains NaN or infinity.
     """
-    check_parameters(network, {name: a.shape for name, a in arrays.items()}, path)
-    own = {param: arrays[param.name].astype(np.float32) for param in network.get_parameters()}
-    need_finite({param.name: array for param, array in own.items()}, path)
-    for param, array in own.items():
-        param.set_data(Tensor(array))
+    check_parameters(variant, {name: a.shape for name, a in arrays.items()}, path)
+    own = {name: arrays[name].astype(np.float32) for name in parameter_shapes(variant)}
+    need_finite(own, path)
+    return own
 
 
-def check_parameters(network: nn.Cell, shapes: Mapping[str, tuple[int, ...]], path: Path | str) -> None:
-    """Raise a UserError unless `shapes`, which may contain others, has every parameter of `network` in its shape."""
-    expected = {p.name: tuple(p.shape) for p in network.get_parameters()}
+def check_parameters(variant: Variant, shapes: Mapping[str, tuple[int, ...]], path: Path | str) -> None:
+    """Raise a UserError unless `shapes`, which may contain others, has every parameter of a network in its shape."""
+    expected = parameter_shapes(variant)
     missing = [name for name in expected if name not in shapes]
     if missing:
         extra = [name for name in shapes if name not in expected]
-        depth = identify(expected)[1]
         variants = ", ".join(f"{name} {v.num_res}" for name, v in MODELS.items())
         raise UserError(
             f"{path}: {len(missing)} parameters are missing: {first_few(missing)}; "
-            f"not used: {first_few(extra) or 'none'}. By its names the network has {depth} residual blocks per stage "
-            f"({variants}) and {len(expected)} parameters."
+            f"not used: {first_few(extra) or 'none'}. By its names the network has {variant.num_res} residual blocks "
+            f"per stage ({variants}) and {len(expected)} parameters."
         )
     wrong = [name for name in expected if tuple(shapes[name]) != expected[name]]
     if wrong:
@@ -213,7 +244,7 @@ def check_parameters(network: nn.Cell, shapes: Mapping[str, tuple[int, ...]], pa
 
 def describe_left_out(names: Iterable[str], group: int = 2, limit: int | None = 8) -> str:
     """'490 entries left out: 244 moment1.*, 244 moment2.*, global_step, learning_rate': one line about
-    the third result of `load_network`.
+    `Weights.left_out`.
 
     Args:
         group: smallest number of names for which the optimizer's states of one kind are counted instead of listed.
@@ -228,7 +259,7 @@ def describe_left_out(names: Iterable[str], group: int = 2, limit: int | None = 
     return f"{entries} left out: {first_few(items, limit or len(items))}"
 
 
-def parameter_arrays(cell: nn.Cell) -> dict[str, np.ndarray]:
+def parameter_arrays(cell: "nn.Cell") -> dict[str, np.ndarray]:
     """All parameters of a network or a training step by name."""
     return {p.name: p.asnumpy() for p in cell.get_parameters()}
 

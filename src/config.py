@@ -26,15 +26,13 @@ from src.command_line import (
     whole_number,
 )
 from src.errors import UserError, first_few, nearest
+from src.variants import MODELS
 from src.yaml_file import BOOLS, Setting, read_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_DIR = ROOT / "configs"
-# The names of src.mimo_unet.MODELS and what the sides of an image must be multiples of, repeated here because that
-# module needs MindSpore; a test compares the two.
-MULTIPLES = {"MIMO-UNet": 4, "MIMO-UNetPlus": 4, "MIMO-UNetLite": 8}
-MODEL_NAMES = tuple(MULTIPLES)
-# The names in src.restore.ENSEMBLES and src.metric.METRICS, for the same reason.
+MODEL_NAMES = tuple(MODELS)
+# The names in src.restore.ENSEMBLES and src.metric.METRICS.
 ENSEMBLE_NAMES = ("none", "rot4", "x8")
 METRIC_NAMES = ("psnr", "psnr_uint8", "ssim")
 DEVICES = ("CPU", "GPU", "Ascend")
@@ -213,9 +211,10 @@ class Config:
                 problems.append(_not_one_of(name, value, limits["choices"]))
             problems += out_of_range(name, value, limits["low"], limits["high"])
         model_name, crop_size = self.network.model_name, self.data.crop_size
-        if crop_size % MULTIPLES.get(model_name, 1):
+        multiple = MODELS[model_name].multiple if model_name in MODELS else 1
+        if crop_size % multiple:
             problems.append(
-                f"--crop_size: got {crop_size}, expected a multiple of {MULTIPLES[model_name]} for {model_name} (the "
+                f"--crop_size: got {crop_size}, expected a multiple of {multiple} for {model_name} (the "
                 "network has three scales)"
             )
         if self.precision.amp_level == "O1":

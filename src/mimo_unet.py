@@ -2,41 +2,12 @@
 
 "Rethinking Coarse-to-Fine Approach in Single Image Deblurring", ICCV 2021, https://arxiv.org/abs/2108.05054, figure 2.
 Module names, and therefore parameter names, match the authors' published PyTorch checkpoints.
-
-`MIMO-UNetLite` is not in the paper: it is this repository's variant for users without an accelerator, the same graph at
-half the resolution, with a pixel-unshuffle by 2 before each input and a pixel-shuffle by 2 after each output.
 """
-
-from dataclasses import dataclass, replace
 
 from mindspore import Tensor, nn, ops
 
 from src.layers import AFF, FAM, SCM, BasicConv, ResBlocks
-
-BASE = 32  # channels at the finest scale; 64 at the second, 128 at the third
-
-
-@dataclass(frozen=True)
-class Variant:
-    num_res: int
-    """Residual blocks in each of the six stages."""
-    dropout: float = 0.0
-    """Probability that a channel of a fused feature map is dropped during training."""
-    shuffle: int = 1
-    """Factor of the pixel-unshuffle of the inputs and of the pixel-shuffle of the outputs; 1 = neither."""
-
-    @property
-    def multiple(self) -> int:
-        """H and W must be multiples of this: the three scales halve the unshuffled image twice."""
-        return 4 * self.shuffle
-
-
-MODELS = {
-    "MIMO-UNet": Variant(num_res=8),
-    "MIMO-UNetPlus": Variant(num_res=20, dropout=0.1),
-    "MIMO-UNetLite": Variant(num_res=4, shuffle=2),
-}
-# MIMO-UNet++ is MIMO-UNetPlus averaged over four rotations of its input, with the same weights.
+from src.variants import BASE, Variant, variant_of
 
 MASK_CHANNELS = BASE + 2 * BASE  # one number per channel of the two fused maps: see MIMOUNet.construct
 
@@ -158,9 +129,5 @@ class MIMOUNet(nn.Cell):
 
 
 def build_net(model_name: str, num_res: int = 0) -> MIMOUNet:
-    """The network of a variant in `MODELS` with uninitialised weights. `num_res` > 0 replaces its depth, for tests and
-    trials."""
-    if model_name not in MODELS:
-        raise ValueError(f"unknown model name {model_name!r}; known: {', '.join(MODELS)}")
-    variant = MODELS[model_name]
-    return MIMOUNet(replace(variant, num_res=num_res or variant.num_res))
+    """The network of a variant with weights of zero; see `src.variants.variant_of`."""
+    return MIMOUNet(variant_of(model_name, num_res))

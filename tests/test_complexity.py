@@ -5,7 +5,8 @@ from mindspore import Tensor
 
 from scripts import complexity as module
 from scripts.complexity import complexity
-from src.mimo_unet import MODELS, build_net
+from src.mimo_unet import build_net
+from src.variants import MODELS
 
 
 def by_hand(num_res, height, width, shuffle=1):

@@ -18,8 +18,6 @@ from src.config import (
     CONFIG_DIR,
     DEVICES,
     METRIC_NAMES,
-    MODEL_NAMES,
-    MULTIPLES,
     ROOT,
     SCRIPTS,
     SECTION_OF,
@@ -647,13 +645,6 @@ def test_config_cannot_be_written_to():
 
 
 # ---- the options and the scripts
-
-
-def test_model_names_are_the_networks(cpu):
-    from src.mimo_unet import MODELS
-
-    assert MODEL_NAMES == tuple(MODELS)
-    assert MULTIPLES == {name: variant.multiple for name, variant in MODELS.items()}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -15,7 +15,8 @@ from src.checkpoint import load_network, parameter_arrays, read_checkpoint, save
 from src.config import ROOT
 from src.errors import UserError
 from src.formats.weights import CHECKPOINT_SUFFIXES, TORCH_SUFFIXES
-from src.mimo_unet import MODELS, build_net
+from src.mimo_unet import build_net
+from src.variants import MODELS
 from tests.conftest import DATA
 from tests.data.make_torch_sample import make_state_dict
 

@@ -5,7 +5,8 @@ import torch
 from mindspore import Tensor
 
 from benchmarks.torch_twin import TorchMIMOUNet, torch_loss
-from src.mimo_unet import MASK_CHANNELS, MODELS, build_net, downsample, pixel_shuffle, pixel_unshuffle, upsample
+from src.mimo_unet import MASK_CHANNELS, build_net, downsample, pixel_shuffle, pixel_unshuffle, upsample
+from src.variants import MODELS, parameter_shapes
 from tests.conftest import REFERENCES
 
 
@@ -15,6 +16,7 @@ def test_outputs_and_parameters_are_the_reference(cpu, reference, name):
     params = list(network.get_parameters())
     assert [p.name for p in params] == list(recorded["param_names"])
     assert [str(list(p.shape)) for p in params] == [str(s).strip() for s in recorded["param_shapes"]]
+    assert list(parameter_shapes(network.variant).items()) == [(p.name, tuple(p.shape)) for p in params]
     assert sum(p.size for p in params) == int(recorded["num_parameters"])
     for scale, output in enumerate(network(Tensor(image))):
         np.testing.assert_allclose(output.asnumpy(), recorded[f"output_{scale}"], rtol=0, atol=1e-5)

@@ -1,6 +1,6 @@
 """Files of weights without MindSpore: finding them, `.safetensors`, and the description in a checkpoint.
 
-`src.checkpoint` adds `.ckpt`, and reads and writes `.safetensors` through this module.
+`src.formats.ckpt` reads `.ckpt`, and `src.checkpoint` chooses between the two.
 """
 
 import hashlib
@@ -128,6 +128,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         UserError: the file is damaged, cut off, of another format or of a number type that numpy lacks, or as
             `parse_meta`.
     """
+    import ml_dtypes  # noqa: F401  (numpy learns bfloat16 from it)
     from safetensors import SafetensorError, safe_open
 
     arrays = {}
