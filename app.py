@@ -13,7 +13,7 @@ import time
 from src.command_line import ArgumentParser, shown
 from src.errors import UserError, run_main
 from src.interrupts import Interrupts, interrupt_main
-from src.photos.options import add_options, check_overlap, choose_model, open_engine
+from src.photos.options import add_options, check_overlap, choose_model, engine_for, open_engine
 from src.photos.run import Restorer
 from src.web.folder import WebFolder, duration
 from src.web.page import build_page, import_gradio, mount
@@ -60,15 +60,16 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--max_total_megabytes: got {total}, expected {largest} or more, as --max_megabytes allows")
     names = HostNames(args.host, args.allowed_host)
     model, why = choose_model(args.ckpt_file)
-    print(f"model: {model}{why}", flush=True)
+    choice = engine_for(model, args)
+    print(f"engine: {choice}\nmodel: {model}{why}", flush=True)
     with (
         Interrupts(interrupt_main) as interrupts,
         open_socket(args.host, args.port) as bound,
         WebFolder(args.keep_seconds, total * 2**20) as folder,
     ):
         gradio = import_gradio()
-        engine = open_engine(model, args)
-        print(f"engine: {engine.description}", flush=True)
+        engine = open_engine(model, args, choice)
+        print(f"network: {engine.description}", flush=True)
         restorer = Restorer(engine, args.tile, args.tile_overlap, args.self_ensemble)
         page = mount(gradio, build_page(gradio, args, restorer, folder), largest * 2**20)
         with serving(Gate(page, names, folder, largest * 2**20), bound) as server:

@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 from src.command_line import ArgumentParser
+from src.engine import Choice
 from src.errors import UserError, first_few, need_writable_folder, printable, run_main
 from src.formats.weights import sha256_of
 from src.interrupts import Interrupts, interrupt_main
 from src.photos.index import Index
 from src.photos.jobs import Found, Job, find_photos, plan
-from src.photos.options import add_options, check_overlap, choose_model, open_engine
+from src.photos.options import add_options, check_overlap, choose_model, engine_for, open_engine
 from src.photos.run import Restorer, kinds, restore_files
 from src.photos.video import import_av
 
@@ -43,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     check_overlap(args)
     model, why = choose_model(args.ckpt_file)
-    print(f"model: {model}{why}", flush=True)
+    choice = engine_for(model, args)
+    print(f"engine: {choice}\nmodel: {model}{why}", flush=True)
     found = find_photos(args.inputs, Path(args.output))
     output = need_writable_folder(args.output, "--output")
     jobs, renamed = plan(found.sources, output, FORMAT_NAMES[args.format], args.compare)
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     made_by = {"weights": sha256_of(model), "self_ensemble": args.self_ensemble}
     made_by |= {"quality": args.quality, "video_quality": args.video_quality}
     # Without the tiles: they hardly change a photo, and one that failed for lack of memory needs smaller ones.
-    index = Index(output, made_by | {"precision": args.precision})
+    index = Index(output, made_by | {"precision": args.precision, "engine": args.engine})
     earlier = index.sort([] if args.overwrite else jobs)
     todo = jobs if args.overwrite else earlier.todo
     for line in filter(None, (index.problem, *earlier.lines())):
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     done = f", {len(jobs) - len(todo)} done by an earlier run" if len(todo) < len(jobs) else ""
     print(printable(f"{kinds(jobs)}: {len(todo)} to restore into {output}{done}"), flush=True)
     with Interrupts(interrupt_main):
-        failed = deblur(args, todo, model, index) if todo else 0
+        failed = deblur(args, todo, model, choice, index) if todo else 0
     return 1 if failed or found.failures else 0
 
 
@@ -83,12 +85,12 @@ def without_videos_that_need_av(args, jobs: list[Job], found: Found) -> list[Job
     return jobs
 
 
-def deblur(args, jobs: list[Job], model: Path, index: Index) -> int:
+def deblur(args, jobs: list[Job], model: Path, choice: Choice, index: Index) -> int:
     """Restore all jobs; returns how many failed."""
     from tqdm import tqdm
 
-    engine = open_engine(model, args)
-    print(f"engine: {engine.description}", flush=True)
+    engine = open_engine(model, args, choice)
+    print(f"network: {engine.description}", flush=True)
     unit = "file" if any(job.is_video for job in jobs) else "image"
     with tqdm(total=len(jobs), unit=unit, disable=None) as bar:
 

@@ -16,7 +16,7 @@ from src.config import Config, load_config
 from src.data.datasets import choose_pairs, choose_root, need_outside_data
 from src.data.pairs import Pair, check_pairs
 from src.data.sources import find_list
-from src.engine import Engine, load_engine, runs_on_mindspore
+from src.engine import Engine, choose_engine, load_engine
 from src.errors import need_json_name, need_writable_folder, run_main
 from src.formats.weights import need_file, sample_model
 from src.interrupts import Interrupts
@@ -34,10 +34,10 @@ def main(argv: list[str] | None = None) -> None:
         config = config.with_options(ckpt_file=str(model))
     network, data, evaluation = config.network, config.data, config.evaluation
     need_file(Path(network.ckpt_file), "checkpoint or exported network")
-    on_mindspore = runs_on_mindspore(network.ckpt_file)
-    if on_mindspore:
-        device.require_device(config.device.device_target)
-    print(f"{chosen}settings: {config.origin}", flush=True)
+    choice = choose_engine(network.ckpt_file, evaluation.engine, config.device.device_target)
+    if not choice.with_openvino:
+        device.require_device(choice.target)
+    print(f"engine: {choice}\n{chosen}settings: {config.origin}", flush=True)
     sources = data.test_list, data.blur_directory, data.sharp_directory
     root = choose_root(data.dataset_root, *sources)
     pairs, source = choose_pairs(root, "test", *sources)
@@ -48,12 +48,14 @@ def main(argv: list[str] | None = None) -> None:
     check_outputs(config, pairs, root)
 
     with Interrupts():
-        if on_mindspore:
-            device.setup(config.device.device_target, config.device.device_id, debug=config.debug)
-        given = {"model_name": network.model_name, "weights": network.weights, "precision": evaluation.precision}
-        engine = load_engine(network.ckpt_file, **given)
+        if not choice.with_openvino:
+            device.setup(choice.target, config.device.device_id, debug=config.debug)
+        # Scores are in fp32 unless asked otherwise, so that they do not depend on the processor.
+        precision = "bf16" if evaluation.precision == "bf16" else "fp32"
+        given = {"model_name": network.model_name, "weights": network.weights, "precision": precision}
+        engine = load_engine(network.ckpt_file, choice=choice, **given)
         print(engine.description)
-        report(config, engine.variant, score(config, engine, pairs))
+        report(config, engine, score(config, engine, pairs))
 
 
 def check_outputs(config: Config, pairs: list[Pair], root: Path | str) -> None:
@@ -100,7 +102,7 @@ def score(config: Config, engine: Engine, pairs: list[Pair]) -> list[dict]:
     return list(tqdm(rows, total=len(pairs), unit="image", disable=None))
 
 
-def report(config: Config, variant: str, rows: list[dict]) -> None:
+def report(config: Config, engine: Engine, rows: list[dict]) -> None:
     """Print the summary and the worst images, write JSON and CSV."""
     from src.evaluation import summarize, summary_lines, worst, write_csv, write_json
 
@@ -117,7 +119,8 @@ def report(config: Config, variant: str, rows: list[dict]) -> None:
         print(f"pictures: {folder}")
     if options.report_file:
         path, network = Path(options.report_file), config.network
-        described = protocol | {"weights": network.weights, "model_name": variant, "checkpoint": network.ckpt_file}
+        described = protocol | {"weights": network.weights, "model_name": engine.variant}
+        described |= {"checkpoint": network.ckpt_file, "engine": engine.runtime, "precision": engine.precision}
         write_json(path, summary | described | {"worst": worst(rows, metric)})
         write_csv(path.with_suffix(".csv"), rows)
         print(f"report: {path}, all images: {path.with_suffix('.csv')}")

@@ -107,7 +107,7 @@ def export(config: Config) -> None:
         if options.export_precision == "fp16":  # the network has become float16
             network = load_network(*loading)[0]
         sizes = [size] if size else [(64, 64), (720, 1280), (501, 333)] if options.verify else [(64, 96)]
-        reference = MindSporeEngine(network, name=source.ckpt_file)
+        reference = MindSporeEngine(network, source.ckpt_file)
         try:
             check_export(options, temporary, reference, sizes)
         except UserError as e:  # a bad file does not get its name

@@ -199,11 +199,12 @@ class Run:
 class EngineRun(Run):
     def __init__(self, target: str, path: Path, precision: str, threads: int):
         from src import device
-        from src.engine import load_engine, runs_on_mindspore
+        from src.engine import choose_engine, load_engine
 
-        if runs_on_mindspore(path):
+        choice = choose_engine(path, "openvino" if path.suffix == ".onnx" else "mindspore", target)
+        if not choice.with_openvino:
             device.setup(target)
-        self.engine = load_engine(path, precision=precision, threads=threads)
+        self.engine = load_engine(path, choice=choice, precision=precision, threads=threads)
 
     def answer(self, shape: tuple[int, ...]) -> np.ndarray:
         return self.engine(noise(shape))

@@ -84,6 +84,8 @@ def check_packages(
     rows, good = [], []
     for text in required_packages() if wanted is None else wanted:
         need = Requirement(text)
+        if need.marker and not need.marker.evaluate():  # not for this platform
+            continue
         range_ = str(need.specifier) or "any version"
         try:
             version = version_of(need.name)

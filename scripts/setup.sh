@@ -20,13 +20,12 @@ CANN_VERSIONS="8.2 8.3 8.5 9.0 9.1"
 
 usage() {
   cat <<END
-usage: bash scripts/setup.sh [--dev] [--gpu] [--ascend] [--torch] [--fast] [--app] [--video] [--system]
+usage: bash scripts/setup.sh [--dev] [--gpu] [--ascend] [--torch] [--app] [--video] [--system]
 Creates .venv for training, evaluation and export on CPU. Options add packages to it:
-  --dev     tests, formatter and type checker, with PyTorch, ONNX, OpenVINO, Gradio and PyAV for the tests
+  --dev     tests, formatter and type checker, with PyTorch, Gradio and PyAV for the tests
   --gpu     CUDA 11 libraries from wheels (2.8 GB unpacked); only needs an NVIDIA driver
   --ascend  Python packages of the CANN toolkit, which must be installed
   --torch   PyTorch, to convert .pkl weights
-  --fast    ONNX and OpenVINO: export to .onnx, and inference several times faster on CPU
   --app     Gradio: the web page, app.py
   --video   PyAV: videos, in deblur.py and app.py
   --system  Debian packages: a C++ compiler (native convolutions), a C compiler with binutils, mpirun and a browser
@@ -48,10 +47,8 @@ main() {
   for option in "$@"; do
     case $option in
       -h | --help) usage && exit 0 ;;
-      --dev)
-        want requirements-torch.txt requirements-fast.txt requirements-app.txt requirements-video.txt requirements-dev.txt
-        ;;
-      --gpu | --ascend | --torch | --fast | --app | --video) want "requirements-${option#--}.txt" ;;
+      --dev) want requirements-torch.txt requirements-app.txt requirements-video.txt requirements-dev.txt ;;
+      --gpu | --ascend | --torch | --app | --video) want "requirements-${option#--}.txt" ;;
       --system) with_system=true ;;
       *) die "setup.sh: unknown option $option (--help lists the options)" ;;
     esac

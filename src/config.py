@@ -39,6 +39,7 @@ DEVICES = ("CPU", "GPU", "Ascend")
 SCRIPTS = ("train", "eval", "export")
 PRECISIONS = ("auto", "fp32", "bf16")
 MOTION_NAMES = ("shake", "lines")  # of src.data.synthetic_blur.MOTIONS, which would import OpenCV
+ENGINES = ("auto", "mindspore", "openvino")
 KERNELS = ("auto", "native", "native_bf16", "framework")  # native: blocked layouts; bf16: products in bfloat16
 LAST_STEP = 2**31 - 1  # steps are counted in 32 bits
 LARGEST_SEED = 2**32 - 1  # the limit of numpy's and MindSpore's generators
@@ -154,7 +155,8 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Evaluation:
-    precision: str = option("auto", "precision of .onnx files, auto = bf16 if possible", PRECISIONS, "eval")
+    engine: str = option("auto", "runtime of the network, auto = OpenVINO on CPU, else MindSpore", ENGINES, "eval")
+    precision: str = option("auto", "precision, auto = fp32; bf16 for OpenVINO only", PRECISIONS, "eval")
     self_ensemble: str = option("none", "mean over 4 rotations (MIMO-UNet++), x8: mirrored too", ENSEMBLE_NAMES, "eval")
     metrics: str = option("psnr,psnr_uint8,ssim", "scores, separated by commas", scripts="eval")
     align: str = option("none", "alignment to the sharp image before scoring, as RealBlur", ("none", "ecc"), "eval")

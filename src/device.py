@@ -49,6 +49,14 @@ def best_device() -> tuple[str, str]:
     return "CPU", "no Ascend device and no NVIDIA GPU is present"
 
 
+def usable_device() -> tuple[str, str]:
+    """`best_device`, but the CPU if a GPU is present without its libraries."""
+    target, why = best_device()
+    if target == "GPU" and not (cuda_libraries_installed() or cuda_libraries_present()):
+        return "CPU", "an NVIDIA GPU is present, but its CUDA 11 libraries are not (bash scripts/setup.sh --gpu)"
+    return target, why
+
+
 def ascend_devices() -> list[str]:
     return sorted(glob("/dev/davinci[0-9]*"))
 

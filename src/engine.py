@@ -3,34 +3,91 @@
     engine = load_engine("best.ckpt")        # or .safetensors, .mindir, .onnx
     restored = engine(images)
 
-MindSpore runs checkpoints and `.mindir` on the device that `src.device.setup` chose; it is imported only then.
-OpenVINO runs `.onnx` on the CPU. Time and memory beyond the weights for a 1280x720 frame through MIMO-UNet on two
-cores: MindSpore 14 s, 4.0 GB; ONNX Runtime 8.9 s, 4.7 GB; OpenVINO 6.2 s, 2.1 GB in float32 and 3.0 s, 1.1 GB in
-bfloat16. Times vary by a factor of two from hour to hour; the README has ratios to PyTorch, measured side by side.
+OpenVINO runs `.onnx`, and on a CPU checkpoints too, without importing MindSpore. MindSpore runs `.mindir`, and
+checkpoints on other devices or where OpenVINO is not installed, after `src.device.setup`. Time and memory beyond the
+weights for a 1280x720 frame through MIMO-UNet on two cores: MindSpore 14 s, 4.0 GB; ONNX Runtime 8.9 s, 4.7 GB;
+OpenVINO 6.2 s, 2.1 GB in float32 and 3.0 s, 1.1 GB in bfloat16. Times vary by a factor of two from hour to hour; the
+README has ratios to PyTorch, measured side by side.
 """
 
 import contextlib
+import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from src.checkpoint import build_filled, describe_loading, read_weights
 from src.device import takes_any_size
 from src.errors import BadOutput, UserError, reason_of
 from src.formats.exported import Description, check_export
 from src.formats.weights import CHECKPOINT_SUFFIXES, CRC, EXPORTED_SUFFIXES, need_file, refuse_torch
+from src.variants import Variant
 
-if TYPE_CHECKING:  # importing MindSpore takes seconds, and .onnx files do without
+if TYPE_CHECKING:  # importing MindSpore takes seconds, and OpenVINO does without
     from src.mimo_unet import MIMOUNet
 
 SUFFIXES = CHECKPOINT_SUFFIXES + EXPORTED_SUFFIXES
 # OpenVINO keeps the compiled kernels of each image size, 3.5 MB per size, thousands of kernels by default. A size needs
 # about 25, so this is enough for four sizes in turn.
 KERNEL_CACHE = 100
+PACKAGES = ("onnx", "openvino")
+
+
+class Choice(NamedTuple):
+    """What runs a file. Its text is one line for the user."""
+
+    with_openvino: bool
+    target: str
+    """The device: CPU for OpenVINO."""
+    why: str
+
+    def __str__(self) -> str:
+        return f"{'OpenVINO' if self.with_openvino else 'MindSpore'} on {self.target}: {self.why}"
+
+
+def choose_engine(path: Path | str, wanted: str = "auto", target: str = "CPU", why: str = "") -> Choice:
+    """What runs a file, by its suffix, the device and the packages that are installed.
+
+    Args:
+        wanted: `auto` | `mindspore` | `openvino`.
+        target: the device that MindSpore would use.
+        why: the reason for this device, for the user.
+
+    Raises:
+        UserError: no engine runs files of this kind, or the wanted one does not.
+    """
+    refuse_torch(Path(path))
+    suffix, of_device = Path(path).suffix, f", {why}" if why else ""
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path}: got *{suffix}, expected a network, one of *{', *'.join(SUFFIXES)}")
+    if suffix in EXPORTED_SUFFIXES:
+        only = "openvino" if suffix == ".onnx" else "mindspore"
+        if wanted not in ("auto", only):
+            raise UserError(f"--engine {wanted}: got {path}, but only --engine {only} runs {suffix} files")
+        return Choice(only == "openvino", "CPU" if only == "openvino" else target, f"the one for {suffix} files")
+    if wanted == "openvino":
+        return Choice(True, "CPU", "as asked (--engine)")
+    if wanted == "mindspore":
+        return Choice(False, target, f"as asked (--engine){of_device}")
+    if target != "CPU":
+        return Choice(False, target, why or f"the device is {target}")
+    if missing := missing_packages():
+        return Choice(False, "CPU", f"OpenVINO, which is faster, needs {install_hint(missing)}{of_device}")
+    return Choice(True, "CPU", f"the fastest on a CPU{of_device}")
+
+
+def missing_packages() -> list[str]:
+    """Those of OpenVINO's packages that are not installed."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def install_hint(packages: list[str]) -> str:
+    return f"{' and '.join(packages)} (python -m pip install {' '.join(packages)})"
 
 
 class Engine:
@@ -38,6 +95,10 @@ class Engine:
 
     description: str = ""
     """One line for the user: file, variant, runtime, precision."""
+    runtime: str = ""
+    """What computes where, as 'OpenVINO on CPU'."""
+    precision: str = "fp32"
+    """`fp32`, `bf16`, or `fp16` for such a MINDIR file."""
     variant: str = ""
     """Name of the file's variant."""
     name: str = "the network"
@@ -114,12 +175,12 @@ def _fault(images: np.ndarray, restored: np.ndarray) -> str:
 class ExportedEngine(Engine):
     """What the engines of exported files have in common."""
 
-    def take(self, path: Path | str, described: Description, model_name: str, runtime: str) -> None:
+    def take(self, path: Path | str, described: Description, model_name: str) -> None:
         """Set the attributes from the file's description; `model_name` is the expected variant, '' takes any."""
         self.fixed_batch, self.fixed_size, self.multiple = check_export(path, described, model_name)
         self.name, self.variant = str(path), described.metadata["variant"]
         checked = "" if CRC in described.metadata else ", without a checksum"
-        self.description = f"{path}: {self.variant}, {runtime}{checked}"
+        self.description = f"{path}: {self.variant}, {self.runtime}, {self.precision}{checked}"
 
 
 class MindSporeEngine(Engine):
@@ -131,17 +192,12 @@ class MindSporeEngine(Engine):
             first occurs; None lets the device decide.
     """
 
-    def __init__(
-        self,
-        network: "MIMOUNet",
-        description: str = "MindSpore, fp32",
-        name: str = Engine.name,
-        one_graph: bool | None = None,
-    ):
+    def __init__(self, network: "MIMOUNet", name: str = Engine.name, one_graph: bool | None = None):
         from src.formats.mindir import FullResolution, any_size
 
         one_graph = takes_any_size() if one_graph is None else one_graph
-        self.description = description if one_graph else f"{description}, compiled for each image size"
+        self.runtime = mindspore_on() + ("" if one_graph else ", compiled for each image size")
+        self.description = f"{self.runtime}, {self.precision}"
         self.name, self.multiple = name, network.variant.multiple
         self.cell = FullResolution(network).set_train(False)
         if one_graph:
@@ -167,7 +223,8 @@ class MindirEngine(ExportedEngine):
         from src.formats.mindir import describe_mindir
 
         described = describe_mindir(Path(path))
-        self.take(path, described, model_name, f"MindSpore, {described.metadata.get('precision', 'fp32')}")
+        self.runtime, self.precision = mindspore_on(), described.metadata.get("precision", "fp32")
+        self.take(path, described, model_name)
         try:
             self.cell = ms.nn.GraphCell(ms.load(str(path)))
         except (RuntimeError, ValueError, TypeError) as e:
@@ -180,64 +237,102 @@ class MindirEngine(ExportedEngine):
         return (outputs[0] if isinstance(outputs, tuple) else outputs).asnumpy()
 
 
-class OnnxEngine(ExportedEngine):
-    """An exported `.onnx`, run by OpenVINO on the CPU.
+class OpenVinoEngine(Engine):
+    """OpenVINO on the CPU.
 
     The model keeps its dynamic shape: one compiled for each size was no faster.
 
     Args:
-        model_name: expected variant, '' takes any.
         precision: `bf16` computes convolutions in bfloat16, in half the time, with a difference of about 5e-4 (rms) in
             [0, 1]; `auto` does so if the processor supports it.
         threads: 0 lets OpenVINO use all cores of this process.
 
     Raises:
-        UserError: OpenVINO is missing or cannot load the file, the processor does not support bf16, or as
-            `describe_onnx` and `check_export`.
+        UserError: OpenVINO is missing, or the processor does not support bf16.
     """
 
-    def __init__(self, path: Path | str, model_name: str = "", precision: str = "auto", threads: int = 0):
-        _, openvino = import_fast()
-        from src.formats.onnx_graph import describe_onnx
+    runtime = "OpenVINO on CPU"
 
+    def __init__(self, precision: str = "auto", threads: int = 0):
+        _, self.openvino = import_fast()
         if precision == "bf16" and not has_bf16():
             raise UserError(
                 "--precision bf16: this processor has no bfloat16 (avx512_bf16 or amx_bf16 in /proc/cpuinfo)"
             )
         bf16 = precision != "fp32" and has_bf16()
-        runtime = f"OpenVINO on CPU, {'bf16' if bf16 else 'fp32'}"
-        self.take(path, describe_onnx(Path(path)), model_name, runtime)
-        self.bytes_per_pixel = 1300 if bf16 else 2500
-        options = {
+        self.precision, self.bytes_per_pixel = ("bf16", 1300) if bf16 else ("fp32", 2500)
+        self.options = {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "CPU_RUNTIME_CACHE_CAPACITY": KERNEL_CACHE,
         }
         if threads:
-            options["INFERENCE_NUM_THREADS"] = threads
-        try:
-            with _without_isa_limit():
-                core = openvino.Core()
-                self.request = core.compile_model(core.read_model(str(path)), "CPU", options).create_infer_request()
-        except RuntimeError as e:
-            raise UserError(f"{path}: OpenVINO cannot load it ({reason_of(e)}). Export it again.") from e
+            self.options["INFERENCE_NUM_THREADS"] = threads
+
+    def compile(self, model: str | bytes) -> None:
+        """Compile a model in ONNX, given by its file or its content. Raises a RuntimeError if OpenVINO cannot."""
+        with _without_isa_limit():
+            core = self.openvino.Core()
+            self.request = core.compile_model(core.read_model(model), "CPU", self.options).create_infer_request()
 
     def run(self, images: np.ndarray) -> np.ndarray:
         with _without_isa_limit():
             return self.request.infer({0: images}, share_inputs=True)[0]
 
 
-def load_engine(
-    path: Path | str, *, model_name: str = "", weights: str = "ema", precision: str = "auto", threads: int = 0
-) -> Engine:
-    """The engine for a file, by its suffix.
+class WeightsEngine(OpenVinoEngine):
+    """The network of a variant with these weights, by their names, handed to OpenVINO without a file."""
 
-    For files that `runs_on_mindspore`, `src.device.setup` must have been called before.
+    def __init__(
+        self,
+        weights: Mapping[str, np.ndarray],
+        variant: Variant,
+        name: str = Engine.name,
+        precision: str = "auto",
+        threads: int = 0,
+    ):
+        super().__init__(precision, threads)
+        from src.formats.onnx_graph import build_onnx
+
+        self.name, self.multiple = name, variant.multiple
+        self.compile(build_onnx(weights, variant.num_res).SerializeToString())
+
+
+class OnnxEngine(ExportedEngine, OpenVinoEngine):
+    """An exported `.onnx`; `model_name` is the expected variant, '' takes any.
+
+    Raises:
+        UserError: as `OpenVinoEngine`, `describe_onnx` and `check_export`, or OpenVINO cannot load the file.
+    """
+
+    def __init__(self, path: Path | str, model_name: str = "", precision: str = "auto", threads: int = 0):
+        super().__init__(precision, threads)
+        from src.formats.onnx_graph import describe_onnx
+
+        self.take(path, describe_onnx(Path(path)), model_name)
+        try:
+            self.compile(str(path))
+        except RuntimeError as e:
+            raise UserError(f"{path}: OpenVINO cannot load it ({reason_of(e)}). Export it again.") from e
+
+
+def load_engine(
+    path: Path | str,
+    *,
+    choice: Choice | None = None,
+    model_name: str = "",
+    weights: str = "ema",
+    precision: str = "auto",
+    threads: int = 0,
+) -> Engine:
+    """The engine for a file.
 
     Args:
+        choice: from `choose_engine`; None = as that chooses for a CPU. If it is MindSpore, `src.device.setup` must have
+            been called for its device.
         model_name: expected variant; '' takes the file's.
         weights: for a checkpoint, `ema` takes the moving average if there is one, `raw` never.
-        precision: see `OnnxEngine`; MindSpore uses the precision of the file.
+        precision: see `OpenVinoEngine`; MindSpore uses the precision of the file.
         threads: for OpenVINO; MindSpore chooses its own number.
 
     Raises:
@@ -245,35 +340,31 @@ def load_engine(
             MindSpore.
     """
     path = Path(path)
-    on_mindspore = runs_on_mindspore(path)
+    with_openvino = (choice or choose_engine(path)).with_openvino
     need_file(path, "checkpoint or exported network")
-    if on_mindspore and precision == "bf16":
-        raise UserError(f"--precision bf16: for .onnx files, got {path}, which MindSpore runs in its own precision")
+    if not with_openvino and precision == "bf16":
+        raise UserError(f"--precision bf16: only OpenVINO computes in it, but MindSpore runs {path}; leave it out")
     if path.suffix == ".onnx":
         return OnnxEngine(path, model_name, precision, threads)
     if path.suffix == ".mindir":
         return MindirEngine(path, model_name)
-    from src.checkpoint import describe_loading, load_network
-
-    network, meta, left_out = load_network(path, model_name, weights)
-    loading = describe_loading(path, meta, left_out)
-    described = loading.replace(f"{path}:", f"{path}: {meta['variant']}, MindSpore, fp32,", 1)
-    engine = MindSporeEngine(network, described, str(path))
-    engine.variant = meta["variant"]
+    read = read_weights(path, model_name, weights)
+    engine: Engine
+    if with_openvino:
+        engine = WeightsEngine(read.arrays, read.variant, str(path), precision, threads)
+    else:
+        engine = MindSporeEngine(build_filled(read), str(path))
+    engine.variant = read.meta["variant"]
+    loading = describe_loading(path, read.meta, read.left_out)
+    described = f"{path}: {engine.variant}, {engine.runtime}, {engine.precision},"
+    engine.description = loading.replace(f"{path}:", described, 1)
     return engine
 
 
-def runs_on_mindspore(path: Path | str) -> bool:
-    """Whether a file needs MindSpore.
+def mindspore_on() -> str:
+    import mindspore as ms
 
-    Raises:
-        UserError: no engine runs files of this kind.
-    """
-    refuse_torch(Path(path))
-    suffix = Path(path).suffix
-    if suffix not in SUFFIXES:
-        raise UserError(f"{path}: got *{suffix}, expected a network, one of *{', *'.join(SUFFIXES)}")
-    return suffix != ".onnx"
+    return f"MindSpore on {ms.get_context('device_target')}"
 
 
 def has_bf16() -> bool:
@@ -292,7 +383,8 @@ def import_fast() -> tuple[Any, Any]:
         with _without_telemetry():
             import openvino
     except ImportError as e:
-        raise UserError(f".onnx files need {e.name}, which is not installed: bash scripts/setup.sh --fast") from e
+        name = e.name or "openvino"
+        raise UserError(f"OpenVINO and .onnx files need {install_hint([name])}, which cannot be imported") from e
     return onnx, openvino
 
 

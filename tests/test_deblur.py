@@ -51,7 +51,7 @@ def work(tmp_path, monkeypatch, capsys):
     calls = []
 
     def run(*argv, engine=identity, model=True):
-        def load_engine(path, *, model_name="", weights="ema", precision="auto", threads=0):
+        def load_engine(path, *, choice, model_name="", weights="ema", precision="auto", threads=0):
             calls.append(SimpleNamespace(path=path, model_name=model_name, precision=precision, threads=threads))
 
             class StandIn:
@@ -89,9 +89,9 @@ def test_folder_with_sub_folders(work):
     for name in files():
         np.testing.assert_array_equal(pixels(f"out/{name}"), 255 - RGB)
         np.testing.assert_array_equal(pixels(f"in/{name}"), RGB)
-    assert out.splitlines()[0] == "model: model.onnx"
     assert "left out: 1 .txt\n" in out
-    assert "engine: a stand-in" in out and re.search(r"^4 restored; [\d.e+]+ images/s$", out, re.M)
+    assert out.startswith("engine: OpenVINO on CPU: the one for .onnx files\nmodel: model.onnx\n")
+    assert "network: a stand-in" in out and re.search(r"^4 restored; [\d.e+]+ images/s$", out, re.M)
 
 
 @pytest.mark.parametrize("kind", ["grey", "grey16", "rgba", "rgb16", "palette", "one"])
@@ -383,7 +383,7 @@ def test_model_missing_or_the_sample(work, tmp_path, monkeypatch):
         work("a.png", "--output", "out", "--model", "modle.onnx", model=False)
     (tmp_path / "sample.onnx").touch()
     _, out, _ = work("a.png", "--output", "out", model=False)
-    assert out.startswith(f"model: {tmp_path / 'sample.onnx'} (the sample that comes with the repository; ")
+    assert f"\nmodel: {tmp_path / 'sample.onnx'} (the sample that comes with the repository; " in out
 
 
 def test_options_reach_the_engine(work, monkeypatch):
@@ -395,6 +395,8 @@ def test_options_reach_the_engine(work, monkeypatch):
     monkeypatch.setattr(device, "setup", lambda target, **_: targets.append(target))
     Path("model.ckpt").touch()
     work("a.png", "--output", "out", "--overwrite", "--model", "model.ckpt", model=False)
+    assert targets == []
+    work("a.png", "--output", "out", "--overwrite", "--model", "model.ckpt", "--engine", "mindspore", model=False)
     assert targets == ["CPU"]  # MindSpore is set up for its own files, and only for them
 
 

@@ -124,10 +124,22 @@ def test_cuda_in_the_venv_is_found_by_a_restart(gpu_machine, tmp_path, script, o
         (tmp_path / "net.ckpt").write_bytes(b"weights")
         options = [*options, "--ckpt_file", "net.ckpt"]
     done = gpu_machine(script, *options)
-    restart, settings = done.stdout.splitlines()
+    restart, *engine, settings = done.stdout.splitlines()
     assert restart == f"restarting with the CUDA libraries of {tmp_path / '.venv'} (scripts/gpu_env.sh)"
     assert settings.startswith("settings: configs/gpu_config.yaml: ")
+    assert engine == (["engine: MindSpore on GPU: the device is GPU"] if script == "eval" else [])
     assert done.returncode == 2 and "nowhere" in done.stderr  # the options have arrived
+
+
+def test_a_gpu_without_cuda_restores_photos_on_the_cpu_and_says_why(monkeypatch):
+    monkeypatch.setattr(device, "ascend_devices", lambda: [])
+    monkeypatch.setattr(device, "gpu_driver_present", lambda: True)
+    for name in ("cuda_libraries_present", "cuda_libraries_installed"):
+        monkeypatch.setattr(device, name, lambda: False)
+    target, why = device.usable_device()
+    assert target == "CPU" and "setup.sh --gpu" in why
+    monkeypatch.setattr(device, "cuda_libraries_installed", lambda: True)
+    assert device.usable_device() == device.best_device() == ("GPU", "an NVIDIA GPU is present")
 
 
 def test_cuda_that_does_not_load_is_tried_once(gpu_machine, tmp_path):
@@ -147,7 +159,8 @@ def test_a_gpu_without_cuda_does_not_train_on_the_cpu_unasked(gpu_machine, tmp_p
     assert len(done.stderr.splitlines()) == 1
     assert "bash scripts/setup.sh --gpu" in done.stderr and "--device_target CPU" in done.stderr
     asked = gpu_machine(script, "--device_target", "CPU", *model)
-    assert asked.stdout == "settings: configs/cpu_config.yaml: as asked\n" and "nowhere" in asked.stderr
+    engine = "engine: OpenVINO on CPU: the fastest on a CPU\n" if script == "eval" else ""
+    assert asked.stdout == f"{engine}settings: configs/cpu_config.yaml: as asked\n" and "nowhere" in asked.stderr
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,8 @@ def test_eval_scores_and_saves(work):
     keys = ["images", "psnr_input", "psnr", "psnr_gain", "ssim_input", "ssim", "ssim_gain", "seconds_per_image"]
     keys += ["network_seconds_per_image", "warm_up_images"]
     assert set(keys) <= set(report)
+    assert (report["engine"], report["precision"]) == ("OpenVINO on CPU", "fp32")
+    assert out.startswith("engine: OpenVINO on CPU: ") and "MIMO-UNet, OpenVINO on CPU, fp32" in out
     assert report["psnr_gain"] == pytest.approx(report["psnr"] - report["psnr_input"], abs=1e-9)
     assert f"psnr: {report['psnr']:.4f}" in out
     assert re.search(

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import onnx
@@ -13,16 +14,18 @@ from src import checkpoint
 from src import engine as engine_module
 from src.checkpoint import parameter_arrays, save_checkpoint
 from src.config import ROOT
+from src.data.pairs import find_pairs
 from src.engine import (
     Engine,
     MindirEngine,
     MindSporeEngine,
     OnnxEngine,
+    choose_engine,
     has_bf16,
     load_engine,
-    runs_on_mindspore,
 )
 from src.errors import BadOutput, UserError
+from src.evaluation import evaluate, make_scorer
 from src.formats.exported import sealed
 from src.formats.mindir import describe_mindir, export_mindir
 from src.formats.onnx_graph import build_onnx, describe_onnx
@@ -30,6 +33,7 @@ from src.init_weights import init_weights
 from src.mimo_unet import build_net
 from src.restore import restore
 
+CHOICES = [choose_engine("a.ckpt", wanted) for wanted in ("openvino", "mindspore")]
 TEXTS = {"variant": "MIMO-UNet", "num_res": "1"}
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no bfloat16")
 
@@ -77,8 +81,9 @@ def message(function, *args, **kwargs):
 def test_a_checkpoint_is_read_once(files, monkeypatch, cpu):
     reads, read = [], checkpoint.read_checkpoint
     monkeypatch.setattr(checkpoint, "read_checkpoint", lambda path: reads.append(path) or read(path))
-    assert "net.ckpt: MIMO-UNet, MindSpore" in load_engine(files / "net.ckpt").description
-    assert reads == [files / "net.ckpt"]
+    for choice in CHOICES:
+        assert "net.ckpt: MIMO-UNet, " in load_engine(files / "net.ckpt", choice=choice).description
+        assert reads.pop() == files / "net.ckpt" and not reads
 
 
 # ---- the same answer from every kind of file
@@ -90,17 +95,20 @@ def test_engine_is_the_networks_full_resolution(network, answer):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "words", "tolerance"),
+    ("suffix", "wanted", "runtime", "tolerance"),
     [
-        (".ckpt", "MindSpore, fp32", 0),
-        (".safetensors", "MindSpore, fp32", 0),
-        (".mindir", "MindSpore, fp32", 0),
-        (".onnx", "OpenVINO on CPU, fp32", 1e-5),
+        (".ckpt", "auto", "OpenVINO on CPU", 1e-5),
+        (".safetensors", "auto", "OpenVINO on CPU", 1e-5),
+        (".ckpt", "mindspore", "MindSpore on CPU", 0),
+        (".mindir", "auto", "MindSpore on CPU", 0),
+        (".onnx", "auto", "OpenVINO on CPU", 1e-5),
     ],
 )
-def test_every_kind_of_file(suffix, words, tolerance, answer, files):
-    engine = load_engine(files / f"net{suffix}", weights="raw", precision="fp32")
-    assert engine.description.startswith(f"{files / 'net'}{suffix}: MIMO-UNet, {words}")
+def test_every_kind_of_file(suffix, wanted, runtime, tolerance, answer, files):
+    path = files / f"net{suffix}"
+    engine = load_engine(path, choice=choose_engine(path, wanted), weights="raw", precision="fp32")
+    assert engine.description.startswith(f"{path}: MIMO-UNet, {runtime}, fp32")
+    assert (engine.runtime, engine.precision, engine.variant) == (runtime, "fp32", "MIMO-UNet")
     assert "moving average" not in engine.description
     assert (engine.fixed_size, engine.fixed_batch) == (None, 0)
     for shape in ((1, 3, 4, 4), (2, 3, 16, 40), (1, 3, 64, 24)):
@@ -122,9 +130,11 @@ def test_fixed_shapes(suffix, answer, files):
 
 
 def test_moving_average_unless_raw(answer, files):
-    images, average = noise(1, 3, 16, 16), load_engine(files / "net.ckpt")
-    assert np.abs(average(images) - answer(images)).max() > 1e-4
-    assert "moving average" in average.description
+    images = noise(1, 3, 16, 16)
+    for choice in CHOICES:
+        average = load_engine(files / "net.ckpt", choice=choice)
+        assert np.abs(average(images) - answer(images)).max() > 1e-4
+        assert "moving average" in average.description
 
 
 def test_results_stay_when_the_engine_goes_on(files):
@@ -238,19 +248,21 @@ def test_both_runtimes_are_fast_in_one_process(cpu, reference, tmp_path):
 
 def test_bf16_is_refused_where_it_cannot_be(files, monkeypatch):
     for name in ("net.ckpt", "net.mindir"):
-        assert "--precision bf16" in message(load_engine, files / name, precision="bf16")
+        assert "--precision bf16" in message(load_engine, files / name, choice=CHOICES[1], precision="bf16")
     monkeypatch.setattr(engine_module, "has_bf16", lambda: False)
-    assert "no bfloat16" in message(load_engine, files / "net.onnx", precision="bf16")
-    assert "fp32" in load_engine(files / "net.onnx", precision="auto").description
+    for name in ("net.onnx", "net.ckpt"):
+        assert "no bfloat16" in message(load_engine, files / name, precision="bf16")
+        assert load_engine(files / name, precision="auto").precision == "fp32"
 
 
-def test_onnx_needs_no_mindspore(files):
+def test_openvino_needs_no_mindspore(files):
     script = f"""
 import sys
 import numpy as np
 from src.engine import load_engine
-engine = load_engine({str(files / "net.onnx")!r}, threads=1)
-engine(np.zeros((1, 3, 8, 8), np.float32))
+for suffix in (".onnx", ".ckpt", ".safetensors"):
+    engine = load_engine({str(files / "net")!r} + suffix, threads=1)
+    engine(np.zeros((1, 3, 8, 8), np.float32))
 assert not any(name.split(".")[0] == "mindspore" for name in sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
@@ -386,7 +398,6 @@ def test_other_files_are_named(files, tmp_path):
     assert "*.ckpt, *.safetensors, *.mindir, *.onnx" in message(load_engine, tmp_path / "net.tflite")
     assert "convert.py" in message(load_engine, tmp_path / "net.pkl")
     assert "no checkpoint" in message(load_engine, tmp_path / "none.onnx")
-    assert runs_on_mindspore("a.ckpt") and not runs_on_mindspore("a.onnx")
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors", ".mindir", ".onnx"])
@@ -428,6 +439,39 @@ def test_the_reason_of_openvino_is_shown(network, tmp_path):
     onnx.save(build_onnx(arrays, 1, metadata=TEXTS), tmp_path / "a.onnx")
     text = message(load_engine, tmp_path / "a.onnx")
     assert "OpenVINO cannot load it (" in text and "channel count" in text and ".cpp" not in text
+
+
+# ---- the choice
+
+
+def test_a_cpu_runs_checkpoints_on_openvino_and_other_devices_on_mindspore(files, monkeypatch):
+    cpu = "no GPU is present"
+    assert str(choose_engine("a.ckpt", why=cpu)) == f"OpenVINO on CPU: the fastest on a CPU, {cpu}"
+    assert str(choose_engine("a.safetensors", target="GPU", why="as asked")) == "MindSpore on GPU: as asked"
+    assert str(choose_engine("a.ckpt", "mindspore")) == "MindSpore on CPU: as asked (--engine)"
+    assert str(choose_engine("a.ckpt", "openvino", "GPU")) == "OpenVINO on CPU: as asked (--engine)"
+    assert str(choose_engine("a.onnx", target="GPU")) == "OpenVINO on CPU: the one for .onnx files"
+    assert str(choose_engine("a.mindir", target="GPU")) == "MindSpore on GPU: the one for .mindir files"
+    assert "only --engine mindspore runs .mindir" in message(choose_engine, "a.mindir", "openvino")
+    assert "only --engine openvino runs .onnx" in message(choose_engine, "a.onnx", "mindspore")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    missing = "OpenVINO, which is faster, needs openvino (python -m pip install openvino)"
+    assert str(choose_engine("a.ckpt")) == f"MindSpore on CPU: {missing}"
+    assert "pip install openvino" in message(load_engine, files / "net.ckpt", choice=CHOICES[0])
+
+
+@pytest.mark.parametrize("variant", ["MIMO-UNet", "MIMO-UNetLite"])
+def test_both_engines_give_one_score(variant, cpu, make_dataset, tmp_path):
+    network = build_net(variant, 1)
+    init_weights(network, 0)
+    save_checkpoint(tmp_path / "a.ckpt", parameter_arrays(network), {"variant": variant})
+    pairs = find_pairs(make_dataset(train=0, test=2, size=(42, 50)), "test")
+    scores = []
+    for choice in CHOICES:
+        engine = load_engine(tmp_path / "a.ckpt", choice=choice, precision="fp32")
+        rows = evaluate(pairs, partial(restore, engine=engine), make_scorer(["psnr"]))
+        scores.append([row["psnr"] for row in rows])
+    np.testing.assert_allclose(*scores, rtol=0, atol=1e-4)
 
 
 def test_openvino_calls_nobody():

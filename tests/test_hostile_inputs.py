@@ -837,7 +837,7 @@ HEAVY_ROWS = [
         ("checkpoint cut", "--model IN/weights/cut_50.ckpt", "cut_50.ckpt"),
         ("text as mindir", "--model IN/networks/text.mindir", "text.mindir"),
         ("noise as mindir", "--model IN/networks/noise.mindir", "noise.mindir"),
-        ("checkpoint in bf16", "--model IN/weights/good.ckpt --precision bf16", "--precision"),
+        ("MindSpore in bf16", "--model IN/weights/good.ckpt --engine mindspore --precision bf16", "--precision"),
     ),
     *rows(
         "train.py",

@@ -151,7 +151,6 @@ def test_an_evaluation_ends_with_the_status_of_the_signal(number, status, make_d
     import time
     import eval as script
     from src.errors import run_main
-    script.runs_on_mindspore = lambda path: False
     script.score = lambda *_: print("ready", flush=True) or time.sleep(20)
     run_main(lambda: script.main(["--dataset_root", {str(make_dataset(train=0))!r}, "--device_target", "CPU"]))
     """

@@ -103,9 +103,8 @@ def test_sample_set_is_restored_as_recorded(cpu, tmp_path, monkeypatch, capsys):
             "report.json",
         ]
     )
-    assert capsys.readouterr().out.startswith(
-        f"model: {FOLDER / WEIGHTS} (the sample that comes with the repository; --ckpt_file FILE takes another)\n"
-    )
+    model = f"{FOLDER / WEIGHTS} (the sample that comes with the repository; --ckpt_file FILE takes another)"
+    assert f"\nmodel: {model}\nsettings: " in capsys.readouterr().out
     recorded = json.loads((FOLDER / FIGURES).read_text(encoding="utf-8"))["held_out"]["sample"]["rows"]
     found = [line.split(",") for line in (tmp_path / "report.csv").read_text().splitlines()]
     column = found[0].index("psnr")

@@ -8,7 +8,7 @@ from src import device
 from src.command_line import ArgumentParser
 from src.formats import weights as weight_files
 from src.photos import options as deblur_options
-from src.photos.options import add_options, check_overlap, choose_model, open_engine
+from src.photos.options import add_options, check_overlap, choose_model, engine_for, open_engine
 from tests.data_trees import error_of
 
 
@@ -63,8 +63,25 @@ def test_mindspore_is_set_up_for_its_own_files_alone(monkeypatch):
     opened, targets = [], []
     monkeypatch.setattr(deblur_options, "load_engine", lambda path, **words: opened.append((path.name, words)))
     monkeypatch.setattr(device, "setup", lambda target, **_: targets.append(target))
+    monkeypatch.setattr(device, "usable_device", lambda: ("CPU", "no GPU is present"))
     args = options("--threads", "3", "--precision", "bf16", "--model_name", "MIMO-UNetPlus")
-    for name, set_up in (("a.onnx", []), ("a.ckpt", ["CPU"])):
-        open_engine(Path(name), args)
+    for name, set_up in (("a.onnx", []), ("a.ckpt", []), ("a.mindir", ["CPU"])):
+        choice = engine_for(Path(name), args)
+        open_engine(Path(name), args, choice)
         assert targets == set_up
-    assert opened[0] == ("a.onnx", {"model_name": "MIMO-UNetPlus", "precision": "bf16", "threads": 3})
+        given = {"model_name": "MIMO-UNetPlus", "precision": "bf16", "threads": 3}
+        assert opened.pop() == (name, {"choice": choice, **given})
+
+
+def test_the_device_and_the_engine_that_are_asked_for(monkeypatch):
+    monkeypatch.setattr(device, "usable_device", lambda: ("GPU", "a GPU is present"))
+    monkeypatch.setattr(device, "require_device", lambda target: required.append(target))
+    required = []
+    for argv, line in (
+        ([], "MindSpore on GPU: a GPU is present"),
+        (["--device_target", "CPU"], "OpenVINO on CPU: the fastest on a CPU, as asked (--device_target)"),
+        (["--engine", "openvino"], "OpenVINO on CPU: as asked (--engine)"),
+        (["--device_target", "Ascend"], "MindSpore on Ascend: as asked (--device_target)"),
+    ):
+        assert str(engine_for(Path("a.ckpt"), options(*argv))) == line
+    assert required == ["GPU", "Ascend"]

@@ -661,7 +661,7 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
     assert "creating .venv" in setup("--app")
     assert installed_files(tmp_path) == ["requirements.txt", "requirements-app.txt"]
     setup("--dev")
-    assert installed_files(tmp_path) == [f"requirements{x}.txt" for x in ("-torch", "-fast", "-video", "-dev")]
+    assert installed_files(tmp_path) == [f"requirements{x}.txt" for x in ("-torch", "-video", "-dev")]
     for options in ([], ["--dev"], ["--torch"]):
         assert len(setup(*options).splitlines()) == 1
 
@@ -674,7 +674,7 @@ def test_options_of_setup_add_up(tree, tmp_path, fake_python):
     (tree / ".venv/setup_stamp").rename(tree / ".venv/setup_unfinished")
     assert "creating .venv again: an earlier setup was interrupted" in setup()
     assert sorted(installed_files(tmp_path)) == sorted(
-        f"requirements{x}.txt" for x in ("", "-app", "-dev", "-fast", "-torch", "-video")
+        f"requirements{x}.txt" for x in ("", "-app", "-dev", "-torch", "-video")
     )
     assert not (tree / ".venv/setup_unfinished").exists()
 
@@ -684,7 +684,7 @@ def test_a_failing_install_takes_nothing_away(tree, tmp_path, fake_python):
     broken = tree / "requirements-broken.txt"
     broken.touch()
     setup = tree / "scripts/setup.sh"
-    setup.write_text(setup.read_text().replace("--torch | --fast", "--torch | --broken | --fast"))
+    setup.write_text(setup.read_text().replace("--torch | --app", "--torch | --broken | --app"))
     result = bash(setup, "--broken", **fake_python)
     assert result.returncode == 1 and "no such package" in result.stderr and len(result.stderr.splitlines()) == 1
     assert "up to date" in bash(setup, **fake_python).stdout

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from src import device
 from src.command_line import WEIGHTS_OPTIONS, ArgumentParser, shown
-from src.config import ENSEMBLE_NAMES, LARGEST_SIDE, MODEL_NAMES, PRECISIONS
-from src.engine import Engine, load_engine, runs_on_mindspore
+from src.config import DEVICES, ENGINES, ENSEMBLE_NAMES, LARGEST_SIDE, MODEL_NAMES, PRECISIONS
+from src.engine import Choice, Engine, choose_engine, load_engine
 from src.errors import UserError
 from src.formats.weights import SAMPLE_MODEL, need_file, sample_model
 from src.photos.jobs import nearest_file
@@ -21,9 +21,13 @@ def add_options(parser: ArgumentParser) -> None:
     model = f"checkpoint of train.py or exported file of export.py [{SAMPLE_MODEL.name}]"
     add(*WEIGHTS_OPTIONS, metavar="FILE", group="network", help=model)
     add("--model_name", choices=MODEL_NAMES, group="network", help="variant, which a weights file must match")
-    precision = "precision of .onnx files, auto = bf16 if possible [auto]"
+    target = "device that runs the network [the best one that is usable]"
+    add("--device_target", choices=DEVICES, group="network", help=target)
+    engine = "runtime of the network, auto = OpenVINO on CPU, else MindSpore [auto]"
+    add("--engine", default="auto", choices=ENGINES, group="network", help=engine)
+    precision = "precision of OpenVINO, auto = bf16 if possible [auto]"
     add("--precision", default="auto", choices=PRECISIONS, group="network", help=precision)
-    threads = "threads for .onnx files [0: all cores]"
+    threads = "threads of OpenVINO [0: all cores]"
     add("--threads", type=int, high=1024, default=0, metavar="N", group="network", help=threads)
     ensemble = "mean over 4 rotations, x8: mirrored too [none]"
     add("--self_ensemble", default="none", choices=ENSEMBLE_NAMES, group="network", help=ensemble)
@@ -68,8 +72,24 @@ def choose_model(given: str | None) -> tuple[Path, str]:
     return path, ""
 
 
-def open_engine(model: Path, args: argparse.Namespace) -> Engine:
-    """The engine of a file, on the CPU; sets up MindSpore if the file needs it. Raises like `load_engine`."""
-    if runs_on_mindspore(model):
-        device.setup("CPU", debug=args.debug)
-    return load_engine(model, model_name=args.model_name or "", precision=args.precision, threads=args.threads)
+def engine_for(model: Path, args: argparse.Namespace) -> Choice:
+    """What runs a file.
+
+    Raises:
+        UserError, Restart: as `choose_engine` and `device.require_device`.
+    """
+    target, why = (args.device_target, "as asked (--device_target)") if args.device_target else device.usable_device()
+    choice = choose_engine(model, args.engine, target, why)
+    if not choice.with_openvino:
+        device.require_device(choice.target)
+    return choice
+
+
+def open_engine(model: Path, args: argparse.Namespace, choice: Choice) -> Engine:
+    """The engine of a file; sets up MindSpore if it is chosen. Raises like `load_engine`."""
+    if not choice.with_openvino:
+        if args.threads:
+            print(f"--threads {args.threads}: only for OpenVINO; MindSpore chooses its own number")
+        device.setup(choice.target, debug=args.debug)
+    given = {"model_name": args.model_name or "", "precision": args.precision, "threads": args.threads}
+    return load_engine(model, choice=choice, **given)
