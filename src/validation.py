@@ -10,13 +10,14 @@ import numpy as np
 from src import device
 from src.data.pairs import Pair
 from src.drawing import save_scored_strip
-from src.engine import MindSporeEngine
+from src.engine import Engine, MindSporeEngine, WeightsEngine, install_hint, missing_packages
 from src.errors import BadOutput
 from src.evaluation import evaluate, make_scorer, summary_of_sums, sums
 from src.mimo_unet import MIMOUNet
 from src.restore import restore
 from src.run_log import Decoration
 from src.train_step import TrainStep
+from src.variants import parameter_shapes
 
 NUM_STRIPS = 3  # example images per validation
 
@@ -24,7 +25,8 @@ NUM_STRIPS = 3  # example images per validation
 class Validator:
     """Scores a network in training on validation pairs.
 
-    With a moving average its weights are scored, because `eval.py` and `deblur.py` use them. Each rank takes every
+    With a moving average its weights are scored, because `eval.py` and `deblur.py` use them. On a CPU OpenVINO scores,
+    if it is installed, in float32. Each rank takes every
     world-size-th pair; sums and counts are gathered, so the score equals that of a single process.
 
     Args:
@@ -40,19 +42,17 @@ class Validator:
         folder: Path | None = None,
     ):
         self.step, self.pairs, self.batch_size, self.runtime, self.folder = step, pairs, batch_size, runtime, folder
-        # A separate network, because a moving average has other weights, and because the native convolutions of the
-        # trained one need shapes that are known at compile time.
-        self.network = MIMOUNet(step.network.variant)
-        if step.scaler is not None:
-            self.network.to_float(ms.float16)
-        self.engine: MindSporeEngine | None = None
+        missing = missing_packages() if runtime.target == "CPU" else []
+        self.with_openvino = runtime.target == "CPU" and not missing
+        if missing and runtime.rank == 0:
+            print(f"validation: by MindSpore; OpenVINO, which is faster, needs {install_hint(missing)}", flush=True)
+        self.engine: Engine | None = None
+        self.network: MIMOUNet | None = None
         self.decoration = Decoration((folder or Path()) / "samples")
 
     def __call__(self, global_step: int, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Summary of `psnr` over all pairs, whose score is None if the network returns NaN or infinity; or None if
         `should_stop` ended it early, which only a single process checks."""
-        if self.engine is None:  # compiled here, because a run may be too short for a validation
-            self.engine = MindSporeEngine(self.network)
         self.take_weights()
         rank, world_size = self.runtime.rank, self.runtime.world_size
         mine = self.pairs[rank::world_size]
@@ -82,7 +82,21 @@ class Validator:
             return np.full_like(images, np.nan)
 
     def take_weights(self) -> None:
-        """Copy the weights to be scored into the network that scores them."""
+        """Bring the weights to be scored into the engine."""
         trained = self.step.ema if self.step.ema is not None else self.step.network.trainable_params()
+        variant = self.step.network.variant
+        if self.with_openvino:
+            # Compiled each time, in less than a second: weights that can be exchanged are not packed for the processor.
+            arrays = {name: p.asnumpy() for name, p in zip(parameter_shapes(variant), trained, strict=True)}
+            threads = max(1, device.core_count() // self.runtime.world_size)
+            self.engine = WeightsEngine(arrays, variant, precision="fp32", threads=threads)
+            return
+        if self.network is None:  # compiled here, because a run may be too short for a validation
+            # A separate network, because a moving average has other weights, and because the native convolutions of
+            # the trained one need shapes that are known at compile time.
+            self.network = MIMOUNet(variant)
+            if self.step.scaler is not None:
+                self.network.to_float(ms.float16)
+            self.engine = MindSporeEngine(self.network)
         for weight, value in zip(self.network.trainable_params(), trained, strict=True):
             weight.set_data(value.value())

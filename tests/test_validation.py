@@ -1,3 +1,4 @@
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -41,7 +42,8 @@ def engine_once(network):
 
 def validator(network, engine, pairs, runtime=None, folder=None, batch_size=1):
     made = validation.Validator(step_of(network), pairs, batch_size, runtime or Runtime("CPU"), folder)
-    made.engine = engine
+    if engine:
+        made.engine, made.take_weights = engine, lambda: None
     return made
 
 
@@ -59,8 +61,6 @@ def on_ranks(monkeypatch, world_size, make):
     results = {}
 
     scores = [make(rank) for rank in range(world_size)]
-    # The framework is not for several threads, and the engine that the ranks share has its weights.
-    monkeypatch.setattr(validation.Validator, "take_weights", lambda self: None)
 
     def run(rank):
         rank_of.value = rank
@@ -103,11 +103,23 @@ def test_batch_size_changes_no_score(network, engine_once, pairs):
 
 
 def test_without_an_average_the_trained_weights_are_scored(network, engine_once, pairs):
-    own = validator(network, None, pairs[:1])(0)  # None: it compiles its own engine
+    own = validator(network, None, pairs[:1])(0)  # None: it makes its own engine
     assert without_time(own) == pytest.approx(without_time(validator(network, engine_once, pairs[:1])(0)), abs=1e-4)
 
 
-def test_weights_of_the_moving_average_are_the_ones_scored(network, engine_once, pairs, cpu):
+def test_without_openvino_mindspore_scores_and_says_so_once(network, pairs, monkeypatch, capsys):
+    fast = validator(network, None, pairs[:2])(0)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    slow = validator(network, None, pairs[:2])
+    validator(network, None, pairs, Runtime("CPU", 1, 2))  # another rank
+    for step in range(2):
+        assert without_time(slow(step)) == pytest.approx(without_time(fast), abs=1e-4)
+    expected = "validation: by MindSpore; OpenVINO, which is faster, needs openvino (python -m pip install openvino)\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_weights_of_the_moving_average_are_the_ones_scored(network, pairs, cpu):
     """Scores of the average equal those of a network that has these weights, and follow when it changes."""
     from mindspore import Parameter, Tensor
 
@@ -122,7 +134,7 @@ def test_weights_of_the_moving_average_are_the_ones_scored(network, engine_once,
     ema = [Parameter(Tensor(a), name=f"ema{i}") for i, a in enumerate(other(2))]
     score = validation.Validator(step_of(network, ema), pairs, 1, Runtime("CPU"))
     weights = [p.asnumpy().copy() for p in network.get_parameters()]
-    raw, average = validator(network, engine_once, pairs)(0), score(0)
+    raw, average = validator(network, None, pairs)(0), score(0)
     assert abs(raw["psnr"] - average["psnr"]) > 1e-4
     for p, a in zip(ema, weights, strict=True):
         p.set_data(Tensor(a))
