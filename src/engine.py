@@ -62,7 +62,7 @@ def choose_engine(path: Path | str, wanted: str = "auto", target: str = "CPU", w
         UserError: no engine runs files of this kind, or the wanted one does not.
     """
     refuse_torch(Path(path))
-    suffix, of_device = Path(path).suffix, f", {why}" if why else ""
+    suffix, of_device = Path(path).suffix, f"; {why}" if why else ""
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: got *{suffix}, expected a network, one of *{', *'.join(SUFFIXES)}")
     if suffix in EXPORTED_SUFFIXES:
@@ -78,7 +78,7 @@ def choose_engine(path: Path | str, wanted: str = "auto", target: str = "CPU", w
         return Choice(False, target, why or f"the device is {target}")
     if missing := missing_packages():
         return Choice(False, "CPU", f"OpenVINO, which is faster, needs {install_hint(missing)}{of_device}")
-    return Choice(True, "CPU", f"the fastest on a CPU{of_device}")
+    return Choice(True, "CPU", f"the fastest there{of_device}")
 
 
 def missing_packages() -> list[str]:

@@ -159,7 +159,7 @@ def test_a_gpu_without_cuda_does_not_train_on_the_cpu_unasked(gpu_machine, tmp_p
     assert len(done.stderr.splitlines()) == 1
     assert "bash scripts/setup.sh --gpu" in done.stderr and "--device_target CPU" in done.stderr
     asked = gpu_machine(script, "--device_target", "CPU", *model)
-    engine = "engine: OpenVINO on CPU: the fastest on a CPU\n" if script == "eval" else ""
+    engine = "engine: OpenVINO on CPU: the fastest there\n" if script == "eval" else ""
     assert asked.stdout == f"{engine}settings: configs/cpu_config.yaml: as asked\n" and "nowhere" in asked.stderr
 
 

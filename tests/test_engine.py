@@ -446,7 +446,7 @@ def test_the_reason_of_openvino_is_shown(network, tmp_path):
 
 def test_a_cpu_runs_checkpoints_on_openvino_and_other_devices_on_mindspore(files, monkeypatch):
     cpu = "no GPU is present"
-    assert str(choose_engine("a.ckpt", why=cpu)) == f"OpenVINO on CPU: the fastest on a CPU, {cpu}"
+    assert str(choose_engine("a.ckpt", why=cpu)) == f"OpenVINO on CPU: the fastest there; {cpu}"
     assert str(choose_engine("a.safetensors", target="GPU", why="as asked")) == "MindSpore on GPU: as asked"
     assert str(choose_engine("a.ckpt", "mindspore")) == "MindSpore on CPU: as asked (--engine)"
     assert str(choose_engine("a.ckpt", "openvino", "GPU")) == "OpenVINO on CPU: as asked (--engine)"

@@ -79,7 +79,7 @@ def test_the_device_and_the_engine_that_are_asked_for(monkeypatch):
     required = []
     for argv, line in (
         ([], "MindSpore on GPU: a GPU is present"),
-        (["--device_target", "CPU"], "OpenVINO on CPU: the fastest on a CPU, as asked (--device_target)"),
+        (["--device_target", "CPU"], "OpenVINO on CPU: the fastest there; as asked (--device_target)"),
         (["--engine", "openvino"], "OpenVINO on CPU: as asked (--engine)"),
         (["--device_target", "Ascend"], "MindSpore on Ascend: as asked (--device_target)"),
     ):
