@@ -1,7 +1,7 @@
-"""Turn the JSON files in benchmarks/results into the tables of README.md, README_CN.md and docs/performance.md.
+"""Turn the JSON files in benchmarks/results into the tables of docs/performance.md.
 
 python benchmarks/report.py            # writes them between the markers
-python benchmarks/report.py --check    # writes nothing; exit status 2 if a page differs
+python benchmarks/report.py --check    # writes nothing; exit status 2 if the page differs
 """
 
 import json
@@ -20,9 +20,7 @@ from src.files import write_whole  # noqa: E402
 
 BEGIN = "<!-- benchmarks: made by python benchmarks/report.py, not by hand -->"
 END = "<!-- /benchmarks -->"
-ENGLISH, CHINESE = 0, 1
-# page -> its language, and whether it has the comparison of variants or all other tables
-PAGES = {"README.md": (ENGLISH, False), "README_CN.md": (CHINESE, False), "docs/performance.md": (ENGLISH, True)}
+PAGE = "docs/performance.md"
 STEP_NAMES = {
     "mindspore": "MindSpore, native convolutions",
     "mindspore_framework": "MindSpore, its own convolutions",
@@ -45,51 +43,20 @@ ENGINE_NAMES = {
     "torch_channels_last": "PyTorch, channels_last",
 }
 VARIANTS = {"": "", LITE: "Lite: "}  # prefix of the row names
-WORDS = {
-    "seconds": "秒",
-    "first step, s": "首步，秒",
-    "peak memory, GB": "内存峰值，GB",
-    "times PyTorch's": "与 PyTorch 之比",
-    "speed, PyTorch = 1": "速度，PyTorch = 1",
-    "rms difference from PyTorch": "与 PyTorch 的均方根误差",
-    "processes": "进程数",
-    "seconds per step": "每步秒数",
-    "samples per second": "每秒样本数",
-    "efficiency": "效率",
-    "Training step": "训练一步",
-    "Restoring an image": "复原一张图像",
-    "Training in several processes": "多进程训练",
-    "MindSpore, native convolutions": "MindSpore，原生卷积",
-    "MindSpore, its own convolutions": "MindSpore，框架自带卷积",
-    "MindSpore, native convolutions, bfloat16": "MindSpore，原生卷积，bfloat16",
-    "Loading training pairs": "读取训练样本对",
-    "pairs per second": "每秒样本对",
-    "times PNG's": "与 PNG 之比",
-    "frames of": "原图",
-    "batch": "批大小",
-    "threads": "线程",
-    "cores": "核",
-    "cores each": "核每进程",
-    "MB of gradients reduced per step": "MB 梯度每步归约",
-    "median (least to most)": "中位数（最小至最大）",
-}
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
-    parser = ArgumentParser("Writes the benchmark tables of READMEs and docs from benchmarks/results/*.json.")
-    parser.add_argument("--check", action="store_true", help="only check whether the pages agree with the JSON files")
+    parser = ArgumentParser("Writes the tables of docs/performance.md from benchmarks/results/*.json.")
+    parser.add_argument("--check", action="store_true", help="only check whether the page agrees with the JSON files")
     check = parser.parse_args(argv).check
     results = read_results(root / "benchmarks/results")
-    for name, (language, of_variants) in PAGES.items():
-        path = root / name
-        old = path.read_text(encoding="utf-8")
-        shown = [result for result in results if (result[0] == "variants") == of_variants]
-        new = with_tables(old, "\n\n".join(table(*result, language) for result in shown), name)
-        if check and new != old:
-            raise UserError(f"{name}: its tables differ from benchmarks/results. python benchmarks/report.py")
-        if not check:
-            write_whole(path, new)
-        print(f"{name}: {len(shown)} table(s), {'as recorded' if new == old else 'written'}")
+    old = (root / PAGE).read_text(encoding="utf-8")
+    new = with_tables(old, "\n\n".join(table(*result) for result in results), PAGE)
+    if check and new != old:
+        raise UserError(f"{PAGE}: its tables differ from benchmarks/results. python benchmarks/report.py")
+    if not check:
+        write_whole(root / PAGE, new)
+    print(f"{PAGE}: {len(results)} table(s), {'as recorded' if new == old else 'written'}")
 
 
 def read_results(folder: Path) -> list[tuple[str, dict, dict]]:
@@ -123,15 +90,11 @@ def with_tables(text: str, tables: str, name: str, begin: str = BEGIN, end: str 
     return f"{before}{begin}\n{body}\n{end}{rest.split(end)[1]}"
 
 
-def table(benchmark: str, machine: dict, results: dict, language: int) -> str:
+def table(benchmark: str, machine: dict, results: dict) -> str:
     """Caption and table of one file, as Markdown."""
-
-    def say(words: str) -> str:
-        return words if language == ENGLISH else WORDS.get(words, words)
-
-    caption, header, rows = TABLES[benchmark](results, say)
-    measured = "" if benchmark == "variants" else f"; {say('median (least to most)')}"
-    return f"**{caption}**, {describe(machine, say)}{measured}\n\n{markdown(header, rows)}"
+    caption, header, rows = TABLES[benchmark](results)
+    measured = "" if benchmark == "variants" else "; median (least to most)"
+    return f"**{caption}**, {describe(machine)}{measured}\n\n{markdown(header, rows)}"
 
 
 def markdown(header: list[str], rows: Iterable[Iterable[str]]) -> str:
@@ -143,11 +106,11 @@ def line_of(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def describe(machine: dict, say: Callable[[str], str]) -> str:
+def describe(machine: dict) -> str:
     """'AMD EPYC, 2 cores, 23.5 GB, MindSpore 2.10.0, PyTorch 2.13.0'"""
     known = {"MindSpore": "mindspore", "PyTorch": "torch", "OpenVINO": "openvino"}
     versions = [f"{shown} {v}" for shown, name in known.items() if (v := machine["versions"].get(name))]
-    parts = [machine["cpu"], f"{machine['cores']} {say('cores')}", f"{machine['memory_gb']} GB"]
+    parts = [machine["cpu"], f"{machine['cores']} cores", f"{machine['memory_gb']} GB"]
     return ", ".join([*parts, *machine["accelerators"], *versions])
 
 
@@ -164,23 +127,23 @@ def times(shape: Iterable[int]) -> str:
 Table = tuple[str, list[str], list[list[str]]]
 
 
-def step_table(results: dict, say: Callable[[str], str]) -> Table:
+def step_table(results: dict) -> Table:
     rows = []
     for name, found in results["contestants"].items():
         ratio = spread(found["times_torch"]) if "times_torch" in found else ""
         numbers = [f"{found['first_step_s']:.1f}", f"{found['peak_memory_gb']:.1f}"]
         prefix, kind = split_name(name)
         kind = kind if found.get("native_convolutions", True) else "mindspore_framework"  # if they could not be built
-        rows.append([VARIANTS[prefix] + say(STEP_NAMES[kind]), spread(found["step_s"]), ratio, *numbers])
-    header = ["", *map(say, ("seconds", "times PyTorch's", "first step, s", "peak memory, GB"))]
-    return f"{say('Training step')}, {times(results['shape'])}, {results['threads']} {say('threads')}", header, rows
+        rows.append([VARIANTS[prefix] + STEP_NAMES[kind], spread(found["step_s"]), ratio, *numbers])
+    header = ["", "seconds", "times PyTorch's", "first step, s", "peak memory, GB"]
+    return f"Training step, {times(results['shape'])}, {results['threads']} threads", header, rows
 
 
-def inference_table(results: dict, say: Callable[[str], str]) -> Table:
+def inference_table(results: dict) -> Table:
     header = [""]
     for size in results["sizes"]:
-        header += [f"{times(size['size'])}, {say('seconds')}", say("speed, PyTorch = 1")]
-    header += [say("peak memory, GB"), say("rms difference from PyTorch")]
+        header += [f"{times(size['size'])}, seconds", "speed, PyTorch = 1"]
+    header += ["peak memory, GB", "rms difference from PyTorch"]
     rows = []
     for name, note in results["contestants"].items():
         prefix, engine = split_name(name)
@@ -190,32 +153,32 @@ def inference_table(results: dict, say: Callable[[str], str]) -> Table:
             row += [spread(found["seconds"]), spread(found["speed_of_torch"]) if "speed_of_torch" in found else ""]
         row += [f"{note['peak_memory_gb']:.1f}", f"{note['difference']['rms']:.0e}" if "difference" in note else ""]
         rows.append(row)
-    return f"{say('Restoring an image')}, {results['threads']} {say('threads')}", header, rows
+    return f"Restoring an image, {results['threads']} threads", header, rows
 
 
-def scaling_table(results: dict, say: Callable[[str], str]) -> Table:
+def scaling_table(results: dict) -> Table:
     rows = [
         [count, spread(found["step_s"]), f"{found['samples_per_s']:.2f}", f"{found['efficiency']:.0%}"]
         for count, found in results["processes"].items()
     ]
-    reduced = f"{results['bytes_reduced'] / 1e6:.1f} {say('MB of gradients reduced per step')}"
-    place = f"{times(results['shape'])}, {results['threads']} {say('cores each')}, {reduced}"
-    header = list(map(say, ("processes", "seconds per step", "samples per second", "efficiency")))
-    return f"{say('Training in several processes')}, {place}", header, rows
+    reduced = f"{results['bytes_reduced'] / 1e6:.1f} MB of gradients reduced per step"
+    place = f"{times(results['shape'])}, cores per process: {results['threads']}, {reduced}"
+    header = ["processes", "seconds per step", "samples per second", "efficiency"]
+    return f"Training in several processes, {place}", header, rows
 
 
-def loader_table(results: dict, say: Callable[[str], str]) -> Table:
+def loader_table(results: dict) -> Table:
     rows = [
         [LOADER_NAMES[name], spread(found["pairs_per_s"]), spread(found["times_png"]) if "times_png" in found else ""]
         for name, found in results["contestants"].items()
     ]
-    place = f"{results['size']}x{results['size']}, {say('frames of')} {times(reversed(results['frame']))}"
-    caption = f"{say('Loading training pairs')}, {place}, {say('batch')} {results['batch']}"
-    header = ["", *map(say, ("pairs per second", "times PNG's"))]
-    return f"{caption}, {results['threads']} {say('threads')}", header, rows
+    place = f"{results['size']}x{results['size']}, frames of {times(reversed(results['frame']))}"
+    caption = f"Loading training pairs, {place}, batch {results['batch']}"
+    header = ["", "pairs per second", "times PNG's"]
+    return f"{caption}, {results['threads']} threads", header, rows
 
 
-def variants_table(results: dict, say: Callable[[str], str]) -> Table:
+def variants_table(results: dict) -> Table:
     settings, variants = results["settings"], results["variants"]
     sets = next(iter(variants.values()))["sets"]
     gained_on = [f"{name} ({found['images']}), gain, dB" for name, found in sets.items()]
@@ -228,7 +191,7 @@ def variants_table(results: dict, say: Callable[[str], str]) -> Table:
     return f"Variants after equal time, {place}, `--conv_kernels {settings['conv_kernels']}`", header, rows
 
 
-TABLES: dict[str, Callable[[Any, Callable[[str], str]], Table]] = {
+TABLES: dict[str, Callable[[Any], Table]] = {
     "step": step_table,
     "inference": inference_table,
     "loader": loader_table,

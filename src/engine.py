@@ -4,10 +4,8 @@
     restored = engine(images)
 
 OpenVINO runs `.onnx`, and on a CPU checkpoints too, without importing MindSpore. MindSpore runs `.mindir`, and
-checkpoints on other devices or where OpenVINO is not installed, after `src.device.setup`. Time and memory beyond the
-weights for a 1280x720 frame through MIMO-UNet on two cores: MindSpore 14 s, 4.0 GB; ONNX Runtime 8.9 s, 4.7 GB;
-OpenVINO 6.2 s, 2.1 GB in float32 and 3.0 s, 1.1 GB in bfloat16. Times vary by a factor of two from hour to hour; the
-README has ratios to PyTorch, measured side by side.
+checkpoints on other devices or where OpenVINO is not installed, after `src.device.setup`. docs/performance.md compares
+their times and memory.
 """
 
 import contextlib
