@@ -1,6 +1,6 @@
-"""Check the commands of the documentation against the scripts that they call.
+"""Check the commands of the documentation against the scripts that they call, and its links between files.
 
-    python scripts/check_docs.py            # every option and file name, with the scripts' parsers: seconds
+    python scripts/check_docs.py            # options, file names and links, with the scripts' parsers: seconds
     python scripts/check_docs.py --run      # also run the commands that can run here, in a temporary copy: minutes
 
 The script reads blocks fenced as bash, and `python ...` or `bash ...` between backticks, of which it only checks the
@@ -219,6 +219,30 @@ def wrong_commands(path: Path) -> list[str]:
     return wrong
 
 
+# ---- check the links
+
+
+def without_blocks(path: Path) -> str:
+    return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors_of(path: Path) -> set[str]:
+    """The anchors of the headings of a document, as GitHub makes them; those of repeated headings are not numbered."""
+    headings = re.findall(r"^#+ +(.*?) *$", without_blocks(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(path: Path) -> list[str]:
+    """One text for each link of a document to a file or heading that is not there; other sites are not asked."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_blocks(path)):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        if "://" not in link and not (target.exists() and (not anchor or anchor in anchors_of(target))):
+            broken.append(f"{path.name}: broken link {link}")
+    return broken
+
+
 # ---- running
 
 
@@ -325,14 +349,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     need_reader()
     paths = [Path(name) for name in args.documents] or documents()
-    failures = 0
+    failures = links = 0
     for path in paths:
-        wrong = wrong_commands(path)
-        failures += len(wrong)
-        print("".join(f"{line}\n" for line in wrong), end="", flush=True)
+        wrong, broken = wrong_commands(path), broken_links(path)
+        failures, links = failures + len(wrong), links + len(broken)
+        print("".join(f"{line}\n" for line in wrong + broken), end="", flush=True)
     count = sum(len(list(commands_of(path))) for path in paths)
     print(f"{count - failures} of {count} commands are accepted by their scripts", flush=True)
-    return 1 if failures + (run_all(paths) if args.run else 0) else 0
+    return 1 if failures + links + (run_all(paths) if args.run else 0) else 0
 
 
 def run_all(paths: Sequence[Path]) -> int:

@@ -4,6 +4,7 @@ import pytest
 
 from scripts import check_docs
 from scripts.check_docs import (
+    broken_links,
     commands_of,
     documents,
     inputs_of,
@@ -29,8 +30,8 @@ def document(tmp_path):
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
-def test_commands_of_the_documents_are_understood(path):
-    assert not wrong_commands(path)
+def test_commands_of_the_documents_are_understood_and_links_lead_somewhere(path):
+    assert not wrong_commands(path) + broken_links(path)
 
 
 def test_documents_hold_commands():
@@ -112,6 +113,13 @@ def test_unknown_needs_are_refused(document):
 def test_wrong_commands_are_named(document, command, message):
     (text,) = wrong_commands(document(f"# Page\n\n```bash\n{command}\n```\n"))
     assert text.startswith(f"page.md:4: {command}\n") and message in text
+
+
+def test_links_without_a_target_are_named(document, tmp_path):
+    (tmp_path / "b.md").write_text("## `Two` words, 文!\n```\n## no heading\n```\n")
+    good = "[a](b.md#two-words-文) [b](#page) ![c](b.md) [d](https://example.org/#x)"
+    path = document(f"# Page\n{good} [e](b.md#no-heading) [f](c.md) [g](#x)\n```\n[h](none.md)\n```\n")
+    assert broken_links(path) == [f"page.md: broken link {link}" for link in ("b.md#no-heading", "c.md", "#x")]
 
 
 def test_right_commands_pass(document):
