@@ -82,8 +82,8 @@ class Parsed(Exception):
 
 
 def documents(root: Path = ROOT) -> list[Path]:
-    single = ("README.md", "README_CN.md", "CONTRIBUTING.md", "weights_pretrained/MODEL_CARD.md")
-    return [root / name for name in single if (root / name).exists()] + sorted((root / "docs").glob("*.md"))
+    folders = (root, root / "docs", root / "weights_pretrained")
+    return [path for folder in folders for path in sorted(folder.glob("*.md")) if path.name != "CHANGELOG.md"]
 
 
 def commands_of(path: Path) -> Iterator[Command]:
@@ -343,7 +343,7 @@ def run_document(path: Path, template: Path) -> Iterator[tuple[Command, str, str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser("Check the commands of README.md, README_CN.md, CONTRIBUTING.md and docs.")
+    parser = ArgumentParser("Check the commands and links of the documentation.")
     parser.add_argument("--run", action="store_true", help="also run the commands that can run here")
     parser.add_argument("documents", nargs="*", metavar="FILE", help="check only these files")
     args = parser.parse_args(argv)
