@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from src.data import image_files
 from src.photos import index as deblur_index
-from src.photos import read as photo_module
 from src.photos.write import fit_format, write_photo
 
 RNG = np.random.default_rng(0)
@@ -34,7 +34,7 @@ def files(folder="out"):
 
 def write(path, photo, quality=95):
     """As deblur.py does: fit, then write; returns the notes."""
-    file_format = photo_module.FORMATS[path.suffix]
+    file_format = image_files.FORMATS[path.suffix]
     fitted, notes = fit_format(photo, file_format)
     with open(path, "wb") as file:
         write_photo(file, fitted, file_format, quality)

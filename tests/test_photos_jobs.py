@@ -58,15 +58,15 @@ def test_what_is_left_out_is_counted_by_suffix(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save("in/a.png")
     save("in/.b.png")
-    for name in ("b.gif", "sub/c.GIF", "d.psd", "README", ".hidden.gif", "other/e.heic"):
+    for name in ("b.gif", "sub/c.GIF", "d.psd", "README", ".hidden.gif", "other/e.raw"):
         Path("in", name).parent.mkdir(exist_ok=True)
         Path("in", name).touch()
     found = find_photos(["in", "in/*", "in/.[bh]*", "in/d.psd"], Path("out"))
     assert names(found) == ["a.png", ".b.png", "d.psd"]  # a file given by its name is taken
-    assert found.lines() == ["left out: 2 .gif, 1 .heic, 1 without suffix"]
+    assert found.lines() == ["left out: 2 .gif, 1 .raw, 1 without suffix"]
     assert find_photos(["in/a.png"], Path("out")).lines() == []
     for given, words in (("in/other", "no photo or video in it"), ("in/other/*", "matches no photo or video")):
-        with pytest.raises(UserError, match=rf"{words} \(got 1 .heic\); expected files ending in .png"):
+        with pytest.raises(UserError, match=rf"{words} \(got 1 .raw\); expected files ending in .png"):
             find_photos([given], Path("out"))
 
 

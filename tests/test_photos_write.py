@@ -8,9 +8,11 @@ import pytest
 from conftest import full_disk
 from PIL import Image
 
+from src.data import image_files
+from src.data.image_files import to_eight_bits
 from src.errors import UserError
 from src.photos import read as photo_module
-from src.photos.read import read_photo, to_eight_bits
+from src.photos.read import read_photo
 from src.photos.write import check_fits
 from tests.photos import RGB, RGB16, make_exif, same, write
 
@@ -18,7 +20,7 @@ from tests.photos import RGB, RGB16, make_exif, same, write
 @pytest.fixture(autouse=True)
 def small_bands(monkeypatch):
     """Bands of 5 rows, so that every image here has several, the last one shorter."""
-    monkeypatch.setattr(photo_module, "BAND_PIXELS", 110)
+    monkeypatch.setattr(image_files, "BAND_PIXELS", 110)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from src.data.gopro import is_arranged, list_rows
-from src.data.images import ImageInfo
+from src.data.image_files import ImageInfo
 from src.data.pairs import KINDS, SPLITS, Pair, find_pairs
 from src.errors import UserError, first_few
 from src.files import in_threads, parse_json

@@ -8,7 +8,6 @@ import functools
 import os
 import re
 import shlex
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from src.data.images import IMAGE_SUFFIXES, NO_FILE, ImageInfo, decode, is_special, probe, upright
+from src.data.image_files import ImageInfo, upright
+from src.data.images import IMAGE_SUFFIXES, NO_FILE, decode, is_special, probe
 from src.errors import UserError, first_few
 
 SPLITS = ("train", "test")
@@ -274,8 +273,6 @@ def probe_pairs(pairs: Sequence[Pair]) -> list[tuple[ImageInfo, ImageInfo]]:
     Raises:
         UserError: the first five unreadable files, or the first five pairs of different sizes.
     """
-    # Pillow warns of a decompression bomb at half the size that `probe` refuses.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     with ThreadPoolExecutor(max_workers=8) as pool:  # network disks answer slowly: ask for several files at once
         infos = [tuple(both) for both in pool.map(lambda pair: pair.probe(), pairs)]
     unreadable = [str(info) for both in infos for info in both if isinstance(info, UserError)]

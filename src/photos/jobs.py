@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from src.data.image_files import FORMATS, SUFFIXES
 from src.data.images import NO_FILE, is_special
 from src.data.pairs import natural_key
 from src.errors import UserError, first_few, nearest
 from src.files import identity, need_apart
-from src.photos.read import FORMATS, SUFFIXES, read_header
+from src.photos.read import read_header
 from src.photos.video import CONTAINERS, SUFFIX_OF, is_video
 
+WRITTEN_AS_JPEG = ("HEIC", "AVIF")  # unless another format is asked for
 LONGEST_NAME = 255  # bytes of one file name, on nearly every file system
 
 
@@ -38,7 +40,7 @@ class Job:
     source: Path
     target: Path
     file_format: str
-    """A value of `src.photos.read.FORMATS`, or of `src.photos.video.CONTAINERS`."""
+    """A key of `src.data.image_files.SUFFIXES`, or a value of `src.photos.video.CONTAINERS`."""
     strip: Path | None = None
     """The before/after picture of a photo."""
 
@@ -265,16 +267,16 @@ def _target_name(source: Source, file_format: str) -> tuple[Path, str]:
         name = _with_ending(source.name, SUFFIX_OF[suffix]) if suffix in SUFFIX_OF else source.name
         return name, CONTAINERS[suffix]
     own = FORMATS.get(source.name.suffix.lower())
-    if own and file_format in ("", own):
-        return source.name, own
-    if own:
-        return _with_ending(source.name, SUFFIXES[file_format][0]), file_format
-    if not file_format:  # the name does not show it, but the content does
+    kind = file_format or own
+    if not kind:  # the name does not show it, but the content does
         try:
-            file_format = read_header(source.path).file_format
+            kind = read_header(source.path).file_format
         except UserError:  # reported when the photo is read
-            file_format = "PNG"
-    return _with_ending(source.name, SUFFIXES[file_format][0], source.name.name), file_format
+            kind = "PNG"
+    kind = "JPEG" if kind in WRITTEN_AS_JPEG else kind
+    if kind == own:
+        return source.name, own
+    return _with_ending(source.name, SUFFIXES[kind][0], "" if own else source.name.name), kind
 
 
 def _with_ending(name: Path, ending: str, stem: str = "") -> Path:

@@ -17,7 +17,7 @@ from src import device
 from src.errors import BadOutput, UserError, printable, reason_of
 from src.files import NoRoom, whole_file
 from src.photos.index import Index, stamp
-from src.photos.jobs import Job
+from src.photos.jobs import WRITTEN_AS_JPEG, Job
 from src.photos.read import read_header, read_photo, save_before_after
 from src.photos.video import CRF, is_video, restore_video
 from src.photos.write import check_fits, fit_format, write_photo
@@ -43,6 +43,8 @@ def restore_file(
     except MemoryError as e:  # smaller tiles would not help the decoder or the writer
         raise UserError(f"{job.source}: not enough memory; give a smaller --tile") from e
     notes = photo.notes
+    if header.file_format in WRITTEN_AS_JPEG and job.file_format == "JPEG":
+        notes += (f"{header.file_format} is written as JPEG of quality {quality}, deblur.py --format chooses another",)
     with contextlib.ExitStack() as stack:  # at its end both files get their names, the photo first
         if job.strip:
             save_before_after(stack.enter_context(whole_file(job.strip)), photo.pixels, restored.pixels)

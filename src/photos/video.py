@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from src.data.image_files import VIDEO_MARKS
 from src.errors import UserError
 from src.files import whole_file
 from src.photos.hdr import HLG, PQ, light_of, to_sdr
-from src.photos.read import VIDEO_MARKS, read_header
+from src.photos.read import read_header
 
 CONTAINERS = {
     ".mp4": "mp4",

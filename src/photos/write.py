@@ -15,17 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+from src.data.image_files import bands, to_eight_bits
 from src.errors import UserError
-from src.photos.read import (
-    DESCRIPTIVE_TAGS,
-    RESOLUTION_UNIT,
-    X_RESOLUTION,
-    Y_RESOLUTION,
-    Carried,
-    Photo,
-    bands,
-    to_eight_bits,
-)
+from src.photos.read import DESCRIPTIVE_TAGS, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, Carried, Photo
 
 LARGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels
 HOLD_SIXTEEN_BITS = ("PNG", "TIFF")
@@ -70,7 +62,7 @@ def write_photo(file: BinaryIO, photo: Photo, file_format: str, quality: int = 9
 
     Args:
         file: an empty file, open for writing and seeking.
-        file_format: a value of `src.photos.read.FORMATS`.
+        file_format: a key of `src.data.image_files.SUFFIXES`.
         quality: 1 to 100, for JPEG and WebP. JPEG keeps the colours at full resolution (4:4:4). WebP is lossless at 100
             and for photos from lossless WebP files.
     """
