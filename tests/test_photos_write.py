@@ -4,6 +4,7 @@ import struct
 import zlib
 
 import numpy as np
+import pillow_heif
 import pytest
 from conftest import full_disk
 from PIL import Image
@@ -12,8 +13,9 @@ from src.data import image_files
 from src.data.image_files import to_eight_bits
 from src.errors import UserError
 from src.photos import read as photo_module
-from src.photos.read import read_photo
+from src.photos.read import read_header, read_photo
 from src.photos.write import check_fits
+from tests.photo_zoo import png
 from tests.photos import RGB, RGB16, make_exif, same, write
 
 
@@ -135,3 +137,45 @@ def test_own_png_is_what_the_standard_says(tmp_path):
         )
         at += 12 + length
     assert kinds[0] == b"IHDR" and kinds[-1] == b"IEND" and set(kinds[1:-1]) == {b"IDAT"}
+
+
+LINEAR = (b"gAMA", struct.pack(">I", 100000))
+WIDE_GAMUT = (b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000))
+PQ = (b"cICP", bytes([9, 16, 0, 1]))
+SRGB = ((b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45455)))
+
+
+@pytest.mark.parametrize(
+    "chunks, left_out",
+    [((LINEAR, WIDE_GAMUT), "gAMA and cHRM"), ((PQ, LINEAR), "cICP"), (SRGB, ""), (((b"sRGB", b"\0"), LINEAR), "")],
+)
+@pytest.mark.parametrize("depth", [8, 16])
+def test_colour_chunks_of_png_are_kept_in_png_and_else_named(tmp_path, depth, chunks, left_out):
+    (tmp_path / "a.png").write_bytes(png(depth, 2, RGB if depth == 8 else RGB16, *chunks))
+    photo = read_photo(tmp_path / "a.png")
+    assert write(tmp_path / "b.png", photo) == ()
+    again = read_photo(tmp_path / "b.png")
+    same(photo, again)
+    assert again.carried.png_colours == dict(chunks)
+    for suffix in (".tif", ".jpg"):
+        notes = [note for note in write(tmp_path / f"b{suffix}", photo) if "8 bits" not in note]
+        assert len(notes) == bool(left_out) and all(note.startswith(f"its {left_out} is left out") for note in notes)
+
+
+def test_iphone_photos_become_jpeg_with_time_and_place(tmp_path):
+    rgb = np.repeat(np.arange(22, dtype=np.uint8)[None, :, None] * 9, 13, axis=0).repeat(3, axis=2)
+    exif = make_exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(rgb)
+    pillow_heif.from_pillow(image).save(tmp_path / "a.HEIC", quality=-1, chroma=444, exif=exif.tobytes())
+    image.save(tmp_path / "a.avif", quality=100, subsampling="4:4:4", exif=exif)
+    for name in ("a.HEIC", "a.avif"):
+        photo = read_photo(tmp_path / name)
+        write(tmp_path / "b.jpg", photo)
+        with Image.open(tmp_path / "b.jpg") as written:
+            back = written.getexif()
+            assert back[0x0112] == 1 and back.get_ifd(0x8769)[0x9003] == "2021:03:04 05:06:07"
+            assert tuple(map(float, back.get_ifd(0x8825)[2])) == (48.0, 51.0, 29.5)
+        header = read_header(tmp_path / name)
+        assert (header.height, header.width) == (22, 13) and photo.notes == ()
+        assert np.abs(photo.pixels.astype(int) - np.rot90(rgb, -1)).max() < 4

@@ -58,7 +58,7 @@ APPENDED_PROPERTIES = (
 )
 
 
-COLOUR_CHUNKS = (b"cICP", b"mDCV", b"cLLI", b"sRGB", b"gAMA", b"cHRM")  # of PNG
+COLOUR_CHUNKS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")  # of PNG
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,8 @@ def _carried(path: Path | str, file_format: str, orientation: int) -> tuple[Carr
         if file_format == "PNG":
             chunks = png_chunks(file)
             info, png_colours = png_info(chunks), {kind: chunks[kind][0] for kind in COLOUR_CHUNKS if kind in chunks}
+            if "icc_profile" in info:
+                png_colours.pop(b"sRGB", None)  # PNG allows one of the two
             notes += [f"its {name!r} is damaged or too long and left out" for name in info["lost"]]
             if b"acTL" in chunks:
                 notes.append(f"the first of its {int.from_bytes(chunks[b'acTL'][0][:4], 'big')} pictures only")

@@ -28,6 +28,13 @@ DEFLATE = 6  # zlib's compromise between size and time
 INCHES = 2  # a value of ResolutionUnit
 
 
+SRGB_CHUNKS = {  # of PNG, by https://www.w3.org/TR/png-3/
+    b"cICP": struct.pack(">4B", 1, 13, 0, 1),
+    b"gAMA": struct.pack(">I", 45455),
+    b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+}
+
+
 def check_fits(width: int, height: int, file_format: str, path: Any) -> None:
     """Raise a UserError, before the restoring, if a photo is too large for `file_format`."""
     side = LARGEST_SIDE.get(file_format, 2**31)
@@ -45,6 +52,8 @@ def fit_format(photo: Photo, file_format: str) -> tuple[Photo, tuple[str, ...]]:
     if photo.alpha is not None and file_format not in HOLD_ALPHA:
         photo = dataclasses.replace(photo, alpha=None)
         notes.append(f"its transparency is left out, {file_format} is written without")
+    if file_format != "PNG" and (names := _unlike_srgb(photo.carried)):
+        notes.append(f"its {names} is left out, so that {file_format} shows other colours; --format png keeps it")
     if file_format == "JPEG":
         carried = photo.carried
         sizes = {"exif": len(_exif_bytes(carried)), "xmp": len(XMP_MARK + carried.xmp)}
@@ -55,6 +64,16 @@ def fit_format(photo: Photo, file_format: str) -> tuple[Photo, tuple[str, ...]]:
             photo = dataclasses.replace(photo, carried=carried)
             notes.append(f"its {' and '.join(name.upper() for name in long)} is left out, it is too long for JPEG")
     return photo, tuple(notes)
+
+
+def _unlike_srgb(carried: Carried) -> str:
+    """Names of PNG's colour chunks that say something else than sRGB and are not overruled by others."""
+    colours = carried.png_colours
+    if b"cICP" in colours:
+        kinds = [b"cICP"]
+    else:
+        kinds = [] if carried.icc or b"sRGB" in colours else [kind for kind in (b"gAMA", b"cHRM") if kind in colours]
+    return " and ".join(kind.decode() for kind in kinds if colours[kind] != SRGB_CHUNKS[kind])
 
 
 def write_photo(file: BinaryIO, photo: Photo, file_format: str, quality: int = 95) -> None:
@@ -74,7 +93,7 @@ def write_photo(file: BinaryIO, photo: Photo, file_format: str, quality: int = 9
     elif file_format == "PNG":
         exif = {"exif": _exif_bytes(carried)} if len(carried.exif) else {}
         dpi = {"dpi": carried.dpi} if carried.dpi else {}
-        _as_image(photo).save(file, "PNG", icc_profile=carried.icc or None, pnginfo=_png_texts(carried), **dpi, **exif)
+        _as_image(photo).save(file, "PNG", icc_profile=carried.icc or None, pnginfo=_png_info(carried), **dpi, **exif)
     elif file_format == "JPEG":
         options: dict[str, Any] = {"exif": _exif_bytes(carried), "xmp": carried.xmp}
         options |= {"icc_profile": carried.icc or None, "extra": _comment_segment(carried.comment)}
@@ -155,8 +174,10 @@ def _resolution_tags(dpi: tuple[float, float]) -> dict[int, Any]:
 # ---- PNG with 16 bits
 
 
-def _png_texts(carried: Carried) -> PngImagePlugin.PngInfo:
+def _png_info(carried: Carried) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
+    for kind, data in carried.png_colours.items():
+        info.add(kind, data)
     for key, value in carried.texts.items():
         info.add_text(key, value)
     if carried.xmp:
@@ -176,7 +197,7 @@ def _write_sixteen_bit_png(file: BinaryIO, photo: Photo) -> None:
         _write_chunk(file, b"pHYs", struct.pack(">IIB", *(round(v / 0.0254) for v in carried.dpi), 1))  # dots per metre
     if exif := _exif_bytes(carried):
         _write_chunk(file, b"eXIf", exif.removeprefix(b"Exif\0\0"))
-    for kind, data, *_ in _png_texts(carried).chunks:
+    for kind, data, *_ in _png_info(carried).chunks:
         _write_chunk(file, kind, data)
     packer = zlib.compressobj(DEFLATE)
     for samples in _samples(photo):
