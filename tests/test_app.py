@@ -226,7 +226,7 @@ def test_a_photo_through_a_browser(serve, browser, tiny_checkpoint, tmp_path):
 
     (tmp_path / "notes.txt").write_text("not a photo")
     assert page.restore(tmp_path / "notes.txt") == (
-        "error: notes.txt: not a photo; expected the content of a PNG, JPEG, TIFF, WebP or BMP file"
+        "error: notes.txt: not a photo; expected the content of a PNG, JPEG, TIFF, WebP, BMP, HEIC or AVIF file"
     )
     assert not page.result.is_displayed() and not page.find("#slider img")
     line = page.restore(save(tmp_path / "wide.png", 100, 2001))

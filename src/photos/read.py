@@ -25,6 +25,7 @@ from src.data.image_files import (
     ORIENTATION,
     XMP_PACKET,
     NoImage,
+    bands,
     exif_of,
     missing,
     open_by_pillow,
@@ -299,6 +300,8 @@ def preview(pixels: np.ndarray, side: int) -> Image.Image:
     """(H, W, 3) uint8 or uint16 -> 8-bit RGB, reduced if its longer side has more than `side` pixels."""
     height, width = pixels.shape[:2]
     share = min(1.0, side / max(height, width))
-    image = Image.fromarray(to_eight_bits(pixels))
+    image = Image.new("RGB", (width, height))
+    for rows in bands(height, width):
+        image.paste(Image.fromarray(to_eight_bits(pixels[rows])), (0, rows.start))
     size = max(1, round(width * share)), max(1, round(height * share))
     return image if image.size == size else image.resize(size, Image.Resampling.BOX)
