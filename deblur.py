@@ -3,10 +3,10 @@
     python deblur.py INPUT... --ckpt_file FILE --output DIR
     python deblur.py holiday 'scans/*.tif' --ckpt_file runs/gpu/best.ckpt --output deblurred --compare
 
-An INPUT is a file, a folder with its sub-folders, or a pattern in quotes: PNG, JPEG, TIFF, WebP and BMP of any size, 8
-and 16 bits. Results keep transparency, colour profile, EXIF and resolution. Videos (MP4, MOV, Matroska, WebM and AVI)
-keep sound, subtitles and time stamps; they need PyAV: bash scripts/setup.sh --video. Re-running the command restores
-only what is missing. Exit status: 0, 1 if a file failed, 2 for a mistake in the command.
+An INPUT is a file, a folder with its sub-folders, or a pattern in quotes: PNG, JPEG, TIFF, WebP, BMP, HEIC and AVIF of
+any size, 8 and 16 bits. Results keep transparency, colour profile, EXIF and resolution. Videos (MP4, MOV, Matroska, WebM
+and AVI) keep sound, subtitles and time stamps; they need PyAV: bash scripts/setup.sh --video. Re-running the command
+restores only what is missing. Exit status: 0, 1 if a file failed, 2 for a mistake in the command.
 """
 
 import sys
@@ -32,7 +32,8 @@ def make_parser() -> ArgumentParser:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder (with its sub-folders) or pattern in quotes")
     add("--output", required=True, metavar="DIR", help="folder for the results; names and sub-folders are kept")
-    add("--format", default="same", choices=FORMAT_NAMES, help="file format of the photos [that of each input]")
+    text = "file format of the photos [that of each input, JPEG for HEIC and AVIF]"
+    add("--format", default="same", choices=FORMAT_NAMES, help=text)
     add("--compare", action="store_true", help="additional NAME_compare.png with before and after side by side")
     add("--overwrite", action="store_true", help="results of an earlier run too")
     add("--verify_tiles", action="store_true", help="second restoration without tiles, and the difference in dB")
