@@ -459,7 +459,7 @@ def _problem_of(tags: Image.Exif) -> str:
             return "floating-point samples other than grey and RGB"
     elif kinds != {UNSIGNED}:
         return f"{words} {'signed' if SIGNED in kinds else 'complex or untyped'} samples"
-    elif len(set(bits)) > 1 or bits[0] not in (1, 2, 4, 8, 16):
+    elif len(set(bits)) > 1 or bits[0] not in (1, 2, 4, 8, 16) or (samples > 1 and bits[0] < 8):
         return f"{words} samples"
     if colours in OTHER_COLOURS or colours > CIELAB or colours == 7:
         return OTHER_COLOURS.get(colours, f"colours of kind {colours} (PhotometricInterpretation)")
