@@ -4,9 +4,9 @@
     python deblur.py holiday 'scans/*.tif' --ckpt_file runs/gpu/best.ckpt --output deblurred --compare
 
 An INPUT is a file, a folder with its sub-folders, or a pattern in quotes: PNG, JPEG, TIFF, WebP, BMP, HEIC and AVIF of
-any size, 8 and 16 bits. Results keep transparency, colour profile, EXIF and resolution. Videos (MP4, MOV, Matroska, WebM
-and AVI) keep sound, subtitles and time stamps; they need PyAV: bash scripts/setup.sh --video. Re-running the command
-restores only what is missing. Exit status: 0, 1 if a file failed, 2 for a mistake in the command.
+any size, 8 and 16 bits. Results keep transparency, colour profile, EXIF and resolution. Videos (MP4, MOV, Matroska,
+WebM and AVI) keep sound, subtitles and time stamps; they need PyAV: bash scripts/setup.sh --video. Re-running the
+command restores only what is missing. Exit status: 0, 1 if a file failed, 2 for a mistake in the command.
 """
 
 import sys

@@ -120,8 +120,8 @@ def build_page(gradio: Any, args: Namespace, restorer: Restorer, folder: WebFold
         with gradio.Accordion("Settings and limits", open=False, elem_id="settings"):
             quality = gradio.Slider(1, 100, args.quality, step=1, precision=0, label="Quality of JPEG and WebP results")
             gradio.Markdown(
-                f"PNG, JPEG, TIFF, WebP, BMP, HEIC or AVIF, up to {args.max_megabytes} MB and {args.max_pixels / 1e6:g} "
-                f"megapixels{videos}. Files and results are deleted after {duration(folder.keep)}."
+                f"PNG, JPEG, TIFF, WebP, BMP, HEIC or AVIF, up to {args.max_megabytes} MB and "
+                f"{args.max_pixels / 1e6:g} megapixels{videos}. Files and results are deleted after {duration(folder.keep)}."
             )
         # The file with the user's name for it, from which Gradio drops some characters.
         upload.preprocess = lambda payload: payload and (Path(payload.path), payload.orig_name or "")
