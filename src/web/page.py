@@ -121,7 +121,8 @@ def build_page(gradio: Any, args: Namespace, restorer: Restorer, folder: WebFold
             quality = gradio.Slider(1, 100, args.quality, step=1, precision=0, label="Quality of JPEG and WebP results")
             gradio.Markdown(
                 f"PNG, JPEG, TIFF, WebP, BMP, HEIC or AVIF, up to {args.max_megabytes} MB and "
-                f"{args.max_pixels / 1e6:g} megapixels{videos}. Files and results are deleted after {duration(folder.keep)}."
+                f"{args.max_pixels / 1e6:g} megapixels{videos}. Files and results are deleted after "
+                f"{duration(folder.keep)}."
             )
         # The file with the user's name for it, from which Gradio drops some characters.
         upload.preprocess = lambda payload: payload and (Path(payload.path), payload.orig_name or "")
