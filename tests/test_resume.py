@@ -122,7 +122,7 @@ def test_a_run_of_an_earlier_version_resumes(tmp_path, capsys):
     now = resume.describe_run(options, pairs, world_size=1, steps_per_epoch=4)
     identity = json.loads((folder / "versions.json").read_text())["run"]
     stated = {"epoch": 2, "step": 6, "best_psnr": None, "log_part": {}, "run": identity, "launch": 1}
-    trained = {f.name: recorded[f.name] for f in option_fields("train")}
+    trained = {f.name: recorded[f.name] for f in option_fields("train") if f.name in recorded}
     save_checkpoint(folder / "last.ckpt", {"global_step": np.int32(6)}, now | stated | {"config": trained})
 
     plan = resume.make_plan(nn.Cell(), folder, now, config.launch)
