@@ -594,7 +594,7 @@ def test_a_model_that_is_none(tmp_path, cpu):
 
 
 HUNDRED_MEGAPIXELS = """
-import resource, sys
+import re, sys
 import numpy as np
 from types import SimpleNamespace
 import deblur, src.photos.options
@@ -606,7 +606,8 @@ class Identity:
 
 src.photos.options.load_engine = lambda *args, **kwargs: Identity()
 assert deblur.main(sys.argv[1:]) == 0
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+# Not getrusage, whose maximum a process inherits from the one that started it.
+print("peak", int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
 """
 
 
@@ -615,11 +616,9 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     "kind, compare, gigabytes",
     [
         ("jpg", True, 2),
-        ("png", True, 4),
-        ("rgba.png", True, 4),
-        ("16.png", True, 4),
+        ("rgba.png", True, 2),
+        ("16.png", True, 2.5),
         ("16.tif", False, 2),
-        ("webp", True, 4),
     ],
 )
 def test_a_hundred_megapixels_in_bounded_memory(tmp_path, kind, compare, gigabytes):
