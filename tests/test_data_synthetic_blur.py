@@ -222,27 +222,27 @@ def test_blur_is_as_strong_as_real_one():
     assert np.percentile(scores, 90) > np.percentile(scores, 10) + 8
 
 
-def test_a_slow_camera_takes_a_frame_for_every_pixel(photo, monkeypatch):
-    counts = []
-    real = synthetic_blur.frames_along
+@pytest.fixture
+def paths(monkeypatch):
+    """Collects the path along which each series of frames is made."""
+    paths, real = [], synthetic_blur.frames_along
     monkeypatch.setattr(
-        synthetic_blur, "frames_along", lambda image, path, *rest: counts.append(path) or real(image, path, *rest)
+        synthetic_blur, "frames_along", lambda image, path, *rest: paths.append(path) or real(image, path, *rest)
     )
+    return paths
+
+
+def test_a_slow_camera_takes_a_frame_for_every_pixel(photo, paths):
     for seed in range(30):
         random_pair(rng(seed), photo, 32, 32, replace(MOTIONS["shake"], with_object=0))
-    assert {7, 9, 11, 13} < {len(path) for path in counts}
-    for path in counts:
+    assert {7, 9, 11, 13} < {len(path) for path in paths}
+    for path in paths:
         assert len(path) % 2 == 1 and len(path) <= 61
         if len(path) > 13:
             assert np.hypot(*np.diff(path[:, :2], axis=0).T).max() < 2.5
 
 
-def test_lines_blur_along_one_direction(photo, monkeypatch):
-    paths = []
-    real = synthetic_blur.frames_along
-    monkeypatch.setattr(
-        synthetic_blur, "frames_along", lambda image, path, *rest: paths.append(path) or real(image, path, *rest)
-    )
+def test_lines_blur_along_one_direction(photo, paths):
     for seed in range(20):
         random_pair(rng(seed), photo, 32, 32, MOTIONS["lines"])
     assert len(paths) == 20  # no objects
