@@ -74,7 +74,8 @@ def without_videos_that_need_av(args, jobs: list[Job], found: Found) -> list[Job
     """`jobs`, without the videos if PyAV is missing, which becomes one of the failures. Prints which options videos do
     not have, if there are only videos."""
     videos = [job for job in jobs if job.is_video]
-    given = [f"--{name}" for name in PHOTOS_ONLY if getattr(args, name) != make_parser().get_default(name)]
+    default = make_parser().get_default
+    given = [f"--{name}" for name in PHOTOS_ONLY if getattr(args, name) != default(name)]
     if given and videos == jobs:
         print(f"without effect on videos: {', '.join(given)}")
     try:

@@ -26,8 +26,8 @@ class Validator:
     """Scores a network in training on validation pairs.
 
     With a moving average its weights are scored, because `eval.py` and `deblur.py` use them. On a CPU OpenVINO scores,
-    if it is installed, in float32. Each rank takes every
-    world-size-th pair; sums and counts are gathered, so the score equals that of a single process.
+    if it is installed, in float32. Each rank takes every world-size-th pair; sums and counts are gathered, so the score
+    equals that of a single process.
 
     Args:
         folder: rank 0 writes strips blurred | restored | sharp of its first pairs to `folder`/samples/<step>/.
